@@ -1,0 +1,48 @@
+#!/usr/bin/env python3
+"""Score any COCO results file: the 12 COCO figures, and Pascal VOC's AP@.5 of every class.
+
+python scripts/coco_eval.py INSTANCES.json RESULTS.json [--json OUT]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from spp_det.errors import UserError
+from spp_det.evaluation.results import evaluate_files
+from spp_det.report.tables import coco_table, voc_table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "instances", metavar="INSTANCES.json", type=Path, help="ground truth in COCO's format"
+    )
+    parser.add_argument("results", metavar="RESULTS.json", type=Path, help="detections, a COCO results list")
+    parser.add_argument("--json", metavar="OUT", type=Path, help="write all figures there, fractions of 1")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(format="%(levelname)s: %(message)s")
+
+    try:
+        figures = evaluate_files(options.instances, options.results)
+        if options.json:
+            options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    except (UserError, OSError) as error:
+        print(f"coco_eval: {error}", file=sys.stderr)
+        return 2
+
+    console = Console()
+    console.print(coco_table(figures["coco"]))
+    if figures["voc"]:
+        console.print(voc_table(figures["voc"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The coordinate convention, and everything that is computed from box coordinates alone.
+
+A box is ``(x1, y1, x2, y2)`` in pixels of the original image, 0-based and half-open: it covers the
+pixels ``x1 <= x < x2``, so its width is ``x2 - x1`` and nothing is ever "+1". Arrays of boxes are
+float32 ``[N, 4]``; no boxes is ``[0, 4]``. Readers convert other conventions once, at the door.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torchvision
+
+Boxes = npt.NDArray[np.float32]  # [N, 4]
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+
+def as_boxes(values: npt.ArrayLike) -> Boxes:
+    """Any nested sequence of boxes as float32 ``[N, 4]``; an empty one as ``[0, 4]``.
+
+    Raises ValueError where the values are not rows of four.
+    """
+    boxes = np.asarray(values, dtype=np.float32)
+    if boxes.size == 0:
+        return np.zeros((0, 4), np.float32)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes must have shape [N, 4], got {list(boxes.shape)}")
+    return boxes
+
+
+def area(boxes: Boxes) -> Floats:
+    """``[N, 4] -> [N]`` areas in square pixels; an inverted or empty box has area 0."""
+    size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    areas: Floats = size[:, 0] * size[:, 1]
+    return areas
+
+
+def intersection(a: Boxes, b: Boxes) -> Floats:
+    """``[N, 4], [M, 4] -> [N, M]`` areas of the pairwise intersections in square pixels."""
+    top_left = np.maximum(a[:, None, :2], b[None, :, :2])  # [N, M, 2]
+    bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])  # [N, M, 2]
+    size = np.maximum(bottom_right - top_left, 0)
+    areas: Floats = size[..., 0] * size[..., 1]
+    return areas
+
+
+def iou(a: Boxes, b: Boxes) -> Floats:
+    """``[N, 4], [M, 4] -> [N, M]`` intersection over union in [0, 1]; 0 where both boxes are empty.
+
+    On boxes read from Pascal VOC this equals the devkit's overlap of inclusive boxes.
+    """
+    shared = intersection(a, b)
+    union = area(a)[:, None] + area(b)[None, :] - shared
+    ratio: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return ratio
+
+
+def clip(boxes: Boxes, width: float, height: float) -> Boxes:
+    """A copy of ``[N, 4]`` boxes with every corner moved inside an image of that size in pixels."""
+    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+
+
+def encode_deltas(boxes: Boxes, targets: Boxes) -> Floats:
+    """Regression targets ``(dx/w, dy/h, log dw, log dh)`` that carry each box to its target.
+
+    ``[N, 4], [N, 4] -> [N, 4]``, both of positive size (R-CNN, appendix C). Inverse:
+    ``decode_deltas(boxes, encode_deltas(boxes, targets)) == targets``.
+    """
+    size = boxes[:, 2:] - boxes[:, :2]
+    target_size = targets[:, 2:] - targets[:, :2]
+    centre = boxes[:, :2] + size / 2
+    target_centre = targets[:, :2] + target_size / 2
+    return np.concatenate([(target_centre - centre) / size, np.log(target_size / size)], axis=1)
+
+
+MAX_LOG_GROWTH = 4.0  # a regressed side grows or shrinks at most e^4 = 55 times, so exp() stays finite
+
+
+def decode_deltas(boxes: Boxes, deltas: Floats) -> Boxes:
+    """Apply ``[N, 4]`` regression deltas to ``[N, 4]`` boxes; the inverse of `encode_deltas`."""
+    size = boxes[:, 2:] - boxes[:, :2]
+    centre = boxes[:, :2] + size / 2 + deltas[:, :2] * size
+    new_size = size * np.exp(np.clip(deltas[:, 2:], -MAX_LOG_GROWTH, MAX_LOG_GROWTH))
+    return np.concatenate([centre - new_size / 2, centre + new_size / 2], axis=1)
+
+
+def nms(boxes: Boxes, scores: Floats, threshold: float) -> Ints:
+    """Greedy non-maximum suppression of one class.
+
+    ``[N, 4], [N] -> [M]`` indices of the kept boxes, best score first; a box goes when its IoU with
+    a kept one is greater than ``threshold``. Ties keep the order of the input.
+    """
+    # torchvision sorts ties by an unstable sort on some devices: hand it boxes already in order.
+    order = np.argsort(-scores, kind="stable")
+    ranks = -np.arange(len(order), dtype=np.float32)
+    kept = torchvision.ops.nms(torch.from_numpy(boxes[order]), torch.from_numpy(ranks), threshold)
+    return np.asarray(order[kept.numpy()], dtype=np.int64)

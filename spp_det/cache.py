@@ -1,0 +1,110 @@
+"""Artefacts on disk that are worth keeping: found by content, written whole, checked when read.
+
+An artefact is a few named arrays. Its key is a digest of everything it was computed from, never a
+name or a date, so a stale one is simply never asked for. A damaged one counts as absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+logger = logging.getLogger(__name__)
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def digest(*parts: object) -> str:
+    """A key: 32 hex digits of all the parts, which are bytes or anything that JSON can write."""
+    whole = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        data = part if isinstance(part, bytes) else json.dumps(part, sort_keys=True).encode()
+        whole.update(len(data).to_bytes(8, "little"))
+        whole.update(data)
+    return whole.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """A key of a file's bytes, whatever its name. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def write_whole(path: Path, data: bytes | str) -> None:
+    """Write a file so that, whenever the machine stops, either the old one or the whole new one is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        Path(name).chmod(0o666 & ~mask)  # mkstemp makes private files
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+class Cache:
+    """A folder of artefacts: ``FOLDER/STAGE/ab/abcdef....safetensors``. Several runs may share one at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, stage: str, key: str) -> Path:
+        """Where the artefact lies, present or not."""
+        return self.folder / stage / key[:2] / f"{key}.safetensors"
+
+    def load(self, stage: str, key: str) -> Arrays | None:
+        """The artefact's arrays, or None where it is absent or damaged (logged, removed)."""
+        path = self.path(stage, key)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                metadata = file.metadata() or {}
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            reason = str(error)
+        else:
+            if metadata.get("key") == key and metadata.get("crc32") == _checksum(arrays):
+                return arrays
+            reason = "its checksum does not match"
+        logger.warning("cache: %s is damaged (%s); computing it again", path, reason)
+        path.unlink(missing_ok=True)
+        return None
+
+    def store(self, stage: str, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Keep the arrays under that key."""
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        write_whole(self.path(stage, key), save(whole, {"key": key, "crc32": _checksum(whole)}))
+
+    def load_or_make(self, stage: str, key: str, make: Callable[[], Arrays]) -> Arrays:
+        """The artefact; computed by ``make`` and kept where it was not there."""
+        arrays = self.load(stage, key)
+        if arrays is None:
+            arrays = make()
+            self.store(stage, key, arrays)
+        return arrays
+
+
+def _checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    total = 0
+    for name in sorted(arrays):
+        total = zlib.crc32(np.ascontiguousarray(arrays[name]).view(np.uint8).reshape(-1).data, total)
+    return f"{total:08x}"

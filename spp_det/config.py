@@ -1,0 +1,225 @@
+"""Every setting of a run: its type, its range, its default, and strict reading of files and overrides.
+
+The defaults are the paper's single-scale detector (P), with the authors' released code (R) where the
+paper is silent. Recipes in ``configs/`` state where they differ and why.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from spp_det.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Side = Annotated[int, Field(ge=16, le=8192)]  # pixels
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and no key but its own."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Data(Section):
+    """Where the annotated images are."""
+
+    root: Path = Path("data")
+    """The folder of ``Annotations``, ``JPEGImages`` and ``ImageSets``; or of the images of a COCO file."""
+    format: Literal["voc", "coco"] = "voc"
+    train: str = "trainval"
+    """A split's name (voc) or an instances file (coco)."""
+    test: str | None = None
+    """The same for the evaluation that ends the training; None leaves it out."""
+    classes: tuple[str, ...] | None = None
+    """Names to learn; None takes those of the training annotations, sorted."""
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if classes is not None and (not classes or len(set(classes)) != len(classes)):
+            raise ValueError("must name at least one class and none twice")
+        return classes
+
+
+class Proposals(Section):
+    """Selective search (P section 4.1)."""
+
+    mode: Literal["fast", "paper", "quality"] = "fast"
+    max_side: Side | None = None
+    """Search in a copy shrunk to this longer side in pixels."""
+
+
+class Backbone(Section):
+    """The convolutional network up to conv5, and the sizes of image it sees."""
+
+    name: str = "alexnet"
+    weights: str = "default"
+    """``default`` (torchvision's), ``random``, or a ``.safetensors`` or ``.pth`` file."""
+    scales: Annotated[tuple[Side, ...], Field(min_length=1)] = (688,)
+    """Images are resized so that their shorter side is this (P: 688, or 480, 576, 688, 864, 1200)."""
+    max_side: Annotated[int, Field(ge=64, le=32768)] = 2400
+    """The longer side never exceeds this, so that a panorama cannot exhaust the memory."""
+
+    @field_validator("scales")
+    @classmethod
+    def _ascending(cls, scales: tuple[int, ...]) -> tuple[int, ...]:
+        if list(scales) != sorted(set(scales)):
+            raise ValueError("must ascend, none twice")
+        return scales
+
+
+class Pyramid(Section):
+    """Spatial pyramid pooling (P section 2.2; 4.1 for the levels)."""
+
+    levels: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)] = (6, 3, 2, 1)
+    mode: Literal["max", "average"] = "max"
+
+
+class SVM(Section):
+    """One linear SVM a class, with one pass of hard-negative mining (P section 4.1, R)."""
+
+    C: Positive = 1e-3
+    bias: Positive = 10.0
+    """Value of the constant feature that carries the bias."""
+    positive_weight: Positive = 2.0
+    norm: Positive = 20.0
+    """Features are scaled so that the mean norm of sampled windows is this."""
+    negative_iou: Fraction = 0.3
+    """A window is a negative of a class if its IoU with all the class's objects is below this."""
+    duplicate_iou: Fraction = 0.7
+    """A negative that overlaps a kept one of its image by more than this is dropped."""
+    hard_score: float = -1.0001
+    evict_score: float = -1.2
+    retrain_after: Annotated[int, Field(ge=1)] = 2000
+    """New negatives of any one class that call for a new fit."""
+    tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
+    """A fit ends when its relative duality gap is below this."""
+
+
+class BoxRegression(Section):
+    """Ridge regression from pool5 vectors to boxes, one a class (R-CNN appendix C, R)."""
+
+    enabled: bool = True
+    ridge: Positive = 4000.0
+    min_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Windows that overlap an object at least this much are examples."""
+    norm: Positive = 20.0
+    max_windows: Annotated[int, Field(ge=1)] = 5000
+    """Examples of one class, drawn at random where there are more."""
+
+
+class Detection(Section):
+    """From scores to detections (P section 4.1, R)."""
+
+    score_threshold: float = -1.5
+    nms: Fraction = 0.3
+    max_per_image: Annotated[int, Field(ge=1)] = 100
+    """Detections of one class in one image."""
+
+
+class Runtime(Section):
+    """How to run, without effect on what is computed."""
+
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``..."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Threads for images in parallel; 0 means one a core."""
+    cache: Path | None = None
+    """Folder for proposals and conv5 maps, may be shared by runs; None means OUTPUT/cache."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    output: Path = Path("runs/spp")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    strict: bool = False
+    """An image that cannot be read is an error, not a warning."""
+    data: Data = Data()
+    proposals: Proposals = Proposals()
+    backbone: Backbone = Backbone()
+    pyramid: Pyramid = Pyramid()
+    svm: SVM = SVM()
+    bbox: BoxRegression = BoxRegression()
+    detection: Detection = Detection()
+    runtime: Runtime = Runtime()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML recipe and apply overrides ``section.key=value`` (values are YAML: ``a=[1, 2]``).
+
+    Raises UserError, one line with the key, the value and what is allowed, on an unreadable file, an
+    unknown key (the nearest known one is named), a wrong type or a value out of range.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: a config is a mapping of sections, not a {type(tree).__name__}")
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree, str(path))
+
+
+def parse_config(tree: dict[str, Any], source: str) -> Config:
+    """A configuration from nested mappings; ``source`` names them in the UserError."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(f"{source}: {_explain(error)}") from error
+
+
+def dump_config(config: Config) -> str:
+    """The configuration as YAML that `load_config` reads back to an equal one."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    *sections, name = key.split(".")
+    if not equals or not all((*sections, name)):
+        raise UserError(f"override {override!r}: write it as section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from error
+    node = tree
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise UserError(f"override {override!r}: {section} is not a section")
+    node[name] = value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    path = [part for part in first["loc"] if isinstance(part, str)]
+    key = ".".join(path)
+    if first["type"] == "extra_forbidden":
+        known = list(_known_keys(Config))
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
+            name for name in known if name.split(".")[-1] == path[-1]
+        ]
+        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    return f"{key} = {first['input']!r}: must be {message.removeprefix('must ')}"
+
+
+def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _known_keys(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name

@@ -1,0 +1,102 @@
+"""Annotated boxes and the edges of their image: whose size counts, and what is cut off."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from spp_det.boxes import Boxes, clip
+from spp_det.data.records import Record
+from spp_det.errors import UserError
+from spp_det.images import UnreadableImageError, image_size
+
+logger = logging.getLogger(__name__)
+
+MAX_COORDINATE = 2**24  # pixels; float32 holds every integer up to here
+SLACK = 0.05  # pixels; formats that round to two decimals overshoot an edge by this much without meaning to
+
+
+def clip_records(
+    records: Sequence[Record], name_object: Callable[[Record, int], str], source: str
+) -> list[Record]:
+    """The records with every box inside its image, as readers hand them on.
+
+    An image's size is the one that its annotation states. Only where a box reaches beyond it is the
+    header of the image file read: where the two sizes differ, the file's is right, goes into the
+    record, and a warning names the file. (Every other wrong size is found by `fit_record`, when the
+    image is decoded.) Where no size is known, boxes are only clipped at the left and top edges.
+
+    Boxes that are clipped by more than a rounding error are counted in one warning that names the first.
+    ``name_object(record, index)`` names an object in a message, ``source`` names the data set.
+
+    Raises UserError, naming the object, where nothing of a box lies inside its image.
+    """
+    inside: list[Record] = []
+    clipped: list[str] = []
+    images = 0
+    for record in records:
+        if _outside(record.boxes, record.size, SLACK).any():
+            record = _with_true_size(record)
+        overshooting = np.flatnonzero(_outside(record.boxes, record.size, SLACK))
+        clipped += [name_object(record, int(index)) for index in overshooting]
+        images += len(overshooting) > 0
+        inside.append(_clipped(record, name_object))
+    if clipped:
+        logger.warning(
+            "%s: %d boxes in %d images reach outside their image and were clipped, the first is %s",
+            source, len(clipped), images, clipped[0],
+        )  # fmt: skip
+    return inside
+
+
+def fit_record(record: Record, width: int, height: int) -> Record:
+    """The record of an image that has now been decoded, its boxes clipped to the true size in pixels.
+
+    Where the annotation states another size, a warning names the file and the image's own size counts;
+    the boxes are not rescaled. Returns the record itself where nothing changes.
+
+    Raises UserError where nothing of a box lies inside the image.
+    """
+    if record.size is not None and record.size != (width, height):
+        _warn_size(record, (width, height))
+    settled = record if record.size == (width, height) else replace(record, size=(width, height))
+    return _clipped(settled, lambda record, index: f"{record.path}: object {index + 1}")
+
+
+def _outside(boxes: Boxes, size: tuple[int, int] | None, slack: float = 0.0) -> npt.NDArray[np.bool_]:
+    """``[N, 4] -> bool [N]``: whether a box reaches beyond an image by more than ``slack`` pixels."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    limit = np.array(size or (np.inf, np.inf))
+    return np.asarray(((low < -slack) | (high > limit + slack)).any(axis=1))
+
+
+def _clipped(record: Record, name_object: Callable[[Record, int], str]) -> Record:
+    if not _outside(record.boxes, record.size).any():
+        return record
+    width, height = record.size or (np.inf, np.inf)
+    boxes = clip(record.boxes, width, height)
+    empty = np.flatnonzero((boxes[:, 2:] <= boxes[:, :2]).any(axis=1))
+    if len(empty):
+        where = f"the {width}x{height} image" if record.size else "the image"
+        raise UserError(f"{name_object(record, int(empty[0]))} lies outside {where}")
+    return replace(record, boxes=boxes)
+
+
+def _with_true_size(record: Record) -> Record:
+    """The record with its image file's size, or as it was where the file cannot tell."""
+    try:
+        size = image_size(record.path)
+    except UnreadableImageError:  # whoever decodes the image reports it
+        return record
+    if record.size is not None and record.size != size:
+        _warn_size(record, size)
+    return replace(record, size=size)
+
+
+def _warn_size(record: Record, size: tuple[int, int]) -> None:
+    stated = "{}x{}".format(*record.size or (0, 0))
+    logger.warning("%s: is %dx%d, but its annotation says %s; the image counts", record.path, *size, stated)

@@ -1,0 +1,239 @@
+"""COCO "instances" JSON: to a data set and back.
+
+COCO's ``bbox`` is ``[x, y, w, h]``, 0-based, so ``(x1, y1, x2, y2) = (x, y, x + w, y + h)``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from spp_det.boxes import as_boxes
+from spp_det.data.bounds import MAX_COORDINATE, clip_records
+from spp_det.data.names import leads_out
+from spp_det.data.records import Dataset, Record
+from spp_det.errors import UserError
+from spp_det.images import image_size
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+
+def read_coco(
+    instances: str | os.PathLike[str], images_root: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """Read a COCO instances file; no image is decoded.
+
+    Image files are looked for at ``images_root / file_name``; where ``images_root`` is None it is the
+    folder that holds the JSON file. (COCO's own downloads need ``images_root="val2017"`` or the like.)
+
+    Classes, images and objects keep the order of the file. An image's ``image_id`` is its ``file_name``,
+    its number goes to ``Dataset.coco_ids``; numbers may have gaps. ``iscrowd`` is kept as ``crowd``; an
+    object with ``ignore``, as `coco_instances` writes it, is ``difficult`` and no crowd. ``area`` and
+    ``segmentation`` are not read: an evaluation by object area needs the file itself.
+
+    Bad annotations. UserError, one line naming the file and the annotation's id: a missing or mistyped
+    field, an unknown image or category, an id used twice, a negative width or height, a box wholly
+    outside its image, a ``file_name`` that leads out of ``images_root``. Warning: a box that reaches
+    outside its image is clipped (see `spp_det.data.bounds`); one of width or height zero is dropped,
+    because the COCO 2017 training set itself holds two.
+    """
+    path = Path(instances)
+    images_root = path.parent if images_root is None else Path(images_root)
+    content = _load(path)
+    categories, images = (_by_id(path, content, key) for key in ("categories", "images"))
+    classes = _class_names(path, categories)
+    label_of = {category_id: label for label, category_id in enumerate(categories)}
+    objects = _objects(path, content, images, categories)
+
+    records: list[Record] = []
+    number_of: dict[str, int] = {}  # file name -> image id
+    for number, image in images.items():
+        where = f"{path}: image {number}"
+        name = _file_name(image, where)
+        if name in number_of:
+            raise UserError(f"{where} has the file_name of another image: {name!r}")
+        number_of[name] = number
+        records.append(_record(name, images_root / name, _size(image, where), objects[number], label_of))
+
+    def name_object(record: Record, index: int) -> str:
+        annotation = objects[number_of[record.image_id]][index]
+        return f"{path}: annotation {annotation['id']} ({classes[record.labels[index]]})"
+
+    return Dataset(classes, clip_records(records, name_object, str(path)), tuple(categories), tuple(images))
+
+
+def coco_instances(dataset: Dataset, sizes: Sequence[tuple[int, int]] | None = None) -> Json:
+    """The data set as a COCO instances dictionary, ready for ``json.dump`` and pycocotools.
+
+    ``sizes`` holds one true ``(width, height)`` in pixels an image; where None, each is the record's
+    own, or is read from the image. Ids are the data set's ``category_ids`` and ``coco_ids``; annotations
+    are numbered from 1 (pycocotools takes an id of 0 for "no match"). ``area`` is that of the box.
+
+    pycocotools knows no ``difficult``, overwrites ``ignore`` by ``iscrowd``, and leaves only crowds out of
+    the count; difficult objects are therefore written with ``"ignore": 1`` and ``"iscrowd": 1``. `read_coco`
+    tells them from crowds again by their ``ignore``. As crowds they absorb any number of detections,
+    which the VOC devkit grants difficult objects too, but by the share of the *detection* inside them,
+    where the devkit uses IoU.
+    """
+    if sizes is None:
+        sizes = [record.size or image_size(record.path) for record in dataset.records]
+    images: list[Json] = []
+    annotations: list[Json] = []
+    for record, image_id, (width, height) in zip(dataset.records, dataset.coco_ids, sizes, strict=True):
+        # Gives a VOC id its suffix back and leaves a COCO file_name as it is.
+        name = str(PurePosixPath(record.image_id).with_name(record.path.name))
+        images.append({"id": image_id, "file_name": name, "width": int(width), "height": int(height)})
+        boxes = record.boxes.astype(np.float64)
+        corners_and_sizes = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)  # [G, 4]
+        for i, bbox in enumerate(corners_and_sizes.tolist()):
+            difficult = bool(record.difficult[i])
+            annotation: Json = {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": dataset.category_ids[record.labels[i]],
+                "bbox": bbox,
+                "area": bbox[2] * bbox[3],
+                "iscrowd": int(difficult or bool(record.crowd[i])),
+            }
+            if difficult:
+                annotation["ignore"] = 1
+            annotations.append(annotation)
+    pairs = zip(dataset.category_ids, dataset.classes, strict=True)
+    categories = [{"id": category_id, "name": name} for category_id, name in pairs]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _load(path: Path) -> Json:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not a readable JSON file: {error}") from error
+    if isinstance(content, list):
+        raise UserError(
+            f"{path}: a list, as results are; an instances file is wanted, with images and categories"
+        )
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a COCO instances file, which holds an object")
+    return content
+
+
+def _by_id(path: Path, content: Json, key: str) -> dict[int, Json]:
+    """One of the file's three lists as a dictionary by ``id``, in the order of the file."""
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: not a COCO instances file: it lacks the list {key!r}")
+    by_id: dict[int, Json] = {}
+    for position, entry in enumerate(entries):
+        where = f"{path}: {key}[{position}]"
+        if not isinstance(entry, dict):
+            raise UserError(f"{where} is not an object")
+        entry_id = _integer(entry, "id", where)
+        if entry_id in by_id:
+            raise UserError(f"{where} has an id that is used already: {entry_id}")
+        by_id[entry_id] = entry
+    return by_id
+
+
+def _objects(
+    path: Path, content: Json, images: dict[int, Json], categories: dict[int, Json]
+) -> dict[int, list[Json]]:
+    """The checked annotations of every image, those without area left out."""
+    objects: dict[int, list[Json]] = {image_id: [] for image_id in images}
+    dropped: list[str] = []
+    for annotation_id, annotation in _by_id(path, content, "annotations").items():
+        where = f"{path}: annotation {annotation_id}"
+        image_id, category_id = (_integer(annotation, key, where) for key in ("image_id", "category_id"))
+        if image_id not in images:
+            raise UserError(f"{where} is of an unknown image: image_id {image_id}")
+        if category_id not in categories:
+            raise UserError(f"{where} is of an unknown category: category_id {category_id}")
+        if _has_area(annotation, where):
+            objects[image_id].append(annotation)
+        else:
+            dropped.append(where)
+    if dropped:
+        logger.warning(
+            "%s: %d boxes without area were dropped, the first is %s", path, len(dropped), dropped[0]
+        )
+    return objects
+
+
+def _integer(entry: Json, key: str, where: str) -> int:
+    value = entry.get(key)
+    if type(value) is not int:  # a bool is an int too
+        raise UserError(f"{where} has {key} {value!r}, which is not an integer")
+    return value
+
+
+def _text(entry: Json, key: str, where: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise UserError(f"{where} has {key} {value!r}, which is not a text")
+    return value
+
+
+def _has_area(annotation: Json, where: str) -> bool:
+    """Whether the ``bbox``, found to be valid, covers anything."""
+    bbox: Any = annotation.get("bbox")
+    numbers = isinstance(bbox, list) and all(type(value) in (int, float) for value in bbox)
+    if not (numbers and len(bbox) == 4 and all(abs(value) <= MAX_COORDINATE for value in bbox)):
+        raise UserError(f"{where} has bbox {bbox!r}, which is not four numbers of pixels")
+    x, y, width, height = bbox
+    if width < 0 or height < 0:
+        raise UserError(f"{where} has bbox {bbox}, whose width or height is negative")
+    # In float32, as boxes are: a width of 1e-9 is none beside an x of 100.
+    return bool(np.float32(x + width) > np.float32(x) and np.float32(y + height) > np.float32(y))
+
+
+def _flag(annotation: Json, key: str) -> bool:
+    return bool(annotation.get(key, 0))
+
+
+def _class_names(path: Path, categories: dict[int, Json]) -> tuple[str, ...]:
+    names = tuple(_text(entry, "name", f"{path}: category {number}") for number, entry in categories.items())
+    for position, name in enumerate(names):
+        if name in names[:position]:
+            raise UserError(f"{path}: two categories have the name {name!r}")
+    return names
+
+
+def _file_name(image: Json, where: str) -> str:
+    name = _text(image, "file_name", where).replace("\\", "/")
+    if leads_out(name):
+        raise UserError(f"{where} has file_name {name!r}, which leads out of the folder of images")
+    return name
+
+
+def _size(image: Json, where: str) -> tuple[int, int] | None:
+    """``(width, height)`` as stated; None where absent or zero."""
+    if image.get("width") is None or image.get("height") is None:
+        return None
+    width, height = _integer(image, "width", where), _integer(image, "height", where)
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _record(
+    name: str, path: Path, size: tuple[int, int] | None, annotations: list[Json], label_of: dict[int, int]
+) -> Record:
+    ignored = [_flag(annotation, "ignore") for annotation in annotations]
+    crowd = [_flag(annotation, "iscrowd") for annotation in annotations]
+    xywh = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
+    return Record(
+        image_id=name,
+        path=path,
+        boxes=as_boxes(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)),
+        labels=np.array([label_of[annotation["category_id"]] for annotation in annotations], dtype=np.int64),
+        difficult=np.array(ignored, dtype=np.bool_),
+        crowd=np.array(crowd, dtype=np.bool_) & ~np.array(ignored, dtype=np.bool_),
+        size=size,
+    )

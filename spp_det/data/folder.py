@@ -1,0 +1,95 @@
+"""Which image files a user means by a file, a folder, a pattern or a list."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from spp_det.data.voc import find_image, read_split
+from spp_det.errors import UserError
+from spp_det.images import IMAGE_SUFFIXES
+
+
+def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """The image files that the inputs stand for, in the order given, each once. Nothing is opened but lists.
+
+    - A file is taken whatever its suffix.
+    - A folder stands for the files below it whose suffix is one of `IMAGE_SUFFIXES`, in natural order
+      (``2.jpg`` before ``10.jpg``). Hidden files and folders are left out (file systems and archives
+      leave ``._photo.jpg`` beside ``photo.jpg``), links to folders are not followed.
+    - A pattern that the shell did not expand (``*``, ``?``, ``[]``, and ``**`` for any depth) stands for
+      the image files and folders it matches, in natural order.
+    - A ``.txt`` file is a list: one image a line, relative to the list's own folder, blank lines skipped.
+      In ``ROOT/ImageSets/Main`` of a Pascal VOC data set the lines are ids of ``ROOT/JPEGImages`` (see
+      `read_split`). Listed files need not exist: whoever decodes them reports it.
+
+    Raises UserError, naming the input, for one that stands for no image.
+    """
+    found: dict[Path, Path] = {}  # absolute -> as given; a set that keeps the order
+    for entry in inputs:
+        if not os.fspath(entry):  # Path("") is the current folder, which nobody asked for
+            raise UserError("an empty name stands for no images; the current folder is '.'")
+        images = list(_expand(entry))
+        if not images and Path(entry).exists():
+            raise UserError(f"{entry}: holds no images ({' '.join(IMAGE_SUFFIXES)})")
+        if not images:
+            raise UserError(f"{entry}: no such file or folder, and no pattern that matches an image")
+        for image in images:
+            # Two links to one file are two images, two spellings of one path are not: no resolve() here.
+            found.setdefault(Path(os.path.normpath(image.absolute())), image)
+    return list(found.values())
+
+
+def _expand(entry: str | os.PathLike[str]) -> Iterator[Path]:
+    path = Path(entry)
+    if path.is_dir():
+        yield from _images_below(path)
+    elif path.suffix.lower() == ".txt" and path.is_file():
+        yield from _listed(path)
+    elif path.is_file():
+        yield path
+    else:
+        matches = glob.glob(os.fspath(entry), recursive=True)  # noqa: PTH207  Path.glob: no absolute patterns
+        for match in sorted(map(Path, matches), key=_natural_order):
+            if match.is_dir():
+                yield from _images_below(match)
+            elif _is_image(match.name):
+                yield match
+
+
+def _images_below(folder: Path) -> list[Path]:
+    images: list[Path] = []
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        images += [Path(parent, name) for name in names if _is_image(name)]
+    return sorted(images, key=_natural_order)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+
+
+def _listed(path: Path) -> Iterator[Path]:
+    folder = path.absolute().parent
+    if (folder.parent.name, folder.name) == ("ImageSets", "Main"):
+        root = Path(os.path.normpath(path.parent / ".." / ".."))
+        yield from (find_image(root, image_id) for image_id in read_split(root, path.stem))
+        return
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable list of images: {error}") from error
+    yield from (path.parent / line.strip() for line in lines if line.strip())
+
+
+def _natural_order(path: Path) -> list[list[tuple[int, str]]]:
+    """A sort key: folder by folder, runs of digits by their value, ties by the spelling."""
+    return [_natural_name(part) for part in path.parts]
+
+
+def _natural_name(name: str) -> list[tuple[int, str]]:
+    pieces = re.split(r"([0-9]+)", name)  # text and digits in turn, text first
+    return [(int(piece) if i % 2 else 0, piece) for i, piece in enumerate(pieces)]

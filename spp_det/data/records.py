@@ -1,0 +1,68 @@
+"""What one annotated image is, whatever format it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from spp_det.boxes import Boxes, Ints
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """One image and its annotated objects; pixels stay on disk until somebody asks for them.
+
+    Attributes:
+        image_id: the name of the image inside its data set: a VOC id (``"000005"``), or the
+            ``file_name`` of a COCO image. Unique in a data set.
+        path: where the image file lies.
+        boxes: float32 ``[G, 4]`` in pixels of the image (see `spp_det.boxes`).
+        labels: int64 ``[G]``, indices into the data set's ``classes``.
+        difficult: bool ``[G]``; VOC's ``difficult``. Such objects are neither training positives
+            nor counted by the evaluation.
+        crowd: bool ``[G]``; COCO's ``iscrowd``. Always false in VOC data.
+        size: ``(width, height)`` as the annotation states it, or None.
+    """
+
+    image_id: str
+    path: Path
+    boxes: Boxes
+    labels: Ints
+    difficult: npt.NDArray[np.bool_]
+    crowd: npt.NDArray[np.bool_]
+    size: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        """The number of annotated objects."""
+        return len(self.boxes)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """An ordered list of records and the class names that their labels index.
+
+    Attributes:
+        classes: class names; background is not one of them.
+        records: one `Record` an image, in the order of the split.
+        category_ids: COCO ids of the classes, in the order of ``classes``; ``1..K`` for VOC data.
+        coco_ids: COCO ids of the images, in the order of ``records``; ``1..N`` for VOC data.
+    """
+
+    classes: tuple[str, ...]
+    records: Sequence[Record]
+    category_ids: tuple[int, ...] = field(default=())
+    coco_ids: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.category_ids:
+            object.__setattr__(self, "category_ids", tuple(range(1, len(self.classes) + 1)))
+        if not self.coco_ids:
+            object.__setattr__(self, "coco_ids", tuple(range(1, len(self.records) + 1)))
+
+    def __len__(self) -> int:
+        """The number of images."""
+        return len(self.records)

@@ -1,0 +1,196 @@
+"""One Pascal VOC annotation file: XML to boxes and back to the same integers.
+
+VOC counts pixels from 1 and includes the last one; boxes here count from 0 and exclude it (see
+`spp_det.boxes`). Hence ``(x1, y1, x2, y2) = (xmin - 1, ymin - 1, xmax, ymax)``, in this file and no other.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import numpy.typing as npt
+
+from spp_det.boxes import Boxes, Floats, as_boxes
+from spp_det.data.bounds import MAX_COORDINATE
+from spp_det.errors import UserError
+
+_UNWRITABLE = re.compile("[\x00-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+@dataclass(frozen=True, eq=False)
+class Annotation:
+    """What one annotation file says, before class names become labels and boxes are clipped.
+
+    Attributes:
+        boxes: float32 ``[G, 4]`` (see `spp_det.boxes`), never inverted but perhaps outside the image.
+        names: the ``G`` class names.
+        difficult: bool ``[G]``.
+        size: ``(width, height)`` in pixels, or None where the file states none, or zero.
+        file_name: the image's file name as stated, or None.
+    """
+
+    boxes: Boxes
+    names: tuple[str, ...]
+    difficult: npt.NDArray[np.bool_]
+    size: tuple[int, int] | None
+    file_name: str | None
+
+
+def read_annotation(path: str | os.PathLike[str]) -> Annotation:
+    """Read one VOC annotation file; no objects give boxes ``[0, 4]``.
+
+    Fractional coordinates are kept, not rounded: ``<xmin>12.5</xmin>`` is ``x1 = 11.5``. A missing or
+    empty ``<difficult>`` counts as 0. Body parts (``<part>``) and all other fields are not read.
+
+    Raises UserError, one line naming the file and the object by number and class, where the XML is
+    broken or declares a DOCTYPE (no VOC file has one, and entities are how XML attacks its reader), a
+    name or coordinate is missing, a coordinate is no number, or ``xmax < xmin`` or ``ymax < ymin``.
+    """
+    path = Path(path)
+    root = _parse(path)
+    boxes: list[tuple[float, float, float, float]] = []
+    names: list[str] = []
+    difficult: list[bool] = []
+    for number, element in enumerate(root.iterfind("object"), start=1):
+        where = f"{path}: object {number}"
+        name = _text(element, "name")
+        if not name:
+            raise UserError(f"{where} lacks <name>")
+        where = f"{where} ({name})"
+        names.append(name)
+        difficult.append(_is_difficult(element, where))
+        boxes.append(_box(element, where))
+    return Annotation(
+        boxes=as_boxes(boxes),
+        names=tuple(names),
+        difficult=np.array(difficult, dtype=np.bool_),
+        size=_size(root, path),
+        file_name=_text(root, "filename") or None,
+    )
+
+
+def annotation_xml(
+    file_name: str,
+    width: int,
+    height: int,
+    boxes: Boxes,
+    names: Sequence[str],
+    difficult: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
+    scores: Floats | None = None,
+) -> str:
+    """The text of a VOC annotation file for ``[N, 4]`` boxes and their ``N`` class names.
+
+    Boxes that came from integers come out as the same integers. Others, such as detections, have each
+    edge rounded to the nearest pixel, halves up, and cover at least one pixel, because most readers of
+    VOC files accept only integers. ``difficult`` is all false where None; ``scores``, if given, become
+    ``<score>``, which the format lacks and other readers skip.
+
+    Raises ValueError where the lengths differ or a name cannot be written as XML.
+    """
+    flags = [False] * len(boxes) if difficult is None else difficult
+    if not len(boxes) == len(names) == len(flags) == len(boxes if scores is None else scores):
+        raise ValueError("boxes, names, difficult and scores must have one entry an object")
+    root = ElementTree.Element("annotation")
+    _add(root, "filename", file_name)
+    size = _add(root, "size")
+    for tag, value in (("width", width), ("height", height), ("depth", 3)):
+        _add(size, tag, value)
+    _add(root, "segmented", 0)
+    edges = np.floor(np.asarray(boxes, np.float64).reshape(-1, 4) + 0.5).astype(np.int64)
+    for i, (x1, y1, x2, y2) in enumerate(edges.tolist()):
+        element = _add(root, "object")
+        _add(element, "name", names[i])
+        _add(element, "pose", "Unspecified")
+        _add(element, "truncated", 0)
+        _add(element, "difficult", int(flags[i]))
+        box = _add(element, "bndbox")
+        _add(box, "xmin", x1 + 1)
+        _add(box, "ymin", y1 + 1)
+        _add(box, "xmax", max(x2, x1 + 1))
+        _add(box, "ymax", max(y2, y1 + 1))
+        if scores is not None:
+            _add(element, "score", scores[i])
+    ElementTree.indent(root, "\t")
+    return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+class _NoDoctype(ElementTree.TreeBuilder):
+    """Builds a tree, but stops at a DOCTYPE, which comes before any entity can be declared."""
+
+    def doctype(self, _name: str, _public: str | None, _system: str | None) -> None:
+        raise ValueError("it declares a DOCTYPE, which is refused")
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    try:
+        data = path.read_bytes()
+        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_NoDoctype()))
+    except OSError as error:
+        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: its encoding
+        raise UserError(f"{path}: not a readable XML file: {error}") from error
+    if root.tag != "annotation":
+        raise UserError(f"{path}: not a VOC annotation: it holds <{root.tag}>, not <annotation>")
+    return root
+
+
+def _text(parent: ElementTree.Element, tag: str) -> str:
+    """The text of a child, stripped; empty where there is none."""
+    return (parent.findtext(tag) or "").strip()
+
+
+def _number(parent: ElementTree.Element, tag: str, where: str) -> float:
+    text = _text(parent, tag)
+    if not text:
+        raise UserError(f"{where} lacks <{tag}>")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not abs(value) <= MAX_COORDINATE:
+        raise UserError(f"{where} has <{tag}> {text!r}, which is not a number of pixels")
+    return value
+
+
+def _box(element: ElementTree.Element, where: str) -> tuple[float, float, float, float]:
+    box = element.find("bndbox")
+    if box is None:
+        raise UserError(f"{where} lacks <bndbox>")
+    xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
+    if xmax < xmin or ymax < ymin:
+        found = f"x {xmin:g} to {xmax:g}, y {ymin:g} to {ymax:g}"
+        raise UserError(f"{where} has an inverted box: {found}")
+    return xmin - 1, ymin - 1, xmax, ymax
+
+
+def _is_difficult(element: ElementTree.Element, where: str) -> bool:
+    text = _text(element, "difficult")
+    if text not in ("", "0", "1"):
+        raise UserError(f"{where} has <difficult> {text!r}, which is neither 0 nor 1")
+    return text == "1"
+
+
+def _size(root: ElementTree.Element, path: Path) -> tuple[int, int] | None:
+    """The stated size; None where it is absent or zero, as annotation tools write what they do not know."""
+    size = root.find("size")
+    if size is None:
+        return None
+    where = f"{path}: <size>"
+    width, height = int(_number(size, "width", where)), int(_number(size, "height", where))
+    return (width, height) if width > 0 and height > 0 else None
+
+
+def _add(parent: ElementTree.Element, tag: str, value: object = None) -> ElementTree.Element:
+    child = ElementTree.SubElement(parent, tag)
+    if value is not None:
+        child.text = str(value)
+        if _UNWRITABLE.search(child.text):
+            raise ValueError(f"{child.text!r} has characters that XML cannot hold")
+    return child

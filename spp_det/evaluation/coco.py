@@ -1,0 +1,187 @@
+"""The twelve COCO figures, computed by pycocotools itself on dicts in memory.
+
+What lies here is only what pycocotools leaves out: it asserts instead of explaining, prints, writes
+into the dicts that it is given, takes NaN scores, and fails on an empty list of results.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from spp_det.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+FIGURES = (
+    "AP",
+    "AP50",
+    "AP75",
+    "APsmall",
+    "APmedium",
+    "APlarge",
+    "AR1",
+    "AR10",
+    "AR100",
+    "ARsmall",
+    "ARmedium",
+    "ARlarge",
+)
+
+
+def evaluate_coco(
+    instances: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    names: tuple[str, str] = ("ground truth", "results"),
+) -> dict[str, float]:
+    """The figures that pycocotools computes for boxes, equal to its own to the last digit.
+
+    Args:
+        instances: a COCO ground truth: ``images``, ``annotations``, ``categories``. An annotation
+            without ``iscrowd`` is no crowd, one without ``area`` has that of its box.
+        results: a COCO results list: ``image_id``, ``category_id``, ``bbox`` as ``[x, y, width,
+            height]`` in pixels, ``score``. It may be empty. As in pycocotools, entries of unknown
+            categories count nothing, equal scores rank in the order given, and at most 100
+            detections an image and category are looked at.
+        names: what errors call the two arguments; the paths of files, say.
+
+    Returns:
+        The values of `FIGURES`, in that order, fractions of 1. A figure that is not defined (there
+        are no small objects, say) is -1, as pycocotools says it.
+
+    Raises:
+        UserError: one line that names the entry, where either argument is malformed, or a result
+            is not finite or lies on an image that ``instances`` does not have.
+    """
+    check_instances(instances, names[0])
+    check_results(results, names[1])
+    known = {image["id"] for image in instances["images"]}
+    for index, result in enumerate(results):
+        if result["image_id"] not in known:
+            raise UserError(f"{names[1]}[{index}]: image_id {result['image_id']!r} is not in {names[0]}")
+
+    if any(entry["id"] == 0 for entry in instances["annotations"]):
+        logger.warning("an annotation has the id 0: pycocotools never counts it as found; number from 1")
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator = COCOeval(_ground_truth(instances), _detections(instances, results), "bbox")
+        evaluator.evaluate()
+        evaluator.accumulate()
+        evaluator.summarize()
+    return dict(zip(FIGURES, map(float, evaluator.stats), strict=True))
+
+
+def check_instances(instances: Any, name: str) -> None:
+    """Raise a UserError of one line, which starts with ``name``, where ``instances`` is not a COCO
+    ground truth of boxes.
+    """
+    if not isinstance(instances, Mapping):
+        raise UserError(f"{name}: must be a JSON object with images, annotations and categories")
+    for section in ("images", "annotations", "categories"):
+        entries = instances.get(section)
+        if not isinstance(entries, list | tuple):
+            raise UserError(f"{name}: has no list of {section}")
+        for index, entry in enumerate(entries):
+            where = f"{name}: {section}[{index}]"
+            _check_ids(entry, where, ["id"])
+            if section == "annotations":
+                _check_annotation(entry, where)
+        _check_distinct([entry["id"] for entry in entries], f"{name}: {section}")
+
+
+def check_results(results: Any, name: str) -> None:
+    """Raise a UserError of one line, which starts with ``name``, where ``results`` is not a COCO
+    results list of boxes, or has a value that is NaN or infinite.
+    """
+    if not isinstance(results, list | tuple):
+        raise UserError(f"{name}: must be a JSON list of detections")
+    for index, entry in enumerate(results):
+        where = f"{name}[{index}]"
+        _check_ids(entry, where, ["image_id", "category_id"])
+        _check_box(entry, where)
+        if not _is_finite(entry.get("score")):
+            raise UserError(f"{where}: score must be a finite number, got {entry.get('score')!r}")
+
+
+def _check_annotation(entry: Mapping[str, Any], where: str) -> None:
+    _check_ids(entry, where, ["image_id", "category_id"])
+    _check_box(entry, where)
+    if not isinstance(entry["id"], int):
+        raise UserError(f"{where}: the id of an annotation must be a whole number, got {entry['id']!r}")
+    if not _is_finite(entry.get("area", 0)):
+        raise UserError(f"{where}: area must be a finite number, got {entry['area']!r}")
+    if entry.get("iscrowd", 0) not in (0, 1):
+        raise UserError(f"{where}: iscrowd must be 0 or 1, got {entry['iscrowd']!r}")
+
+
+def _check_ids(entry: Any, where: str, keys: Iterable[str]) -> None:
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{where}: must be a JSON object, got {type(entry).__name__}")
+    for key in keys:
+        if key not in entry:
+            raise UserError(f"{where}: has no {key}")
+        if not isinstance(entry[key], int | str):
+            raise UserError(f"{where}: {key} must be a whole number or a name, got {entry[key]!r}")
+
+
+def _check_distinct(ids: Sequence[int | str], where: str) -> None:
+    kinds = {isinstance(key, str) for key in ids}
+    if len(kinds) > 1:
+        raise UserError(f"{where}: some ids are numbers and some are names")
+    if len(set(ids)) < len(ids):
+        raise UserError(f"{where}: the id {Counter(ids).most_common(1)[0][0]!r} occurs more than once")
+
+
+def _check_box(entry: Mapping[str, Any], where: str) -> None:
+    box = entry.get("bbox")
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_finite, box)):
+        raise UserError(f"{where}: bbox must be four finite numbers [x, y, width, height], got {box!r}")
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return isinstance(value, Real) and math.isfinite(value)
+    except OverflowError:  # JSON allows whole numbers beyond any float
+        return False
+
+
+def _ground_truth(instances: Mapping[str, Any]) -> COCO:
+    annotations = [
+        {"iscrowd": 0, "area": entry["bbox"][2] * entry["bbox"][3], **entry}
+        for entry in instances["annotations"]
+    ]
+    return _indexed({**instances, "annotations": annotations})
+
+
+def _detections(instances: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> COCO:
+    """What ``COCO.loadRes`` makes of a results list, an empty one included."""
+    annotations = [
+        {
+            "id": index + 1,
+            "image_id": entry["image_id"],
+            "category_id": entry["category_id"],
+            "bbox": list(entry["bbox"]),
+            "area": entry["bbox"][2] * entry["bbox"][3],
+            "score": entry["score"],
+            "iscrowd": 0,
+        }
+        for index, entry in enumerate(results)
+    ]
+    return _indexed({**instances, "annotations": annotations})
+
+
+def _indexed(dataset: dict[str, Any]) -> COCO:
+    coco = COCO()
+    coco.dataset = copy.copy(dataset)
+    coco.createIndex()
+    return coco

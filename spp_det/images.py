@@ -1,0 +1,269 @@
+"""Any image file, array or PIL image as RGB uint8 ``[H, W, 3]``; nothing past here decodes or rotates."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError, features
+
+from spp_det.errors import UserError
+from spp_det.opencv import cv2
+
+logger = logging.getLogger(__name__)
+
+RGB = npt.NDArray[np.uint8]  # [H, W, 3]
+
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
+    ".avif", ".jfif", ".jp2", ".pgm", ".ppm",
+)  # fmt: skip
+"""Suffixes, in lower case, of the files that a search for images picks up."""
+
+# Naming the formats keeps away from the rest of what Pillow opens, such as EPS, which runs Ghostscript.
+# AVIF is younger than the oldest Pillow that this package accepts.
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000") + (
+    ("AVIF",) if "avif" in features.modules else ()
+)
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # EXIF orientation -> what undoes it
+_SIDEWAYS = (5, 6, 7, 8)  # the orientations that exchange width and height
+_ORIENTATION_TAG = 0x0112
+
+
+class UnreadableImageError(UserError):
+    """The file is empty, missing or no image; the message is one line with its name and the reason."""
+
+
+def read_image(path: str | os.PathLike[str]) -> RGB:
+    """Decode an image file to RGB uint8 ``[H, W, 3]``, C-contiguous, upright by its EXIF orientation.
+
+    The format is told by the content, never by the suffix; of an animation the first frame counts.
+
+    - Grayscale, palette and CMYK images are converted; embedded colour profiles are not applied.
+    - Transparent pixels are laid over white, as a browser shows them: what a file stores beneath them
+      is arbitrary and was never seen by whoever drew the boxes.
+    - 16-bit channels keep their high byte, so that 65535 becomes 255. 32-bit integers and floats state
+      no range: 0..1 (floats only), 0..255 or 0..65535, the first that holds every value, else the
+      image's own minimum to maximum, is mapped to 0..255.
+    - A truncated JPEG has its full size, the missing part filled in by the decoder; a warning names
+      the file, once in a process.
+
+    Safe to call from several threads at once. Raises `UnreadableImageError` for a file that is missing,
+    empty, no image, damaged beyond use, or over Pillow's limit of pixels (a decompression bomb).
+    """
+    path = Path(path)
+    with _opened(path) as (file, image):
+        try:
+            image.load()
+        except OSError:
+            if image.format not in ("JPEG", "MPO"):
+                raise
+            pixels = _to_rgb(_load_truncated_jpeg(file))
+            _warn_once("%s: truncated JPEG; the part that can be decoded is used", path)
+            return pixels
+        return _to_rgb(image)
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """``(width, height)`` that `read_image` would give, in pixels, from the file's header alone.
+
+    A PNG that does carry EXIF data after its pixels is the exception: it is decoded. Raises
+    `UnreadableImageError` as `read_image` does, but cannot see damage past the header.
+    """
+    path = Path(path)
+    with _opened(path) as (_, image):
+        width, height = image.size
+        sideways = _needs_exif(image, path) and _orientation(image) in _SIDEWAYS
+        return (height, width) if sideways else (width, height)
+
+
+def as_image(source: npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]) -> RGB:
+    """An array, a PIL image or the path of a file as RGB uint8 ``[H, W, 3]``, C-contiguous.
+
+    Arrays are uint8, ``[H, W, 3]`` in RGB order or ``[H, W]`` grayscale; one that already fits is
+    returned itself, not a copy. PIL images and files are treated as `read_image` treats files.
+
+    Raises ValueError for an array of another shape or dtype or without pixels, TypeError for anything
+    else, `UnreadableImageError` for a file or PIL image that cannot be decoded.
+    """
+    if isinstance(source, np.ndarray):
+        return _checked(source)
+    if isinstance(source, (str, os.PathLike)):
+        return read_image(source)
+    if isinstance(source, Image.Image):
+        name = getattr(source, "filename", "") or "PIL image"
+        try:
+            source.load()
+            return _to_rgb(source)
+        except Exception as error:
+            raise UnreadableImageError(f"{name}: {_reason(error)}") from error
+    raise TypeError(f"an image is a uint8 array, a PIL image or a path, not {type(source).__name__}")
+
+
+def resize_shorter_side(image: RGB, size: int, max_side: int) -> RGB:
+    """Resize so that ``min(H', W') == size``, or less where the longer side would pass ``max_side``.
+
+    uint8 ``[H, W, 3] -> [H', W', 3]``; ``size`` and ``max_side`` in pixels, ``size <= max_side``. The
+    aspect ratio is kept to the nearest pixel and every side has at least one. Shrinking averages areas,
+    enlarging interpolates linearly. An image that has its size already is returned itself, not a copy.
+
+    Raises ValueError where ``size`` is below 1 or above ``max_side``. (SPP-net, section 3.1.)
+    """
+    if not 1 <= size <= max_side:
+        raise ValueError(f"size must be between 1 and max_side ({max_side}), got {size}")
+    height, width = image.shape[:2]
+    shorter, longer = min(height, width), max(height, width)
+    factor = min(size / shorter, max_side / longer)
+    new_width, new_height = (max(1, int(side * factor + 0.5)) for side in (width, height))
+    if (new_width, new_height) == (width, height):
+        return image
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, (new_width, new_height), interpolation=method), dtype=np.uint8)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
+    """The open file and its identified image, not decoded; every failure as an `UnreadableImageError`."""
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise ValueError("the file is empty")
+            with Image.open(file, formats=_FORMATS) as image:
+                yield file, image
+    except Exception as error:  # decoders raise anything at all on damaged data
+        raise UnreadableImageError(f"{path}: {_reason(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> RGB:
+    """A loaded PIL image as an upright RGB array of its own."""
+    method = _UPRIGHT.get(_orientation(image))
+    if method is not None:
+        image = image.transpose(method)
+    if image.mode.startswith("I;16"):
+        return _gray_to_rgb((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        return _gray_to_rgb(_scale_to_8_bit(np.asarray(image)))
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return _checked(np.array(image.convert("RGB")))
+
+
+def _scale_to_8_bit(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """``[H, W]`` values of no stated range as uint8; NaN and infinities count as zero."""
+    real = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(real.min()), float(real.max())
+    usual = (1.0, 255.0, 65535.0) if values.dtype.kind == "f" else (255.0, 65535.0)
+    top = next((top for top in usual if high <= top), None)
+    if low >= 0 and top is not None:
+        low, high = 0.0, top
+    return np.rint((real - low) * (255 / max(high - low, 1e-300))).astype(np.uint8)
+
+
+def _gray_to_rgb(gray: npt.NDArray[np.uint8]) -> RGB:
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _checked(array: npt.NDArray[np.uint8]) -> RGB:
+    """The array itself where it is an image, stacked to three channels where it is grayscale."""
+    found = f"got {array.dtype} {list(array.shape)}"
+    if array.dtype != np.uint8:
+        raise ValueError(f"an image array must be uint8, values 0 to 255; {found}")
+    if array.size == 0:
+        raise ValueError(f"an image array must have pixels; {found}")
+    if array.ndim == 2:
+        return _gray_to_rgb(array)
+    if array.ndim == 3 and array.shape[2] == 3:
+        return np.ascontiguousarray(array)
+    hint = ""
+    if array.ndim == 3 and array.shape[2] == 4:
+        hint = ": drop the alpha channel with image[:, :, :3]"
+    elif array.ndim == 3 and array.shape[0] == 3:
+        hint = ": channels come last, image.transpose(1, 2, 0)"
+    elif array.ndim == 4:
+        hint = ": give a batch as a list of images"
+    raise ValueError(f"an image array must be RGB [H, W, 3] or grayscale [H, W]; {found}{hint}")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1..8 of a PIL image; 1, upright, where its EXIF data is absent or damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # a picture is not worth less for a broken tag
+        return 1
+
+
+def _needs_exif(image: Image.Image, path: Path) -> bool:
+    """Whether an unread image's size depends on EXIF data that is cheap, or necessary, to look at."""
+    if image.format == "TIFF":
+        return False  # Pillow turns a TIFF by itself and states the turned size from the start
+    if image.format == "PNG" and "exif" not in image.info:
+        # Pillow decodes the whole PNG to look for EXIF data after the pixels: spare it where there is none.
+        data = path.read_bytes()
+        return any(mark in data for mark in (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp"))
+    return True
+
+
+_END_OF_IMAGE = b"\xff\xd9"
+_HEADERS = (b"\xff\xc4", b"\xff\xdb", b"\xff\xda")  # Huffman tables, quantisation tables, start of scan
+
+
+def _load_truncated_jpeg(file: BinaryIO) -> Image.Image:
+    """Decode what there is of a JPEG by giving it the end marker that it lost.
+
+    Pillow's own switch for this, ``ImageFile.LOAD_TRUNCATED_IMAGES``, is a global that would act on every
+    thread and on the caller's program. A progressive file may also be cut inside a header between two
+    scans; it then ends before that header. Raises OSError where even that does not decode.
+    """
+    file.seek(0)
+    data = file.read()
+    last_header = max(data.rfind(marker) for marker in _HEADERS)
+    for usable in (data, data[:last_header]):
+        image = Image.open(BytesIO(usable + _END_OF_IMAGE), formats=("JPEG",))
+        with suppress(OSError):
+            image.load()
+            return image
+    raise OSError("a JPEG without any part that can be decoded")
+
+
+_warned: set[Path] = set()
+_warned_lock = threading.Lock()
+
+
+def _warn_once(message: str, path: Path) -> None:
+    """Log a warning about a file the first time in this process."""
+    key = path.absolute()
+    with _warned_lock:
+        if key in _warned:
+            return
+        _warned.add(key)
+    logger.warning(message, path)
+
+
+def _reason(error: Exception) -> str:
+    """Why an image cannot be used, in one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image, or in a format that is not supported"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if isinstance(error, MemoryError):
+        return "too large for the memory at hand"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,225 @@
+"""The convolutional network up to conv5: which ones there are, their weights, and their geometry.
+
+To add one, register a function that builds the convolutional part without weights::
+
+    @register("mine", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    def mine() -> nn.Module:
+        return torchvision.models.densenet121(weights=None).features
+
+Stride, offset and number of channels are derived from the layers; nothing else is needed. If
+torchvision offers weights under the same name, ``weights: default`` downloads them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from spp_det.errors import UserError
+from spp_det.model.geometry import derive_geometry
+
+logger = logging.getLogger(__name__)
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], torchvision's pre-training
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build one named backbone: ``build()`` gives the layers up to conv5, weights random."""
+
+    name: str
+    build: Callable[[], nn.Module]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    prefix: str  # of these layers' names in the whole network's state dict
+
+
+BACKBONES: dict[str, Recipe] = {}
+
+
+def register(
+    name: str,
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    prefix: str = "features.",
+) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
+    """Make a backbone known by that name to configs and model files. See the module's docstring."""
+
+    def add(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
+        BACKBONES[name] = Recipe(name, build, mean, std, prefix)
+        return build
+
+    return add
+
+
+@register("squeezenet1_0")
+def squeezenet1_0() -> nn.Module:
+    """SqueezeNet 1.0 to fire9: stride 16, 512 channels. Small and strong: the one for laptops."""
+    layers: nn.Module = torchvision.models.squeezenet1_0(weights=None).features
+    return layers
+
+
+@register("alexnet")
+def alexnet() -> nn.Module:
+    """torchvision's AlexNet to conv5 and its ReLU: stride 16, 256 channels."""
+    layers: nn.Sequential = torchvision.models.alexnet(weights=None).features
+    return layers[:-1]  # without pool5: the pyramid stands in its place (P section 2.3)
+
+
+@register("vgg16")
+def vgg16() -> nn.Module:
+    """VGG-16 to conv5_3 and its ReLU: stride 16, 512 channels."""
+    layers: nn.Sequential = torchvision.models.vgg16(weights=None, init_weights=False).features
+    return layers[:-1]
+
+
+@register("zf5")
+def zf5() -> nn.Module:
+    """ZF-5 (P table 1), every filter of size p padded by floor(p/2) (P appendix A): stride 16, 256 channels."""
+    return nn.Sequential(*_zf_layers((96, 256, 384, 384, 256), local_norm))
+
+
+@register("zf5_small")
+def zf5_small() -> nn.Module:
+    """ZF-5 at a third of its width, with batch norm so that it learns within minutes from a few
+    hundred crops: the demo's network."""
+    return nn.Sequential(*_zf_layers((32, 80, 128, 128, 96), nn.BatchNorm2d))
+
+
+def local_norm(channels: int) -> nn.Module:  # noqa: ARG001  (the signature of nn.BatchNorm2d)
+    """ZF's local response normalisation over 5 channels."""
+    return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
+
+
+def _zf_layers(channels: tuple[int, int, int, int, int], norm: Callable[[int], nn.Module]) -> list[nn.Module]:
+    c1, c2, c3, c4, c5 = channels
+    pool = lambda: nn.MaxPool2d(3, stride=2, padding=1)  # noqa: E731
+    layers = [
+        *(nn.Conv2d(3, c1, 7, stride=2, padding=3), nn.ReLU(inplace=True), norm(c1), pool()),
+        *(nn.Conv2d(c1, c2, 5, stride=2, padding=2), nn.ReLU(inplace=True), norm(c2), pool()),
+    ]
+    for into, out in ((c2, c3), (c3, c4), (c4, c5)):
+        layers += [nn.Conv2d(into, out, 3, padding=1), nn.ReLU(inplace=True)]
+        if norm is nn.BatchNorm2d:
+            layers.insert(-1, norm(out))
+    return layers
+
+
+class Backbone(nn.Module):
+    """A frozen convolutional network up to conv5.
+
+    Attributes:
+        name: key of `BACKBONES`.
+        geometry: how its map lies over its input.
+        channels: C of the map.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, name: str) -> None:
+        """Build the named network with random weights, in evaluation mode.
+
+        Raises UserError where no backbone has that name.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        if name not in BACKBONES:
+            raise UserError(
+                f"backbone.name: no backbone is called {name!r}; there are {', '.join(BACKBONES)}"
+            )
+        recipe = BACKBONES[name]
+        self.name = name
+        self.layers = recipe.build().to(memory_format=torch.channels_last)
+        self.geometry, self.channels = derive_geometry(self.layers)
+        self.register_buffer("mean", torch.tensor(recipe.mean).view(3, 1, 1) * 255, persistent=False)
+        self.register_buffer("std", torch.tensor(recipe.std).view(3, 1, 1) * 255, persistent=False)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """RGB ``[B, 3, H, W]``, uint8 or in [0, 255], ``-> [B, C, h, w]`` maps, channels-last.
+
+        An image smaller than `Geometry.smallest_input` is padded to it at the right and bottom with
+        the mean colour.
+        """
+        x = (images.to(self.mean.dtype) - self.mean) / self.std
+        x = x.contiguous(memory_format=torch.channels_last)
+        short = [max(0, self.geometry.smallest_input - side) for side in x.shape[2:]]
+        if any(short):
+            x = nn.functional.pad(x, (0, short[1], 0, short[0]))
+        maps: Tensor = self.layers(x)
+        return maps
+
+    def digest(self) -> str:
+        """A key of the weights."""
+        whole = hashlib.blake2b(digest_size=16)
+        for name, tensor in self.layers.state_dict().items():
+            whole.update(name.encode())
+            whole.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return whole.hexdigest()
+
+    def load_weights(self, weights: str) -> Backbone:
+        """Fill in the weights: ``default`` (torchvision's, downloaded), ``random``, or a file's path.
+
+        A file is a ``.safetensors`` or ``.pth`` state dict of the whole network in torchvision's
+        names; only the part before conv5 is read, and all of it must be there. Raises UserError
+        where it is not, or where there is no network to download from.
+        """
+        if weights == "random":
+            logger.warning("backbone.weights: random; without pre-training expect a weak detector")
+            return self
+        state = _downloaded(self.name) if weights == "default" else _read_state(Path(weights))
+        prefix = BACKBONES[self.name].prefix
+        wanted = {key: prefix + key for key in self.layers.state_dict()}
+        missing = [name for name in wanted.values() if name not in state]
+        if missing:
+            raise UserError(f"backbone.weights: {weights} is not a {self.name}: it has no {missing[0]}")
+        try:
+            self.layers.load_state_dict({key: state[name] for key, name in wanted.items()})
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise UserError(f"backbone.weights: {weights} is not a {self.name}: {reason}") from error
+        return self
+
+
+def _downloaded(name: str) -> Mapping[str, Tensor]:
+    try:
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+    except ValueError:
+        raise UserError(
+            f"backbone.weights: torchvision has no weights for {name}; name a file, or 'random'"
+        ) from None
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+    except OSError as error:
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise UserError(
+            f"backbone.weights: could not download {weights.url} ({error}); fetch it by hand into {folder}, "
+            "or set backbone.weights=FILE"
+        ) from error
+    return state
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"backbone.weights: no such file: {path} (or say 'default' or 'random')")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(f"backbone.weights: cannot read {path}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # weights_only refuses code by raising pickle.UnpicklingError and others
+        raise UserError(f"backbone.weights: {path} is not a plain state dict; refused") from error
+    if not isinstance(state, Mapping):
+        raise UserError(f"backbone.weights: {path} holds a {type(state).__name__}, not a state dict")
+    return state

@@ -1,0 +1,60 @@
+"""Bounding-box regression: from a window's pool5 vector to a better box (P section 4.1; R-CNN, appendix C)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spp_det.boxes import Boxes, Floats, Ints, decode_deltas
+
+
+@dataclass(frozen=True, eq=False)
+class BoxRegressor:
+    """One linear map a class from a vector to ``(dx/w, dy/h, log dw, log dh)``.
+
+    Attributes:
+        weight: float32 ``[K, D, 4]``.
+        bias: float32 ``[K, 4]``. A class without examples has zeros: its boxes stay.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, vectors: Tensor, labels: Ints, boxes: Boxes) -> Boxes:
+        """Refine ``[N, 4]`` boxes of classes ``[N]`` with their vectors ``[N, D]``."""
+        deltas = np.zeros((len(boxes), 4), np.float32)
+        for label in np.unique(labels):
+            mine = np.flatnonzero(labels == label)
+            rows = vectors[torch.from_numpy(mine).to(vectors.device)]
+            deltas[mine] = torch.addmm(self.bias[label], rows, self.weight[label]).cpu().numpy()
+        return decode_deltas(boxes, deltas)
+
+
+def fit_ridge(vectors: Tensor, targets: Floats, ridge: float) -> tuple[Tensor, Tensor]:
+    """Ridge regression of whitened, centred targets: ``[n, D], [n, 4] -> weight [D, 4], bias [4]``.
+
+    Minimises ``sum |T (y - mean(y)) - X w - b|^2 + ridge |w|^2`` with T the whitening of the targets (so
+    that one ``ridge`` suits all four) and an unpenalised b, and undoes T in the result. There are mostly
+    fewer examples than dimensions, so the n x n dual is solved: ``w = X' (X X' + ridge I)^-1 T y``.
+    """
+    y = torch.from_numpy(targets).to(vectors.device, torch.float64)
+    target_mean = y.mean(0)
+    whiten, unwhiten = _whitening(y - target_mean)
+    vector_mean = vectors.mean(0)
+    centred = vectors - vector_mean
+    gram = (centred @ centred.T).double()  # [n, n]
+    gram.diagonal().add_(ridge)
+    dual = torch.linalg.solve(gram, (y - target_mean) @ whiten)  # [n, 4]
+    weight = centred.T @ (dual @ unwhiten).to(vectors.dtype)  # [D, 4]
+    return weight, target_mean.to(vectors.dtype) - vector_mean @ weight
+
+
+def _whitening(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """``T`` with unit covariance of ``centred @ T``, and its inverse; directions without spread stay."""
+    covariance = centred.T @ centred / max(1, len(centred))
+    values, vectors = torch.linalg.eigh(covariance)
+    spread = (values + 1e-3).sqrt()  # as R: keeps a constant target from being blown up
+    return (vectors / spread) @ vectors.T, (vectors * spread) @ vectors.T

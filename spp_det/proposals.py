@@ -1,0 +1,149 @@
+"""Selective search: the windows of an image that may hold an object (P section 4.1).
+
+OpenCV does the work. A search is a list of groupings: an image in some colour space is segmented at
+some granularity ``k``, and each strategy merges those segments in its own order; every region that ever
+existed is a window. The groupings are spelled out here, instead of OpenCV's one-call presets, so
+that those of one image can run on several cores; the set of windows is the same as the presets'.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from spp_det.boxes import Boxes, Ints, as_boxes
+from spp_det.images import RGB
+from spp_det.opencv import cv2
+
+Mode = Literal["fast", "paper", "quality"]
+MODES: tuple[Mode, ...] = get_args(Mode)
+
+VERSION = 1  # of the windows that this file computes from given pixels; part of their cache key
+
+
+@dataclass(frozen=True)
+class _Search:
+    colours: tuple[str, ...]
+    granularities: tuple[int, ...]
+    strategies: tuple[str, ...]  # each a set of cues: Colour, Fill, Texture, Size
+    min_region: Callable[[int], int]  # smallest segment in pixels, from k
+    min_side: int = 1  # windows with a shorter side are dropped
+
+
+_SEARCHES: dict[str, _Search] = {
+    # OpenCV's switchToSelectiveSearchFast
+    "fast": _Search(("hsv", "lab"), (150, 300, 450), ("CFTS", "FTS"), lambda k: 100),  # noqa: ARG005
+    # the authors' fast mode: finer segments, tiny windows dropped
+    "paper": _Search(("hsv", "lab"), (50, 100), ("CFTS", "FTS"), lambda k: k, min_side=20),
+    # OpenCV's switchToSelectiveSearchQuality; the plain blue channel stands where hue was meant
+    "quality": _Search(
+        ("hsv", "lab", "gray", "blue", "rg-gray"),
+        (150, 300, 450, 600, 750),
+        ("CFTS", "FTS", "F", "S"),
+        lambda k: 100,  # noqa: ARG005
+    ),
+}
+_SIGMA = 0.8  # of the Gaussian before the segmentation, in pixels
+
+
+def selective_search(
+    image: RGB, mode: Mode = "fast", max_side: int | None = None, threads: int | None = None
+) -> Boxes:
+    """The windows of one image: RGB uint8 ``[H, W, 3] -> float32 [N, 4]``, sorted by (x1, y1, x2, y2).
+
+    Args:
+        image: at least one pixel; a uniform one gives the window of the whole image.
+        mode: ``fast`` (OpenCV's preset), ``paper`` (the authors' finer one) or ``quality`` (slow, most windows).
+        max_side: search in a copy shrunk to this longer side in pixels; the windows come back in
+            the coordinates of ``image``.
+        threads: cores to use on this one image; None means all.
+
+    The windows are a pure function of the pixels and ``mode``; no two are equal. Raises ValueError on an
+    array that is not such an image, or an unknown mode.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"image must be uint8 [H, W, 3] and not empty, got {image.dtype} {list(image.shape)}")
+    search = _SEARCHES[mode]
+    shrunk = _shrink(image, max_side)
+    bgr = np.ascontiguousarray(shrunk[:, :, ::-1])
+
+    def group(job: tuple[str, int]) -> Ints:
+        colour, k = job
+        return _group(bgr, _in_colour(bgr, colour), k, search)
+
+    # One job a segmentation: its strategies share it. Large granularities are quick and even out the end.
+    jobs = [(colour, k) for k in search.granularities for colour in search.colours]
+    threads = min(len(jobs), threads or os.cpu_count() or 1)
+    if threads == 1:
+        found = [group(job) for job in jobs]
+    else:
+        with ThreadPoolExecutor(threads) as pool:  # OpenCV releases the GIL in process()
+            found = list(pool.map(group, jobs))
+    xywh = np.unique(np.concatenate(found), axis=0)  # OpenCV's order is not deterministic, its set is
+    xywh = xywh[(xywh[:, 2:] >= search.min_side).all(axis=1)]
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+    boxes = boxes[np.lexsort(boxes.T[::-1])]
+    enlarge = np.array(image.shape[1::-1]) / np.array(shrunk.shape[1::-1])  # x, y
+    return as_boxes(boxes * np.tile(enlarge, 2))
+
+
+def _shrink(image: RGB, max_side: int | None) -> RGB:
+    height, width = image.shape[:2]
+    if max_side is None or max(height, width) <= max_side:
+        return image
+    factor = max_side / max(height, width)
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    shrunk: RGB = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return shrunk
+
+
+def _in_colour(bgr: RGB, colour: str) -> RGB:
+    gray = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
+    converted: RGB
+    match colour:
+        case "hsv":
+            converted = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+        case "lab":
+            converted = cv2.cvtColor(bgr, cv2.COLOR_BGR2Lab)
+        case "gray":
+            converted = gray
+        case "blue":
+            converted = np.ascontiguousarray(bgr[:, :, 0])
+        case "rg-gray":
+            converted = np.dstack([bgr[:, :, 2], bgr[:, :, 1], gray])
+    return converted
+
+
+def _group(bgr: RGB, converted: RGB, k: int, search: _Search) -> Ints:
+    """Windows ``[N, 4]`` as (x, y, width, height) of one segmentation merged by every strategy."""
+    module = cv2.ximgproc.segmentation
+    segmentation = module.createGraphSegmentation()
+    segmentation.setSigma(_SIGMA)
+    segmentation.setK(k)
+    segmentation.setMinSize(search.min_region(k))
+    # All objects are fresh: a re-used search returns the windows of its former image.
+    searcher = module.createSelectiveSearchSegmentation()
+    searcher.setBaseImage(bgr)
+    searcher.addImage(converted)
+    searcher.addGraphSegmentation(segmentation)
+    for cues in search.strategies:
+        searcher.addStrategy(_strategy(module, cues))
+    return np.asarray(searcher.process(), dtype=np.int64).reshape(-1, 4)
+
+
+def _strategy(module: Any, cues: Sequence[str]) -> Any:
+    create = {
+        "C": module.createSelectiveSearchSegmentationStrategyColor,
+        "F": module.createSelectiveSearchSegmentationStrategyFill,
+        "T": module.createSelectiveSearchSegmentationStrategyTexture,
+        "S": module.createSelectiveSearchSegmentationStrategySize,
+    }
+    parts = [create[cue]() for cue in cues]
+    return parts[0] if len(parts) == 1 else module.createSelectiveSearchSegmentationStrategyMultiple(*parts)

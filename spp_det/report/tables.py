@@ -1,0 +1,59 @@
+"""The figures of an evaluation as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from spp_det.report.text import printable
+
+_COCO_ROWS = {
+    "AP": "IoU .50:.95",
+    "AP50": "IoU .50",
+    "AP75": "IoU .75",
+    "APsmall": "area < 32²",
+    "APmedium": "area 32² to 96²",
+    "APlarge": "area > 96²",
+    "AR1": "1 detection an image",
+    "AR10": "10 detections",
+    "AR100": "100 detections",
+    "ARsmall": "area < 32²",
+    "ARmedium": "area 32² to 96²",
+    "ARlarge": "area > 96²",
+}
+
+
+def coco_table(figures: Mapping[str, float]) -> Table:
+    """The 12 figures of `evaluate_coco`, fractions of 1 shown as per cent; a dash where -1."""
+    table = Table(title="COCO", title_justify="left")
+    table.add_column("figure")
+    table.add_column("of", style="dim")
+    table.add_column("%", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, _COCO_ROWS.get(name, ""), _percent(None if value < 0 else value))
+        if name in ("APlarge", "AP75", "AR100"):
+            table.add_section()
+    return table
+
+
+def voc_table(figures: Mapping[str, Any]) -> Table:
+    """Average precision per class and its mean, fractions of 1 shown as per cent; a dash where None.
+
+    ``figures`` is what `evaluate` returns under ``"voc"``.
+    """
+    table = Table(title="Pascal VOC, AP at IoU .50", title_justify="left")
+    table.add_column("class")
+    table.add_column("area %", justify="right")
+    table.add_column("11-point %", justify="right")
+    for name, values in figures["per_class"].items():
+        table.add_row(escape(printable(name)), _percent(values["area"]), _percent(values["11point"]))
+    table.add_section()
+    table.add_row("mean", _percent(figures["mAP_area"]), _percent(figures["mAP_11point"]), style="bold")
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,120 @@
+"""Where the name tags of boxes go: beside their object, off one another, never out of the picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+
+# What each square pixel of bad luck costs, as shares of the area that is covered.
+_ON_TAG = 8.0  # of the tag, by tags placed before
+_ON_OWN = 0.6  # of the tag's own object
+_ON_OTHER = 2.0  # of another object
+_IN_OTHER = 0.5  # of the tag, by a box that does not hold its own: it seems to be that box's tag
+_SHORTER = 0.35  # for each step to a shorter text
+_WORST = 1.0  # dearer than this, and the box goes without a tag
+_MOST = 0.2  # of the picture may be covered by tags in all; a single tag is always allowed
+
+
+class Place(NamedTuple):
+    """The top left pixel of a tag, and which of the texts offered for it fits there."""
+
+    x: int
+    y: int
+    text: int
+
+
+def place_tags(
+    boxes: Ints, tag_sizes: Sequence[Sequence[tuple[int, int]]], width: int, height: int, line: int
+) -> list[Place | None]:
+    """Choose a place for the tag of every box; the first boxes choose first.
+
+    Args:
+        boxes: int64 ``[N, 4]``, half-open pixels, all inside the picture, most important first.
+        tag_sizes: for each box the ``(width, height)`` of its texts in pixels, longest first. A box
+            may have none; only the first ``len(tag_sizes)`` boxes get tags.
+        width, height: of the picture, pixels.
+        line: thickness of the boxes' lines, which a tag beside its box covers.
+
+    Returns:
+        One place a box that was offered texts, None where every one would hide too much.
+    """
+    frames = boxes.astype(np.float64)
+    placed = np.zeros((0, 4))
+    places: list[Place | None] = []
+    for index, sizes in enumerate(tag_sizes):
+        place = None
+        lowest = _WORST
+        for text, (w, h) in enumerate(sizes):
+            budget = _MOST * width * height - _area(placed).sum()
+            if w > width or h > height or (len(placed) and w * h > budget):
+                continue
+            tags = _around(frames[index], w, h, line)
+            tags[:, :2] = np.clip(tags[:, :2], 0, (width - w, height - h))
+            tags[:, 2:] = tags[:, :2] + (w, h)
+            cost = _cost(tags, index, frames, placed) + _SHORTER * text
+            best = int(cost.argmin())
+            if cost[best] < lowest:
+                lowest = float(cost[best])
+                place = Place(int(tags[best, 0]), int(tags[best, 1]), text)
+        if place is not None:
+            w, h = sizes[place.text]
+            placed = np.append(placed, [[place.x, place.y, place.x + w, place.y + h]], axis=0)
+        places.append(place)
+    return places
+
+
+def _around(box: Doubles, w: int, h: int, line: int) -> Doubles:
+    """Places for a tag at one box, best first, ``[P, 4]``; some may reach out of the picture.
+
+    Those outside the box lie on its line.
+    """
+    x1, y1, x2, y2 = box
+    above, below = y1 - h + line, y2 - line
+    corners = [
+        (x1, above),
+        (x2 - w, above),
+        (x1, below),
+        (x2 - w, below),
+        (x1, y1),
+        (x2 - w, y1),
+        (x1, y2 - h),
+        (x2 - w, y2 - h),
+        (x2 - line, y1),
+        (x1 - w + line, y1),
+        (x2 - line, y2 - h),
+        (x1 - w + line, y2 - h),
+    ]
+    top_left = np.array(corners)
+    return np.concatenate([top_left, top_left + np.array([w, h])], axis=1)
+
+
+def _cost(tags: Doubles, index: int, boxes: Doubles, placed: Doubles) -> Doubles:
+    """How much each of ``[P, 4]`` places for the tag of box ``index`` hides or misleads: ``[P]``."""
+    own = boxes[index : index + 1]
+    tag_area = _area(tags)
+    holds_own = _shared(own, boxes)[0] >= 0.9 * _area(own)  # the own box itself, and what it lies in
+    on_box = _shared(tags, boxes)  # [P, N]
+    others = np.where(holds_own, 0.0, on_box)
+    return np.asarray(
+        0.01 * np.arange(len(tags))
+        + _ON_OWN * on_box[:, index] / _area(own)
+        + _ON_OTHER * (others / _area(boxes)).sum(axis=1)
+        + _IN_OTHER * np.minimum(others.sum(axis=1) / tag_area, 1.0)
+        + _ON_TAG * _shared(tags, placed).sum(axis=1) / tag_area
+    )
+
+
+def _area(boxes: Doubles) -> Doubles:
+    return np.asarray((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+
+
+def _shared(a: Doubles, b: Doubles) -> Doubles:
+    """``[N, 4], [M, 4] -> [N, M]`` areas of intersection."""
+    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    return np.asarray(np.maximum(sides, 0).prod(axis=-1))

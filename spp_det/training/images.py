@@ -1,0 +1,168 @@
+"""The training images: each with its proposals and conv5 maps, computed once and kept in the cache."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spp_det import proposals
+from spp_det.boxes import Boxes, Ints
+from spp_det.cache import Cache, digest, file_digest
+from spp_det.config import Proposals
+from spp_det.data.bounds import fit_record
+from spp_det.data.records import Dataset, Record
+from spp_det.errors import UserError
+from spp_det.images import UnreadableImageError, read_image
+from spp_det.model.features import ConvMap, SPPFeatures
+from spp_det.opencv import cv2
+from spp_det.progress import track
+from spp_det.training.mining import Example
+from spp_det.training.windows import LabelledWindows
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+S = TypeVar("S")
+
+MAPS_VERSION = 1  # of the maps computed from given pixels, weights and scales; part of their cache key
+
+
+def ahead(function: Callable[[S], T], items: Sequence[S], workers: int) -> Iterator[T]:
+    """``map(function, items)`` on threads, in order, with at most two results a worker waiting."""
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[T]] = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > 2 * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """A readable image: its annotation fitted to its true size, its windows and the key of its bytes."""
+
+    record: Record
+    windows: LabelledWindows
+    key: str
+
+
+class TrainingImages:
+    """Annotated images with their windows and vectors, at the price of reading cached maps."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        features: SPPFeatures,
+        search: Proposals,
+        cache: Cache,
+        workers: int,
+        strict: bool = False,
+    ) -> None:
+        """Compute, or find in the cache, the proposals and the maps of every image.
+
+        An image that cannot be read is left out with a warning, or a UserError where ``strict``.
+        """
+        self.features = features
+        self.search = search
+        self.cache = cache
+        self.skipped: list[str] = []
+        prepared = []
+        for record, result in zip(
+            dataset.records,
+            track(ahead(self._prepare, dataset.records, workers), "selective search", len(dataset)),
+            strict=True,
+        ):
+            if isinstance(result, UnreadableImageError):
+                if strict:
+                    raise result
+                logger.warning("skipped: %s", result)
+                self.skipped.append(record.image_id)
+            else:
+                prepared.append(result)
+        if not prepared:
+            raise UserError("there is no readable training image")
+        self.images: list[_Prepared] = prepared
+        self._maps_settings = (
+            MAPS_VERSION,
+            features.backbone.name,
+            features.backbone.digest(),
+            features.scales,
+            features.max_side,
+        )
+        for index in track(range(len(self)), f"conv5 maps ({features.backbone.name})"):
+            self._maps(index)
+
+    def __len__(self) -> int:
+        """The number of readable images."""
+        return len(self.images)
+
+    def _prepare(self, record: Record) -> _Prepared | UnreadableImageError:
+        """Windows of one image. Runs on several threads."""
+        try:
+            key = file_digest(record.path)
+        except OSError as error:
+            return UnreadableImageError(f"{record.path}: {error.strerror}")
+        settings = (proposals.VERSION, cv2.__version__, self.search.mode, self.search.max_side)
+        proposals_key = digest(key, settings)
+        found = self.cache.load("proposals", proposals_key)
+        if found is None:
+            try:
+                image = read_image(record.path)
+            except UnreadableImageError as error:
+                return error
+            boxes = proposals.selective_search(image, self.search.mode, self.search.max_side, threads=1)
+            found = {"boxes": boxes, "size": np.array(image.shape[1::-1])}
+            self.cache.store("proposals", proposals_key, found)
+        width, height = found["size"].tolist()
+        record = fit_record(record, width, height)
+        return _Prepared(record, LabelledWindows.of(record, found["boxes"]), key)
+
+    def _maps(self, index: int) -> list[ConvMap]:
+        image = self.images[index]
+        key = digest(image.key, self._maps_settings)
+        found = self.cache.load("maps", key)
+        if found is None:
+            maps = self.features.maps(read_image(image.record.path))
+            found = {}
+            for scale, conv_map in enumerate(maps):
+                found[f"cells{scale}"] = conv_map.cells.permute(1, 2, 0).half().cpu().numpy()  # [h, w, C]
+                found[f"enlargement{scale}"] = np.array(conv_map.enlargement)
+            self.cache.store("maps", key, found)
+        device = self.features.backbone.mean.device
+        return [
+            ConvMap(
+                torch.from_numpy(found[f"cells{scale}"]).to(device).permute(2, 0, 1),
+                tuple(found[f"enlargement{scale}"].tolist()),
+            )
+            for scale in range(len(self.features.scales))
+        ]
+
+    def windows(self) -> list[LabelledWindows]:
+        """Of every image."""
+        return [image.windows for image in self.images]
+
+    def example(self, index: int) -> Example:
+        """One image with the vectors of all its windows."""
+        windows = self.images[index].windows
+        vectors, vector_of = self.features.pool(self._maps(index), windows.boxes)
+        return Example(windows, vectors, vector_of)
+
+    def stream(self, title: str) -> Iterator[Example]:
+        """One pass over all images, with a progress bar; the next one is read while the last is used."""
+        yield from track(ahead(self.example, range(len(self)), workers=1), title, len(self))
+
+    def vectors_of(self, index: int, windows: Ints) -> Tensor:
+        """Vectors ``[n, D]`` of some windows ``[n]`` of one image."""
+        boxes: Boxes = self.images[index].windows.boxes[windows]
+        vectors, vector_of = self.features.pool(self._maps(index), boxes)
+        return vectors[torch.from_numpy(vector_of).to(vectors.device)]

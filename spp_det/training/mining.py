@@ -1,0 +1,146 @@
+"""Training the SVMs: ground truth against hard negatives, found in one pass over the images (P 4.1, R)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spp_det.boxes import Ints
+from spp_det.config import SVM
+from spp_det.errors import UserError
+from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms
+from spp_det.training.windows import LabelledWindows, spread_out
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One image of the training stream.
+
+    Attributes:
+        windows: its labelled windows, N of them.
+        vectors: float ``[M, D]``, one a distinct rectangle of cells.
+        vector_of: int64 ``[N]``: the vector of each window.
+    """
+
+    windows: LabelledWindows
+    vectors: Tensor
+    vector_of: Ints
+
+
+class ExamplePool:
+    """Examples of all classes in half precision, in one growing array.
+
+    A row is one vector; ``signs`` says what it is to each class. Conv5 maps are stored in half
+    precision and a maximum invents no digits, so nothing is lost here.
+    """
+
+    def __init__(self, dimension: int, classes: int) -> None:
+        self.vectors = torch.empty((0, dimension), dtype=torch.float16)
+        self.size = 0
+        self.signs = np.zeros((0, classes), np.int8)
+        self.alpha = np.zeros((0, classes))
+
+    def add(self, vectors: Tensor, signs: npt.NDArray[np.int8]) -> None:
+        """Append ``[n, D]`` vectors and their ``[n, K]`` signs."""
+        total = self.size + len(vectors)
+        if total > len(self.vectors):
+            grown = torch.empty((max(total, len(self.vectors) * 3 // 2), self.vectors.shape[1]), dtype=torch.float16)
+            grown[: self.size] = self.vectors[: self.size]
+            self.vectors = grown
+        self.vectors[self.size : total] = vectors
+        self.size = total
+        self.signs = np.concatenate([self.signs, signs])
+        self.alpha = np.concatenate([self.alpha, np.zeros(signs.shape)])
+
+    def fit(self, objective: Hinge, tolerance: float) -> Fit:
+        """Train on all rows, from where the last fit ended."""
+        fit = fit_svms(self.vectors[: self.size], self.signs, objective, tolerance, self.alpha)
+        self.alpha = fit.alpha
+        return fit
+
+    def evict(self, svms: LinearSVMs, below: float) -> None:
+        """Forget negatives that score lower, and rows that are then of no use to any class."""
+        scores = torch.cat([svms(chunk.float()) for chunk in self.vectors[: self.size].split(2048)]).numpy()
+        self.signs[(self.signs < 0) & (scores < below) & (self.alpha == 0)] = 0
+        used = np.flatnonzero((self.signs != 0).any(axis=1))
+        for row, source in enumerate(used):  # in place: the array is most of the memory
+            self.vectors[row] = self.vectors[source]
+        self.signs, self.alpha, self.size = self.signs[used], self.alpha[used], len(used)
+
+
+def train_svms(
+    stream: Callable[[], Iterable[Example]],
+    classes: tuple[str, ...],
+    dimension: int,
+    mean_norm: float,
+    settings: SVM,
+) -> tuple[LinearSVMs, dict[str, object]]:
+    """Train one SVM a class.
+
+    Positives are the ground-truth windows. One pass over the images then collects negatives that the
+    current SVMs get wrong or nearly so; when enough are new, the SVMs are trained again and easy negatives
+    forgotten.
+
+    Args:
+        stream: starts a pass over the training images.
+        mean_norm: mean Euclidean norm of sampled vectors; features are scaled so that it becomes
+            ``settings.norm``.
+
+    Returns the SVMs, for unscaled vectors, and figures for the log. Raises UserError for a class without
+    a positive.
+    """
+    objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
+    pool = ExamplePool(dimension, len(classes))
+    svms = LinearSVMs(torch.zeros(dimension, len(classes)), torch.zeros(len(classes)))
+    new = np.zeros(len(classes), np.int64)
+    fits = 0
+    for example in stream():
+        _add_positives(pool, example, len(classes))
+        new += _add_hard_negatives(pool, example, svms, settings)
+        if new.max() >= settings.retrain_after:
+            svms = pool.fit(objective, max(settings.tolerance, 1e-2)).svms
+            pool.evict(svms, settings.evict_score)
+            new[:] = 0
+            fits += 1
+            logger.info("mining: fit %d, %d examples kept", fits, pool.size)
+    for label, name in enumerate(classes):
+        if not (pool.signs[:, label] > 0).any():
+            raise UserError(f"class {name!r} has no positive example in the training images")
+    fit = pool.fit(objective, settings.tolerance)
+    negatives = (pool.signs < 0).sum(axis=0)
+    logger.info("mining: final fit on %d examples, duality gap %.1e", pool.size, fit.gap.max())
+    return fit.svms, {
+        "fits": fits + 1,
+        "examples": pool.size,
+        "negatives": dict(zip(classes, negatives.tolist(), strict=True)),
+        "duality_gap": float(fit.gap.max()),
+    }
+
+
+def _add_positives(pool: ExamplePool, example: Example, classes: int) -> None:
+    index, labels = example.windows.positives()
+    signs = np.zeros((len(index), classes), np.int8)
+    signs[np.arange(len(index)), labels] = 1
+    pool.add(example.vectors[example.vector_of[index]], signs)
+
+
+def _add_hard_negatives(pool: ExamplePool, example: Example, svms: LinearSVMs, settings: SVM) -> Ints:
+    """Add what an image has to teach; returns the number of new negatives of each class ``[K]``."""
+    scores = svms(example.vectors.float()).cpu().numpy()[example.vector_of]  # [N, K]
+    negative = example.windows.class_overlaps(scores.shape[1]) < settings.negative_iou
+    hard = negative & (scores > settings.hard_score)
+    signs = np.zeros((len(example.vectors), scores.shape[1]), np.int8)  # of each vector
+    for label in range(scores.shape[1]):
+        kept = spread_out(example.windows.boxes, scores[:, label], hard[:, label], settings.duplicate_iou)
+        signs[example.vector_of[kept], label] = -1
+    rows = np.flatnonzero(signs.any(axis=1))
+    pool.add(example.vectors[rows], signs[rows])
+    return (signs < 0).sum(axis=0)

@@ -1,0 +1,77 @@
+"""Training the box regressor: windows near an object learn to move onto it (P section 4.1, R)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spp_det.boxes import Ints, encode_deltas
+from spp_det.config import BoxRegression
+from spp_det.model.bbox import BoxRegressor, fit_ridge
+from spp_det.training.windows import LabelledWindows
+
+
+def train_regressor(
+    windows: Sequence[LabelledWindows],
+    vectors_of: Callable[[int, Ints], Tensor],
+    classes: tuple[str, ...],
+    dimension: int,
+    mean_norm: float,
+    settings: BoxRegression,
+    generator: np.random.Generator,
+) -> BoxRegressor:
+    """Fit each class's regressor on windows that overlap one of its objects by ``settings.min_iou``.
+
+    Args:
+        windows: the labelled windows of every training image.
+        vectors_of: vectors ``[n, D]`` of chosen windows ``[n]`` of an image.
+        mean_norm: as for the SVMs; ``settings.ridge`` is meant for vectors of mean norm ``settings.norm``.
+        generator: draws ``settings.max_windows`` examples where a class has more.
+    """
+    pairs = [image.regression_pairs(settings.min_iou) for image in windows]
+    scale = settings.norm / mean_norm
+    weight, bias = torch.zeros(len(classes), dimension, 4), torch.zeros(len(classes), 4)
+    for label in range(len(classes)):
+        chosen = _draw(windows, pairs, label, settings.max_windows, generator)
+        vectors, targets = [], []
+        for image, index, objects in chosen:
+            boxes = windows[image].boxes
+            vectors.append(vectors_of(image, index).half())
+            targets.append(encode_deltas(boxes[index], boxes[objects]))  # objects come first among the windows
+        if vectors:
+            examples = torch.cat(vectors).float()
+            w, b = fit_ridge(examples.mul_(scale), np.concatenate(targets), settings.ridge)
+            weight[label], bias[label] = w.mul_(scale), b
+    return BoxRegressor(weight, bias)
+
+
+def _draw(
+    windows: Sequence[LabelledWindows],
+    pairs: Sequence[tuple[Ints, Ints]],
+    label: int,
+    most: int,
+    generator: np.random.Generator,
+) -> list[tuple[int, Ints, Ints]]:
+    """At most that many (window, object) pairs of a class, as (image, windows, objects), image by image."""
+    found: list[tuple[int, Ints, Ints]] = []
+    for image, (index, objects) in enumerate(pairs):
+        mine = windows[image].record.labels[objects] == label
+        if mine.any():
+            found.append((image, index[mine], objects[mine]))
+    total = sum(len(index) for _, index, _ in found)
+    if total <= most:
+        return found
+    keep = np.zeros(total, bool)
+    keep[generator.choice(total, most, replace=False)] = True
+    parts = np.split(keep, np.cumsum([len(index) for _, index, _ in found])[:-1])
+    drawn = zip(found, parts, strict=True)
+    return [(image, index[part], objects[part]) for (image, index, objects), part in drawn if part.any()]
+
+
+def mean_vector_norm(images: Iterable[Tensor]) -> float:
+    """Mean Euclidean norm of the vectors ``[n, D]`` of some images."""
+    norms = [vectors.norm(dim=1) for vectors in images]
+    return float(torch.cat(norms).mean())

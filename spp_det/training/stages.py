@@ -1,0 +1,93 @@
+"""The order of the training: data, proposals, maps, SVMs, box regression, model file, evaluation."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spp_det.cache import Cache
+from spp_det.config import Config, Data
+from spp_det.data.coco import read_coco
+from spp_det.data.records import Dataset
+from spp_det.data.voc import read_voc
+from spp_det.model.backbone import Backbone
+from spp_det.model.detector import Detector, Settings, build_features
+from spp_det.training.images import TrainingImages
+from spp_det.training.mining import train_svms
+from spp_det.training.regression import mean_vector_norm, train_regressor
+
+logger = logging.getLogger(__name__)
+
+NORM_IMAGES = 200  # images sampled for the mean norm of the vectors
+
+
+def read_dataset(data: Data, split: str, classes: tuple[str, ...] | None = None) -> Dataset:
+    """A split of the configured data set; ``classes`` to insist on, or None for those of the split."""
+    if data.format == "coco":
+        return read_coco(split, data.root)
+    return read_voc(data.root, split, classes)
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a training ends in: the model, and what to know about how it came to be."""
+
+    detector: Detector
+    metrics: dict[str, object]
+
+
+def train(config: Config) -> Trained:
+    """Train a detector. Writes only the cache; the caller saves the model."""
+    clock = _Clock()
+    dataset = read_dataset(config.data, config.data.train, config.data.classes)
+    workers = config.runtime.workers or os.cpu_count() or 1
+    device = torch.device("cpu")
+    settings = Settings(config.proposals, config.backbone, config.pyramid, config.detection)
+    backbone = Backbone(config.backbone.name).load_weights(config.backbone.weights).to(device)
+    features = build_features(backbone, settings)
+    cache = Cache(config.runtime.cache or config.output / "cache")
+    images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
+    clock.lap("proposals_and_maps")
+    generator = np.random.default_rng(config.seed)
+    sample = generator.permutation(len(images))[:NORM_IMAGES]
+    mean_norm = mean_vector_norm(images.example(int(i)).vectors for i in sample)
+    clock.lap("norm")
+    svms, figures = train_svms(
+        lambda: images.stream("hard negatives"), dataset.classes, features.dimension, mean_norm, config.svm
+    )
+    clock.lap("svm")
+    regressor = None
+    if config.bbox.enabled:
+        regressor = train_regressor(
+            images.windows(), images.vectors_of, dataset.classes, features.dimension, mean_norm, config.bbox, generator
+        )
+        clock.lap("bbox")
+    detector = Detector(dataset.classes, features, svms, regressor, settings)
+    metrics = {
+        "images": len(images),
+        "skipped": images.skipped,
+        "mean_norm": mean_norm,
+        "svm": figures,
+        "seconds": clock.laps,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    return Trained(detector, metrics)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.laps[name] = round(now - self._last, 2)
+        self._last = now
+        logger.info("%s took %.1f s", name, self.laps[name])

@@ -1,0 +1,69 @@
+"""Which windows of an annotated image are examples of what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from spp_det.boxes import Boxes, Floats, Ints, iou, nms
+from spp_det.data.records import Record
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledWindows:
+    """An image's windows, ground truth first, and how they overlap its objects.
+
+    Attributes:
+        boxes: float32 ``[N, 4]``: the objects' own boxes, then the proposals.
+        objects: how many of them are objects.
+        overlaps: float32 ``[N, G]`` IoU with every object.
+        record: the annotation.
+    """
+
+    boxes: Boxes
+    objects: int
+    overlaps: Floats
+    record: Record
+
+    @classmethod
+    def of(cls, record: Record, proposals: Boxes) -> LabelledWindows:
+        """Put an image's objects and its ``[N, 4]`` proposals together."""
+        boxes = np.concatenate([record.boxes, proposals])
+        return cls(boxes, len(record.boxes), iou(boxes, record.boxes), record)
+
+    def positives(self) -> tuple[Ints, Ints]:
+        """Indices ``[P]`` and labels ``[P]`` of the SVMs' positives: the objects themselves (P section 4.1).
+
+        Difficult objects and crowds are no examples of anything.
+        """
+        wanted = np.flatnonzero(~(self.record.difficult | self.record.crowd))
+        return wanted, self.record.labels[wanted]
+
+    def class_overlaps(self, classes: int) -> Floats:
+        """``[N, K]``: the largest IoU with any object of each class, difficult ones too; 0 without one."""
+        best = np.zeros((len(self.boxes), classes), np.float32)
+        for column, label in enumerate(self.record.labels):
+            np.maximum(best[:, label], self.overlaps[:, column], out=best[:, label])
+        return best
+
+    def regression_pairs(self, min_iou: float) -> tuple[Ints, Ints]:
+        """Windows ``[P]`` and, for each, the object ``[P]`` that it overlaps most, where by ``min_iou`` or more.
+
+        A window is no example where that object is difficult or a crowd.
+        """
+        if not len(self.record.boxes):
+            return np.zeros(0, np.int64), np.zeros(0, np.int64)
+        target = self.overlaps.argmax(axis=1)
+        usable = ~(self.record.difficult | self.record.crowd)[target]
+        near = self.overlaps[np.arange(len(target)), target] >= min_iou
+        windows = np.flatnonzero(usable & near)
+        return windows, target[windows]
+
+
+def spread_out(boxes: Boxes, scores: Floats, candidates: npt.NDArray[np.bool_], max_iou: float) -> Ints:
+    """Those of the candidate windows ``[N]`` that remain when none may overlap a better one by more
+    than ``max_iou`` (P section 4.1: 0.7)."""
+    index = np.flatnonzero(candidates)
+    return index[nms(boxes[index], scores[index], max_iou)]

@@ -1,0 +1,250 @@
+"""COCO instances files: read, refused, written, and understood by pycocotools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from spp_det.boxes import as_boxes
+from spp_det.data.coco import coco_instances, read_coco
+from spp_det.data.records import Dataset, Record
+from spp_det.errors import UserError
+
+
+def instances() -> dict[str, Any]:
+    return {
+        "images": [
+            {"id": 42, "file_name": "b.jpg", "width": 100, "height": 80},
+            {"id": 7, "file_name": "sub/a.jpg", "width": 100, "height": 80},
+            {"id": 0, "file_name": "none.jpg"},
+        ],
+        "categories": [{"id": 18, "name": "dog"}, {"id": 3, "name": "cat", "supercategory": "animal"}],
+        "annotations": [
+            {"id": 900, "image_id": 7, "category_id": 3, "bbox": [1, 2, 10, 20], "area": 55.5, "iscrowd": 0},
+            {"id": 5, "image_id": 42, "category_id": 18, "bbox": [0.5, 0.25, 3.5, 4], "iscrowd": 1},
+            {"id": 6, "image_id": 42, "category_id": 3, "bbox": [0, 0, 100, 80]},
+        ],
+    }
+
+
+def write(tmp_path: Path, content: object) -> Path:
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+# ---------------------------------------------------------------- reading
+
+
+def test_reads_ids_boxes_and_flags(tmp_path: Path) -> None:
+    dataset = read_coco(write(tmp_path, instances()))
+    assert dataset.classes == ("dog", "cat")
+    assert dataset.category_ids == (18, 3)
+    assert dataset.coco_ids == (42, 7, 0)
+    first, second, last = dataset.records
+    assert [record.image_id for record in dataset.records] == ["b.jpg", "sub/a.jpg", "none.jpg"]
+    assert first.boxes.tolist() == [[0.5, 0.25, 4, 4.25], [0, 0, 100, 80]]
+    assert first.boxes.dtype == np.float32
+    assert first.labels.tolist() == [0, 1]
+    assert first.labels.dtype == np.int64
+    assert first.crowd.tolist() == [True, False]
+    assert not first.difficult.any()
+    assert first.size == (100, 80)
+    assert second.path == tmp_path / "sub/a.jpg"
+    assert last.boxes.shape == (0, 4)
+    assert last.size is None
+
+
+def test_images_root(tmp_path: Path) -> None:
+    dataset = read_coco(str(write(tmp_path, instances())), tmp_path / "val2017")
+    assert dataset.records[0].path == tmp_path / "val2017/b.jpg"
+
+
+def test_box_that_reaches_outside_is_clipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = instances()
+    content["annotations"][0]["bbox"] = [90, 2, 20, 20]
+    assert read_coco(write(tmp_path, content)).records[1].boxes.tolist() == [[90, 2, 100, 22]]
+    assert "1 boxes in 1 images" in caplog.text
+    assert "annotation 900 (cat)" in caplog.text
+
+
+def test_box_that_overshoots_by_its_decimals_is_clipped_silently(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = instances()
+    content["annotations"][0]["bbox"] = [90, 2, 10.01, 20]
+    assert read_coco(write(tmp_path, content)).records[1].boxes.tolist() == [[90, 2, 100, 22]]
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("bbox", [[5, 5, 0, 4], [5, 5, 4, 0.0], [90, 5, 1e-9, 4]])
+def test_box_without_area_is_dropped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, bbox: list[float]
+) -> None:
+    content = instances()
+    content["annotations"][1]["bbox"] = bbox
+    record = read_coco(write(tmp_path, content)).records[0]
+    assert record.boxes.tolist() == [[0, 0, 100, 80]]
+    assert record.crowd.tolist() == [False]
+    assert "1 boxes without area were dropped" in caplog.text
+    assert "annotation 5" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("where", "change", "message"),
+    [
+        (("annotations", 0), {"image_id": 99}, "annotation 900 is of an unknown image: image_id 99"),
+        (("annotations", 0), {"category_id": 1}, "annotation 900 is of an unknown category: category_id 1"),
+        (("annotations", 0), {"bbox": [1, 2, -3, 4]}, "annotation 900 has bbox [1, 2, -3, 4], whose width"),
+        (("annotations", 0), {"bbox": [1, 2, 3]}, "annotation 900 has bbox [1, 2, 3], which is not four"),
+        (("annotations", 0), {"bbox": "1 2 3 4"}, "annotation 900 has bbox '1 2 3 4'"),
+        (("annotations", 0), {"bbox": None}, "annotation 900 has bbox None"),
+        (("annotations", 0), {"bbox": [1, 2, float("nan"), 4]}, "annotation 900 has bbox"),
+        (("annotations", 0), {"bbox": [1, 2, float("inf"), 4]}, "annotation 900 has bbox"),
+        (("annotations", 0), {"bbox": [1, 2, 10**400, 4]}, "annotation 900 has bbox"),
+        (("annotations", 0), {"bbox": [1, 2, True, 4]}, "annotation 900 has bbox"),
+        (("annotations", 0), {"bbox": [200, 2, 5, 5]}, "annotation 900 (cat) lies outside the 100x80 image"),
+        (("annotations", 0), {"category_id": "3"}, "annotation 900 has category_id '3'"),
+        (("annotations", 1), {"id": 900}, "annotations[1] has an id that is used already: 900"),
+        (("annotations", 1), {"id": None}, "annotations[1] has id None"),
+        (("images", 1), {"id": 42}, "images[1] has an id that is used already: 42"),
+        (("images", 1), {"id": True}, "images[1] has id True"),
+        (("images", 1), {"file_name": "b.jpg"}, "image 7 has the file_name of another image"),
+        (("images", 1), {"file_name": None}, "image 7 has file_name None"),
+        (("images", 1), {"file_name": "../a.jpg"}, "image 7 has file_name '../a.jpg', which leads out"),
+        (("images", 1), {"file_name": "/a.jpg"}, "image 7 has file_name '/a.jpg', which leads out"),
+        (("images", 1), {"width": "100"}, "image 7 has width '100'"),
+        (("categories", 1), {"name": "dog"}, "two categories have the name 'dog'"),
+        (("categories", 1), {"name": 3}, "category 3 has name 3"),
+        (("categories", 1), {"id": 18}, "categories[1] has an id that is used already: 18"),
+    ],
+)
+def test_bad_entry_is_named(
+    tmp_path: Path, where: tuple[str, int], change: dict[str, object], message: str
+) -> None:
+    content = instances()
+    content[where[0]][where[1]].update(change)
+    path = write(tmp_path, content)
+    with pytest.raises(UserError) as caught:
+        read_coco(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not a readable JSON file"),
+        ("{", "not a readable JSON file"),
+        ("[" * 100_000, "not a readable JSON file"),
+        ('[{"image_id": 1, "score": 0.5}]', "a list, as results are"),
+        ("3", "not a COCO instances file"),
+        ('{"images": [], "categories": []}', "lacks the list 'annotations'"),
+        ('{"images": [], "categories": {}, "annotations": []}', "lacks the list 'categories'"),
+        ('{"images": [3], "categories": [], "annotations": []}', "images[0] is not an object"),
+    ],
+)
+def test_other_files(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        read_coco(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"instances\.json: no such file"):
+        read_coco(tmp_path / "instances.json")
+
+
+# ---------------------------------------------------------------- writing
+
+edge = st.integers(0, 1000)
+
+
+@st.composite
+def datasets(draw: st.DrawFn) -> Dataset:
+    records = []
+    for number in range(draw(st.integers(0, 3))):
+        count = draw(st.integers(0, 4))
+        corners = [[sorted((draw(edge), draw(edge))) for _ in range(2)] for _ in range(count)]
+        boxes = as_boxes([[x1, y1, x2 + 1, y2 + 1] for (x1, x2), (y1, y2) in corners])
+        difficult = np.array([draw(st.booleans()) for _ in range(count)], np.bool_)
+        crowd = np.array([draw(st.booleans()) for _ in range(count)], np.bool_) & ~difficult
+        labels = np.array([draw(st.integers(0, 1)) for _ in range(count)], np.int64)
+        name = f"folder/{number}.jpg"
+        records.append(Record(name, Path(name), boxes, labels, difficult, crowd, (1001, 1001)))
+    ids = draw(st.lists(st.integers(0, 10**6), min_size=len(records), max_size=len(records), unique=True))
+    return Dataset(("cat", "dog"), records, (18, 3), tuple(ids))
+
+
+@given(datasets())
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> None:
+    path = write(tmp_path_factory.getbasetemp(), coco_instances(dataset))
+    found = read_coco(path)
+    assert found.classes == dataset.classes
+    assert found.category_ids == dataset.category_ids
+    if dataset.records:
+        assert found.coco_ids == dataset.coco_ids
+    for a, b in zip(found.records, dataset.records, strict=True):
+        assert (a.image_id, a.size) == (b.image_id, b.size)
+        for key in ("boxes", "labels", "difficult", "crowd"):
+            assert np.array_equal(getattr(a, key), getattr(b, key))
+            assert getattr(a, key).dtype == getattr(b, key).dtype
+
+
+def one_record(path: Path, difficult: bool = False, size: tuple[int, int] | None = (100, 80)) -> Dataset:
+    boxes = as_boxes([[10, 10, 30, 50], [50, 10, 70, 50]])
+    flags = np.array([False, difficult], np.bool_)
+    labels, no = np.zeros(2, np.int64), np.zeros(2, np.bool_)
+    return Dataset(("cat",), [Record("000005", path, boxes, labels, flags, no, size)])
+
+
+def test_voc_ids_get_their_suffix_back() -> None:
+    content = coco_instances(one_record(Path("root/JPEGImages/000005.png")))
+    assert content["images"] == [{"id": 1, "file_name": "000005.png", "width": 100, "height": 80}]
+
+
+def test_sizes_are_those_given_or_stated_or_the_images_own(tmp_path: Path) -> None:
+    Image.new("RGB", (33, 22)).save(tmp_path / "000005.png")
+    dataset = one_record(tmp_path / "000005.png", size=None)
+    assert coco_instances(dataset)["images"][0]["width"] == 33
+    assert coco_instances(dataset, [(5, 6)])["images"][0]["height"] == 6
+    with pytest.raises(ValueError, match="zip"):
+        coco_instances(dataset, [])
+
+
+def test_difficult_objects_are_left_out_of_the_count_by_pycocotools() -> None:
+    content = coco_instances(one_record(Path("000005.jpg"), difficult=True))
+    first, second = content["annotations"]
+    assert (first["iscrowd"], "ignore" in first) == (0, False)
+    assert (second["iscrowd"], second["ignore"]) == (1, 1)
+    truth = COCO()
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth.dataset = json.loads(json.dumps(content))
+        truth.createIndex()
+        found = truth.loadRes(
+            [
+                {"image_id": 1, "category_id": 1, "bbox": first["bbox"], "score": 0.5},
+                {"image_id": 1, "category_id": 1, "bbox": second["bbox"], "score": 0.9},
+            ]
+        )
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1.0)
+    assert evaluation.stats[8] == pytest.approx(1.0)

@@ -1,0 +1,208 @@
+"""The COCO figures against pycocotools, run through files as its own demo runs it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from spp_det.errors import UserError
+from spp_det.evaluation.coco import FIGURES, evaluate_coco
+
+
+def by_files(instances, results, folder):
+    """The twelve numbers of the official way: two files, `COCO`, `loadRes`, `COCOeval`."""
+    (folder / "instances.json").write_text(json.dumps(instances))
+    (folder / "results.json").write_text(json.dumps(results))
+    truth = COCO(str(folder / "instances.json"))
+    evaluator = COCOeval(truth, truth.loadRes(str(folder / "results.json")), "bbox")
+    evaluator.evaluate()
+    evaluator.accumulate()
+    evaluator.summarize()
+    return list(evaluator.stats)
+
+
+def scene(seed=0, images=12, categories=3):
+    """Random objects, a tenth of them crowds, and detections near some of them, with tied scores."""
+    generator = np.random.default_rng(seed)
+    annotations, results = [], []
+    for image_id in range(10, 10 + images):
+        for _ in range(generator.integers(0, 6)):
+            x, y = generator.uniform(0, 200, 2)
+            width, height = generator.uniform(5, 200, 2)
+            category = int(generator.integers(1, categories + 1))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": category,
+                    "bbox": [x, y, width, height],
+                    "area": width * height * 0.7,  # as of a mask: less than the box
+                    "iscrowd": int(generator.random() < 0.1),
+                }
+            )
+            for _ in range(generator.integers(0, 3)):
+                shift = generator.normal(0, 0.1, 4) * [width, height, width, height]
+                results.append(
+                    {
+                        "image_id": image_id,
+                        "category_id": category if generator.random() < 0.9 else 1,
+                        "bbox": list(np.array([x, y, width, height]) + shift),
+                        "score": round(float(generator.random()), 1),
+                    }
+                )
+    return {
+        "images": [{"id": i, "file_name": f"{i}.jpg"} for i in range(10, 10 + images)],
+        "categories": [{"id": i, "name": f"class {i}"} for i in range(1, categories + 1)],
+        "annotations": annotations,
+    }, results
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equals_pycocotools_to_the_last_digit(seed, tmp_path):
+    instances, results = scene(seed)
+    figures = evaluate_coco(instances, results)
+    assert tuple(figures) == FIGURES
+    assert list(figures.values()) == by_files(instances, results, tmp_path)
+    assert 0 < figures["AP"] < 1
+
+
+def test_undefined_figures_are_minus_one(tmp_path):
+    instances, results = scene()
+    instances["annotations"] = [a for a in instances["annotations"] if a["area"] > 96**2]
+    figures = evaluate_coco(instances, results)
+    assert figures["APsmall"] == figures["ARmedium"] == -1
+    assert list(figures.values()) == by_files(instances, results, tmp_path)
+
+
+def test_difficult_objects_written_as_crowds_change_the_figures():
+    instances, results = scene()
+    plain = copy.deepcopy(instances)
+    for annotation in plain["annotations"]:
+        annotation["iscrowd"] = 0
+    assert evaluate_coco(instances, results)["AP"] != evaluate_coco(plain, results)["AP"]
+
+
+def test_no_results():
+    instances, _ = scene()
+    figures = evaluate_coco(instances, [])
+    assert all(value == 0 for value in figures.values())
+
+
+def test_no_images():
+    figures = evaluate_coco({"images": [], "annotations": [], "categories": []}, [])
+    assert all(value == -1 for value in figures.values())
+
+
+def test_results_of_unknown_categories_count_nothing(tmp_path):
+    instances, results = scene()
+    more = [*results, {**results[0], "category_id": 99}]
+    assert evaluate_coco(instances, more) == evaluate_coco(instances, results)
+    assert list(evaluate_coco(instances, more).values()) == by_files(instances, more, tmp_path)
+
+
+def test_ids_may_be_names(tmp_path):
+    instances, results = scene()
+    for entry in [*instances["annotations"], *results]:
+        entry["image_id"] = f"photo {entry['image_id']}"
+    for image in instances["images"]:
+        image["id"] = f"photo {image['id']}"
+    assert list(evaluate_coco(instances, results).values()) == by_files(instances, results, tmp_path)
+
+
+def test_area_and_iscrowd_may_be_left_out():
+    instances, results = scene()
+    full, bare = copy.deepcopy(instances), copy.deepcopy(instances)
+    for annotation in full["annotations"]:
+        annotation.update(iscrowd=0, area=annotation["bbox"][2] * annotation["bbox"][3])
+    for annotation in bare["annotations"]:
+        del annotation["iscrowd"], annotation["area"]
+    assert evaluate_coco(bare, results) == evaluate_coco(full, results)
+
+
+def test_arguments_are_not_changed_and_nothing_is_printed(capsys):
+    instances, results = scene()
+    before = copy.deepcopy((instances, results))
+    evaluate_coco(instances, results)
+    assert (instances, results) == before
+    assert capsys.readouterr().out == ""
+
+
+def test_the_annotation_id_that_pycocotools_overlooks_is_warned_of(caplog):
+    instances, results = scene()
+    instances["annotations"][0]["id"] = 0
+    with caplog.at_level(logging.WARNING):
+        evaluate_coco(instances, results)
+    assert "id 0" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), "0.5", None, 10**400])
+def test_scores_and_boxes_that_are_not_finite_numbers_are_refused(bad):
+    instances, results = scene()
+    with pytest.raises(UserError, match=r"^results\[3\]: score must be a finite number"):
+        evaluate_coco(instances, [*results[:3], {**results[3], "score": bad}])
+    with pytest.raises(UserError, match=r"^results\[3\]: bbox must be four finite numbers"):
+        evaluate_coco(instances, [*results[:3], {**results[3], "bbox": [0, 0, 5, bad]}])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_id": 999}, "image_id 999 is not in ground truth"),
+        ({"image_id": 1.5}, "image_id must be a whole number or a name"),
+        ({"bbox": [0, 0, 5]}, "bbox must be four finite numbers"),
+        ({"bbox": None}, "bbox must be four finite numbers"),
+    ],
+)
+def test_malformed_results_are_named(change, message):
+    instances, results = scene()
+    with pytest.raises(UserError, match=r"^results\[1\]: ") as error:
+        evaluate_coco(instances, [results[0], {**results[1], **change}])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id", "bbox", "score"])
+def test_results_that_lack_a_field_are_named(key):
+    instances, results = scene()
+    del results[2][key]
+    with pytest.raises(UserError, match=rf"^results\[2\]: .*{key}"):
+        evaluate_coco(instances, results)
+
+
+@pytest.mark.parametrize("results", [{"image_id": 1}, "[]", None, [1], [[]]])
+def test_what_is_no_results_list_is_refused(results):
+    with pytest.raises(UserError, match=r"^results"):
+        evaluate_coco(scene()[0], results)
+
+
+@pytest.mark.parametrize(
+    ("section", "index", "change", "message"),
+    [
+        ("images", 0, {"id": 11}, "images: the id 11 occurs more than once"),
+        ("images", 0, {"id": "10"}, "images: some ids are numbers and some are names"),
+        ("annotations", 1, {"id": 1}, "annotations: the id 1 occurs more than once"),
+        ("annotations", 1, {"id": "b"}, "annotations[1]: the id of an annotation must be a whole number"),
+        ("annotations", 1, {"bbox": []}, "annotations[1]: bbox must be four finite numbers"),
+        ("annotations", 1, {"area": None}, "annotations[1]: area must be a finite number"),
+        ("annotations", 1, {"iscrowd": None}, "annotations[1]: iscrowd must be 0 or 1"),
+        ("categories", 2, {"id": None}, "categories[2]: id must be a whole number or a name"),
+    ],
+)
+def test_a_malformed_ground_truth_is_named(section, index, change, message):
+    instances, results = scene()
+    instances[section][index].update(change)
+    with pytest.raises(UserError) as error:
+        evaluate_coco(instances, results)
+    assert str(error.value).startswith(f"ground truth: {message}")
+
+
+@pytest.mark.parametrize("instances", [[], None, {}, {"images": [], "annotations": []}, {"images": 3}])
+def test_what_is_no_ground_truth_is_refused(instances):
+    with pytest.raises(UserError, match=r"^ground truth: "):
+        evaluate_coco(instances, [])

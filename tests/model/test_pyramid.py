@@ -1,0 +1,216 @@
+"""Pooling three ways: a hand-worked table, torch's own adaptive pooling, and invariances."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from spp_det.model import pyramid
+from spp_det.model.pyramid import SpatialPyramidPooling, distinct_rectangles, num_bins, pool_windows
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def pool_crops(feature_map: torch.Tensor, windows: np.ndarray, levels: list[int], mode: str) -> torch.Tensor:
+    """The definition: crop, then torch's adaptive pooling, one window and one level at a time."""
+    pool = nn.AdaptiveMaxPool2d if mode == "max" else nn.AdaptiveAvgPool2d
+    rows = []
+    for x1, y1, x2, y2 in windows.tolist():
+        crop = feature_map[:, y1:y2, x1:x2]
+        rows.append(torch.cat([pool(n)(crop[None])[0].flatten(1).T for n in levels]))
+    return torch.stack(rows) if rows else feature_map.new_empty((0, num_bins(levels), len(feature_map)))
+
+
+@st.composite
+def maps_and_windows(draw: st.DrawFn) -> tuple[torch.Tensor, np.ndarray]:
+    channels = draw(st.sampled_from([1, 2, 3, 7, 16, 31, 64, 513]) | st.integers(1, 513))
+    height, width = draw(st.integers(1, 24)), draw(st.integers(1, 24))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    values = rng.standard_normal((channels, height, width)).astype(np.float32)
+    if draw(st.booleans()):  # as after a ReLU: many exact ties
+        values = np.maximum(values, 0)
+    feature_map = torch.from_numpy(values)
+    if draw(st.booleans()):
+        feature_map = feature_map[None].to(memory_format=torch.channels_last)[0]
+    count = draw(st.integers(0, 40))
+    x = np.sort(np.stack([rng.integers(0, width, count), rng.integers(0, width, count)], 1), axis=1)
+    y = np.sort(np.stack([rng.integers(0, height, count), rng.integers(0, height, count)], 1), axis=1)
+    return feature_map, np.stack([x[:, 0], y[:, 0], x[:, 1] + 1, y[:, 1] + 1], axis=1).astype(np.int64)
+
+
+LEVELS = st.lists(st.integers(1, 8), min_size=1, max_size=5) | st.just([6, 3, 2, 1])
+
+
+@settings(max_examples=150, deadline=None)
+@given(maps_and_windows(), LEVELS)
+def test_maximum_equals_adaptive_pooling_of_the_crop_to_the_bit(case, levels):
+    feature_map, windows = case
+    pooled = pool_windows(feature_map, windows, levels)
+    assert torch.equal(pooled, pool_crops(feature_map, windows, levels, "max"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(maps_and_windows(), LEVELS)
+def test_average_equals_adaptive_pooling_of_the_crop(case, levels):
+    feature_map, windows = case
+    pooled = pool_windows(feature_map, windows, levels, mode="average")
+    torch.testing.assert_close(pooled, pool_crops(feature_map, windows, levels, "average"))
+
+
+@settings(max_examples=60, deadline=None)
+@given(maps_and_windows(), LEVELS, st.sampled_from(["max", "average"]))
+def test_the_accelerator_path_gives_the_same_numbers(case, levels, mode):
+    feature_map, windows = case
+    if len(windows) == 0:
+        return
+    cells = feature_map.permute(1, 2, 0).contiguous()
+    fast = pyramid._pool_on_accelerator(cells, windows, tuple(levels), mode)
+    slow = pyramid._pool_on_cpu(cells, windows, tuple(levels), mode)
+    if mode == "max":
+        assert torch.equal(fast, slow)
+    else:
+        torch.testing.assert_close(fast, slow)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_equals_cpu_to_the_bit():
+    feature_map = torch.randn(256, 43, 57)
+    windows = random_windows(2000, 43, 57)
+    on_cuda = pool_windows(feature_map.cuda(), torch.from_numpy(windows).cuda())
+    assert torch.equal(on_cuda.cpu(), pool_windows(feature_map, windows))
+
+
+def random_windows(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    x1, y1 = rng.integers(0, width, count), rng.integers(0, height, count)
+    return np.stack([x1, y1, rng.integers(x1, width) + 1, rng.integers(y1, height) + 1], axis=1)
+
+
+def test_a_hand_worked_map():
+    feature_map = torch.arange(12.0).view(1, 3, 4)  # rows 0..3, 4..7, 8..11
+    window = torch.tensor([[1, 0, 4, 3]])  # columns 1..3, all rows
+    # Level 2 over 3 cells: bins [0, 2) and [1, 3), they share the middle row and column.
+    assert pool_windows(feature_map, window, (2, 1)).flatten().tolist() == [6, 7, 10, 11, 11]
+    assert pool_windows(feature_map, window, (2, 1), "average").flatten().tolist() == [3.5, 4.5, 7.5, 8.5, 6]
+
+
+def test_a_window_of_one_cell_repeats_it_in_every_bin():
+    pooled = pool_windows(torch.tensor([[[3.0, 5.0]]]), torch.tensor([[1, 0, 2, 1]]))
+    assert pooled.shape == (1, 50, 1)
+    assert (pooled == 5).all()
+
+
+def test_negative_and_infinite_values_survive():
+    feature_map = torch.tensor([[[-3.0, -torch.inf], [-5.0, -4.0]]])
+    assert pool_windows(feature_map, np.array([[0, 0, 2, 2]]), [1]).item() == -3
+    assert pool_windows(feature_map, np.array([[1, 0, 2, 1]]), [1]).item() == -torch.inf
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_dtype_of_the_map_is_kept_and_exact(dtype):
+    feature_map, windows = torch.randn(8, 9, 11).to(dtype), random_windows(50, 9, 11)
+    pooled = pool_windows(feature_map, windows)
+    assert pooled.dtype == dtype
+    assert torch.equal(pooled.double(), pool_windows(feature_map.double(), windows))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_any_number_of_threads_gives_the_same_numbers(threads):
+    feature_map, windows = torch.randn(16, 20, 30), random_windows(333, 20, 30)
+    reference, before = pool_windows(feature_map, windows), torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        assert torch.equal(pool_windows(feature_map, windows), reference)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_order_and_repetition_of_windows_do_not_matter():
+    feature_map, windows = torch.randn(5, 10, 10), random_windows(40, 10, 10)
+    order = np.random.default_rng(1).integers(0, 40, 200)
+    assert torch.equal(pool_windows(feature_map, windows[order]), pool_windows(feature_map, windows)[order])
+
+
+def test_the_arguments_are_left_as_they_were():
+    feature_map, windows = torch.randn(3, 5, 6), random_windows(9, 5, 6)
+    copies = feature_map.clone(), windows.copy()
+    pool_windows(feature_map, windows)
+    assert torch.equal(feature_map, copies[0])
+    assert (windows == copies[1]).all()
+
+
+def test_distinct_rectangles_rebuild_the_windows():
+    windows = random_windows(500, 4, 5)
+    distinct, inverse = distinct_rectangles(windows)
+    assert len(distinct) == len({tuple(row) for row in windows.tolist()})
+    assert (distinct[inverse] == windows).all()
+    assert len(distinct_rectangles(distinct)[0]) == len(distinct)
+
+
+@pytest.mark.parametrize(
+    ("windows", "message"),
+    [
+        ([[0, 0, 0, 1]], "at least one cell"),
+        ([[0, 2, 1, 1]], "at least one cell"),
+        ([[0, 0, 6, 1]], "leaves the map"),
+        ([[-1, 0, 1, 1]], "leaves the map"),
+        ([[0, 0, 1]], "shape"),
+    ],
+)
+def test_windows_that_cannot_be_pooled_are_refused(windows, message):
+    with pytest.raises(ValueError, match=message):
+        pool_windows(torch.zeros(1, 4, 5), np.array(windows))
+
+
+@pytest.mark.parametrize("levels", [(), (0,), (1, -2), (1.5,)])
+def test_levels_that_make_no_pyramid_are_refused(levels):
+    with pytest.raises(ValueError, match="levels"):
+        SpatialPyramidPooling(levels)
+    with pytest.raises(ValueError, match="levels"):
+        pool_windows(torch.zeros(1, 4, 5), np.array([[0, 0, 1, 1]]), levels)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match="mode"):
+        SpatialPyramidPooling(mode="median")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 4), st.integers(1, 9), st.integers(1, 20), st.integers(1, 20),
+    st.lists(st.integers(1, 6), min_size=1, max_size=6), st.sampled_from(["max", "average"]),
+)  # fmt: skip
+def test_the_module_is_the_concatenation_of_adaptive_pools(batch, channels, height, width, levels, mode):
+    x = torch.randn(batch, channels, height, width)
+    pool = nn.AdaptiveMaxPool2d if mode == "max" else nn.AdaptiveAvgPool2d
+    module = SpatialPyramidPooling(levels, mode)
+    pooled = module(x)
+    assert torch.equal(pooled, torch.cat([pool(n)(x).flatten(1) for n in levels], dim=1))
+    assert pooled.shape == (batch, module.out_features(channels))
+
+
+def test_average_passes_gradcheck():
+    x = torch.randn(2, 3, 5, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(SpatialPyramidPooling((1, 2, 3), "average"), (x,))
+
+
+def test_the_gradient_of_the_maximum_is_autograds():
+    x = torch.randn(2, 3, 7, 5, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, SpatialPyramidPooling((3, 2, 1)).out_features(3), dtype=torch.float64)
+    (SpatialPyramidPooling((3, 2, 1))(x) * weights).sum().backward()
+    mine, x.grad = x.grad, None
+    pools = torch.cat([nn.AdaptiveMaxPool2d(n)(x).flatten(1) for n in (3, 2, 1)], dim=1)
+    (pools * weights).sum().backward()
+    assert torch.equal(mine, x.grad)
+
+
+def test_pool_windows_of_the_whole_map_is_the_module_reordered():
+    x = torch.randn(6, 11, 13)
+    vectors = pool_windows(x, np.array([[0, 0, 13, 11]]), (4, 2, 1))  # [1, bins, C]
+    flat = SpatialPyramidPooling((4, 2, 1))(x[None])
+    parts = flat.split([6 * 16, 6 * 4, 6], dim=1)
+    assert torch.equal(vectors[0], torch.cat([part.view(6, -1).T for part in parts]))
