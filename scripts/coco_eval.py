@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from spp_det.cache import write_whole
 from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate_files
 from spp_det.report.tables import coco_table, voc_table
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         figures = evaluate_files(options.instances, options.results)
         if options.json:
-            options.json.write_text(json.dumps(figures, indent=2) + "\n")
+            write_whole(options.json, json.dumps(figures, indent=2) + "\n")
     except (UserError, OSError) as error:
         print(f"coco_eval: {error}", file=sys.stderr)
         return 2

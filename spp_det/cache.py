@@ -43,7 +43,7 @@ def file_digest(path: Path) -> str:
 
 
 def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file so that, whenever the machine stops, either the old one or the whole new one is there."""
+    """Write a file: whenever the machine stops, the old one or the new one is there, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     try:
@@ -61,7 +61,7 @@ def write_whole(path: Path, data: bytes | str) -> None:
 
 
 class Cache:
-    """A folder of artefacts: ``FOLDER/STAGE/ab/abcdef....safetensors``. Several runs may share one at once."""
+    """Artefacts in ``FOLDER/STAGE/ab/abcdef....safetensors``. Several runs may share a folder at once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -91,6 +91,8 @@ class SVM(Section):
     positive_weight: Positive = 2.0
     norm: Positive = 20.0
     """Features are scaled so that the mean norm of sampled windows is this."""
+    positive_iou: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Windows that overlap an object at least this much are positives too; 1: the objects alone (P)."""
     negative_iou: Fraction = 0.3
     """A window is a negative of a class if its IoU with all the class's objects is below this."""
     duplicate_iou: Fraction = 0.7
@@ -161,7 +163,9 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(
+            f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     tree = {} if tree is None else tree

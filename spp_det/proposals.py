@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from spp_det.boxes import Boxes, Ints, as_boxes
 from spp_det.images import RGB
@@ -58,7 +59,7 @@ def selective_search(
 
     Args:
         image: at least one pixel; a uniform one gives the window of the whole image.
-        mode: ``fast`` (OpenCV's preset), ``paper`` (the authors' finer one) or ``quality`` (slow, most windows).
+        mode: ``fast`` (OpenCV's preset), ``paper`` (the authors') or ``quality`` (slow, most windows).
         max_side: search in a copy shrunk to this longer side in pixels; the windows come back in
             the coordinates of ``image``.
         threads: cores to use on this one image; None means all.
@@ -69,7 +70,9 @@ def selective_search(
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(f"image must be uint8 [H, W, 3] and not empty, got {image.dtype} {list(image.shape)}")
+        raise ValueError(
+            f"image must be uint8 [H, W, 3] and not empty, got {image.dtype} {list(image.shape)}"
+        )
     search = _SEARCHES[mode]
     shrunk = _shrink(image, max_side)
     bgr = np.ascontiguousarray(shrunk[:, :, ::-1])
@@ -100,28 +103,19 @@ def _shrink(image: RGB, max_side: int | None) -> RGB:
         return image
     factor = max_side / max(height, width)
     size = max(1, round(width * factor)), max(1, round(height * factor))
-    shrunk: RGB = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return shrunk
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
-def _in_colour(bgr: RGB, colour: str) -> RGB:
-    gray = cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY)
-    converted: RGB
-    match colour:
-        case "hsv":
-            converted = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
-        case "lab":
-            converted = cv2.cvtColor(bgr, cv2.COLOR_BGR2Lab)
-        case "gray":
-            converted = gray
-        case "blue":
-            converted = np.ascontiguousarray(bgr[:, :, 0])
-        case "rg-gray":
-            converted = np.dstack([bgr[:, :, 2], bgr[:, :, 1], gray])
-    return converted
+def _in_colour(bgr: RGB, colour: str) -> npt.NDArray[np.uint8]:
+    codes = {"hsv": cv2.COLOR_BGR2HSV, "lab": cv2.COLOR_BGR2Lab, "gray": cv2.COLOR_BGR2GRAY}
+    if colour in codes:
+        return np.asarray(cv2.cvtColor(bgr, codes[colour]), dtype=np.uint8)
+    if colour == "blue":
+        return np.ascontiguousarray(bgr[:, :, 0])
+    return np.dstack([bgr[:, :, 2], bgr[:, :, 1], _in_colour(bgr, "gray")])
 
 
-def _group(bgr: RGB, converted: RGB, k: int, search: _Search) -> Ints:
+def _group(bgr: RGB, converted: npt.NDArray[np.uint8], k: int, search: _Search) -> Ints:
     """Windows ``[N, 4]`` as (x, y, width, height) of one segmentation merged by every strategy."""
     module = cv2.ximgproc.segmentation
     segmentation = module.createGraphSegmentation()

@@ -1,4 +1,4 @@
-"""Bounding-box regression: from a window's pool5 vector to a better box (P section 4.1; R-CNN, appendix C)."""
+"""Bounding-box regression: from a pool5 vector to a better box (P section 4.1; R-CNN appendix C)."""
 
 from __future__ import annotations
 

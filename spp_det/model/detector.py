@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import PIL.Image
-import safetensors
 import torch
-from safetensors.torch import save
 
 from spp_det.boxes import Boxes, Floats, Ints, clip, nms
-from spp_det.config import Backbone as BackboneConfig
-from spp_det.config import Detection, Proposals, Pyramid
-from spp_det.errors import UserError
+from spp_det.devices import choose_device
 from spp_det.images import RGB, as_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.features import SPPFeatures
+from spp_det.model.model_file import ModelFile, Settings, read_model, write_model
 from spp_det.model.svm import LinearSVMs
 from spp_det.proposals import selective_search
-
-FORMAT = 1  # of the model file
 
 AnyImage = RGB | PIL.Image.Image | str | PathLike[str]
 
@@ -37,16 +29,6 @@ class Detections(TypedDict):
     boxes: Boxes  # float32 [N, 4] in pixels of the image
     labels: Ints  # int64 [N], indices into Detector.classes
     scores: Floats  # float32 [N], SVM margins: above 0 the SVM says yes
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a model file records beside its weights: everything that detection depends on."""
-
-    proposals: Proposals
-    backbone: BackboneConfig
-    pyramid: Pyramid
-    detection: Detection
 
 
 class Detector:
@@ -92,7 +74,9 @@ class Detector:
         kept, labels = self._suppress(windows, scores)
         boxes = windows[kept]
         if self.regressor is not None:
-            boxes = self.regressor(vectors[torch.from_numpy(vector_of[kept]).to(vectors.device)], labels, boxes)
+            boxes = self.regressor(
+                vectors[torch.from_numpy(vector_of[kept]).to(vectors.device)], labels, boxes
+            )
         boxes = clip(boxes, image.shape[1], image.shape[0])
         return Detections(boxes=boxes, labels=labels, scores=scores[kept, labels])
 
@@ -110,85 +94,36 @@ class Detector:
         return window[order], label_of[order]
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write everything into one safetensors file, whole or not at all."""
-        from spp_det.cache import write_whole
-
-        write_whole(Path(path), self.to_bytes())
-
-    def to_bytes(self) -> bytes:
-        """The model file's contents; equal models give equal bytes."""
+        """Write everything into one safetensors file, whole or not at all. Equal models give equal bytes."""
         tensors = {f"backbone.{name}": t for name, t in self.features.backbone.layers.state_dict().items()}
         tensors |= {"svm.weight": self.svms.weight, "svm.bias": self.svms.bias}
         if self.regressor is not None:
             tensors |= {"bbox.weight": self.regressor.weight, "bbox.bias": self.regressor.bias}
-        metadata = {
-            "format": f"spp_det {FORMAT}",
-            "classes": json.dumps(self.classes),
-            "geometry": json.dumps(vars(self.features.backbone.geometry)),
-            "settings": json.dumps({k: s.model_dump(mode="json") for k, s in vars(self.settings).items()}),
-        }
-        return save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, metadata)
+        write_model(path, ModelFile(self.classes, self.settings, self.features.backbone.geometry, tensors))
 
     @classmethod
     def load(cls, path: str | PathLike[str], device: str = "cpu") -> Detector:
-        """Read a model file. Nothing in it is executed.
+        """Read a model file onto a device (see `choose_device`). Nothing in the file is executed.
 
-        Raises UserError where the file is absent, damaged, of another version, or not ours.
+        Raises `UserError` where the file is absent, damaged, of another version, or not ours, and for a
+        device that is not there.
         """
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except FileNotFoundError:
-            raise UserError(f"no such model: {path}") from None
-        except (safetensors.SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} is not a model of spp_det, or damaged: {error}") from error
-        if metadata.get("format") != f"spp_det {FORMAT}":
-            raise UserError(
-                f"{path} is not a model that this version reads: "
-                f"its format is {metadata.get('format')!r}, not 'spp_det {FORMAT}'"
-            )
-        try:
-            return cls._assemble(metadata, tensors, torch.device(device))
-        except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{path} is a damaged model: {type(error).__name__}: {reason}") from error
+        chosen = choose_device(device)
+        return read_model(path, lambda model: cls._assemble(model, chosen))
 
     @classmethod
-    def _assemble(cls, metadata: dict[str, str], tensors: dict[str, torch.Tensor], device: torch.device) -> Detector:
-        tree: dict[str, Any] = json.loads(metadata["settings"])
-        settings = Settings(
-            Proposals(**tree["proposals"]),
-            BackboneConfig(**tree["backbone"]),
-            Pyramid(**tree["pyramid"]),
-            Detection(**tree["detection"]),
-        )
-        backbone = Backbone(settings.backbone.name)
-        if json.loads(metadata["geometry"]) != vars(backbone.geometry):
+    def _assemble(cls, model: ModelFile, device: torch.device) -> Detector:
+        """Put the parts together; ValueError, KeyError or RuntimeError where they do not fit each other."""
+        backbone = Backbone(model.settings.backbone.name)
+        if model.geometry != backbone.geometry:
             raise ValueError(f"its {backbone.name} has another geometry than this version's")
-        prefix = "backbone."
-        backbone.layers.load_state_dict(
-            {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        )
-        features = build_features(backbone.to(device), settings)
-        classes = json.loads(metadata["classes"])
-        svms = LinearSVMs(tensors["svm.weight"].to(device), tensors["svm.bias"].to(device))
-        if svms.weight.shape != (features.dimension, len(classes)) or svms.bias.shape != (len(classes),):
-            raise ValueError("the SVMs do not fit the backbone and the classes")
-        regressor = None
-        if "bbox.weight" in tensors:
-            regressor = BoxRegressor(tensors["bbox.weight"].to(device), tensors["bbox.bias"].to(device))
-            if regressor.weight.shape != (len(classes), features.dimension, 4):
-                raise ValueError("the box regressor does not fit the backbone and the classes")
-        return cls(classes, features, svms, regressor, settings)
-
-
-def build_features(backbone: Backbone, settings: Settings) -> SPPFeatures:
-    """The window features that the settings describe, on the backbone's device."""
-    return SPPFeatures(
-        backbone,
-        settings.backbone.scales,
-        settings.backbone.max_side,
-        settings.pyramid.levels,
-        settings.pyramid.mode,
-    )
+        backbone.layers.load_state_dict(model.part("backbone."))
+        features = SPPFeatures.of(backbone.to(device), model.settings)
+        shapes = {"svm.weight": (features.dimension, len(model.classes)), "svm.bias": (len(model.classes),)}
+        if "bbox.weight" in model.tensors:
+            shapes["bbox.weight"] = (len(model.classes), features.dimension, 4)
+            shapes["bbox.bias"] = (len(model.classes), 4)
+        heads = {name: model.tensor(name, shape).to(device) for name, shape in shapes.items()}
+        svms = LinearSVMs(heads["svm.weight"], heads["svm.bias"])
+        regressor = BoxRegressor(heads["bbox.weight"], heads["bbox.bias"]) if "bbox.weight" in heads else None
+        return cls(model.classes, features, svms, regressor, model.settings)

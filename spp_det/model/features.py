@@ -16,6 +16,7 @@ from torch import Tensor
 from spp_det.boxes import Boxes, Ints
 from spp_det.images import RGB, resize_shorter_side
 from spp_det.model.backbone import Backbone
+from spp_det.model.model_file import Settings
 from spp_det.model.projection import closest_scale, project
 from spp_det.model.pyramid import Mode, distinct_rectangles, num_bins, pool_windows
 
@@ -39,13 +40,19 @@ class SPPFeatures:
     def __init__(
         self, backbone: Backbone, scales: Sequence[int], max_side: int, levels: Sequence[int], mode: Mode
     ) -> None:
-        """``scales`` are lengths in pixels of the shorter side; ``levels`` and ``mode`` as in `pool_windows`."""
+        """``scales`` are shorter sides in pixels; ``levels`` and ``mode`` as in `pool_windows`."""
         self.backbone = backbone
         self.scales = tuple(scales)
         self.max_side = max_side
         self.levels = tuple(levels)
         self.mode: Mode = mode
         self.dimension = num_bins(levels) * backbone.channels
+
+    @classmethod
+    def of(cls, backbone: Backbone, settings: Settings) -> SPPFeatures:
+        """The features that the settings describe, on the backbone's device."""
+        sizes, pyramid = settings.backbone, settings.pyramid
+        return cls(backbone, sizes.scales, sizes.max_side, pyramid.levels, pyramid.mode)
 
     @torch.inference_mode()
     def maps(self, image: RGB) -> list[ConvMap]:
@@ -74,7 +81,7 @@ class SPPFeatures:
         total = 0
         for index, conv_map in enumerate(maps):
             mine = np.flatnonzero(scale_of == index)
-            scaled = windows[mine] * np.tile(np.float32(conv_map.enlargement), 2)
+            scaled = windows[mine] * np.array(conv_map.enlargement * 2, np.float32)
             height, width = conv_map.cells.shape[1:]
             rectangles = project(scaled, self.backbone.geometry, height, width)
             distinct, inverse = distinct_rectangles(rectangles)

@@ -1,4 +1,4 @@
-"""How the cells of a network's last map lie over the pixels of its input, read off the layers (P appendix A)."""
+"""How the cells of a network's last map lie over its input, read off the layers (P appendix A)."""
 
 from __future__ import annotations
 

@@ -46,4 +46,5 @@ def closest_scale(windows: Boxes, factors: Sequence[float]) -> Ints:
     """
     sides = (windows[:, 2:] - windows[:, :2]).astype(np.float64)
     scaled_areas = (sides[:, 0] * sides[:, 1])[:, None] * np.square(np.asarray(factors, np.float64))  # [N, S]
-    return np.abs(scaled_areas - REFERENCE_AREA).argmin(axis=1)
+    closest: Ints = np.abs(scaled_areas - REFERENCE_AREA).argmin(axis=1)
+    return closest

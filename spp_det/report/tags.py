@@ -11,8 +11,8 @@ import numpy.typing as npt
 Ints = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
-# What each square pixel of bad luck costs, as shares of the area that is covered.
-_ON_TAG = 8.0  # of the tag, by tags placed before
+# What a place for a tag costs, in shares of the area that it covers.
+_ON_TAG = 20.0  # of the tag, by tags placed before
 _ON_OWN = 0.6  # of the tag's own object
 _ON_OTHER = 2.0  # of another object
 _IN_OTHER = 0.5  # of the tag, by a box that does not hold its own: it seems to be that box's tag

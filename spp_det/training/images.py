@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,27 +21,13 @@ from spp_det.images import UnreadableImageError, read_image
 from spp_det.model.features import ConvMap, SPPFeatures
 from spp_det.opencv import cv2
 from spp_det.progress import track
+from spp_det.threads import ahead
 from spp_det.training.mining import Example
 from spp_det.training.windows import LabelledWindows
 
 logger = logging.getLogger(__name__)
 
-T = TypeVar("T")
-S = TypeVar("S")
-
 MAPS_VERSION = 1  # of the maps computed from given pixels, weights and scales; part of their cache key
-
-
-def ahead(function: Callable[[S], T], items: Sequence[S], workers: int) -> Iterator[T]:
-    """``map(function, items)`` on threads, in order, with at most two results a worker waiting."""
-    with ThreadPoolExecutor(workers) as pool:
-        waiting: deque[Future[T]] = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,9 +140,17 @@ class TrainingImages:
         vectors, vector_of = self.features.pool(self._maps(index), windows.boxes)
         return Example(windows, vectors, vector_of)
 
-    def stream(self, title: str) -> Iterator[Example]:
-        """One pass over all images, with a progress bar; the next one is read while the last is used."""
-        yield from track(ahead(self.example, range(len(self)), workers=1), title, len(self))
+    def stream(self, order: Iterable[int], title: str) -> Iterator[Example]:
+        """One pass over the images, with a progress bar; the next one is read while the last is used."""
+        indices = [int(index) for index in order]
+        yield from track(ahead(self.example, indices, workers=1), title, len(indices))
+
+    def positives(self, min_iou: float) -> Iterator[tuple[Tensor, Ints]]:
+        """Vectors ``[P, D]`` and labels ``[P]`` of the SVMs' positives, image by image."""
+        for index, image in enumerate(self.images):
+            windows, labels = image.windows.positives(min_iou)
+            if len(windows):
+                yield self.vectors_of(index, windows), labels
 
     def vectors_of(self, index: int, windows: Ints) -> Tensor:
         """Vectors ``[n, D]`` of some windows ``[n]`` of one image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from spp_det.boxes import Ints
 from spp_det.config import SVM
 from spp_det.errors import UserError
-from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms
+from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms, gram_matrix
 from spp_det.training.windows import LabelledWindows, spread_out
 
 logger = logging.getLogger(__name__)
@@ -35,49 +35,75 @@ class Example:
     vector_of: Ints
 
 
-class ExamplePool:
-    """Examples of all classes in half precision, in one growing array.
+_MOST_IN_GRAM = 16384  # examples; beyond that their Gram matrix would take more than a gigabyte
 
-    A row is one vector; ``signs`` says what it is to each class. Conv5 maps are stored in half
-    precision and a maximum invents no digits, so nothing is lost here.
+
+class ExamplePool:
+    """Examples of all classes: half-precision vectors, their inner products, and what each is to each class.
+
+    Conv5 maps are stored in half precision and a maximum invents no digits, so no precision is lost here.
+    The Gram matrix grows with the pool, so that no inner product is computed twice in a training.
     """
 
     def __init__(self, dimension: int, classes: int) -> None:
-        self.vectors = torch.empty((0, dimension), dtype=torch.float16)
         self.size = 0
         self.signs = np.zeros((0, classes), np.int8)
         self.alpha = np.zeros((0, classes))
+        self._vectors = torch.empty((0, dimension), dtype=torch.float16)
+        self._gram: npt.NDArray[np.float32] | None = np.empty((0, 0), np.float32)
+
+    @property
+    def vectors(self) -> Tensor:
+        """float16 ``[size, D]``."""
+        return self._vectors[: self.size]
 
     def add(self, vectors: Tensor, signs: npt.NDArray[np.int8]) -> None:
         """Append ``[n, D]`` vectors and their ``[n, K]`` signs."""
-        total = self.size + len(vectors)
-        if total > len(self.vectors):
-            grown = torch.empty((max(total, len(self.vectors) * 3 // 2), self.vectors.shape[1]), dtype=torch.float16)
-            grown[: self.size] = self.vectors[: self.size]
-            self.vectors = grown
-        self.vectors[self.size : total] = vectors
+        old, total = self.size, self.size + len(vectors)
+        if total > len(self._vectors):
+            grown = torch.empty((max(total, old * 5 // 4), vectors.shape[1]), dtype=torch.float16)
+            grown[:old] = self.vectors
+            self._vectors = grown
+        self._vectors[old:total] = vectors
         self.size = total
         self.signs = np.concatenate([self.signs, signs])
         self.alpha = np.concatenate([self.alpha, np.zeros(signs.shape)])
 
     def fit(self, objective: Hinge, tolerance: float) -> Fit:
-        """Train on all rows, from where the last fit ended."""
-        fit = fit_svms(self.vectors[: self.size], self.signs, objective, tolerance, self.alpha)
+        """Train on all examples, from where the last fit ended."""
+        fit = fit_svms(self.vectors, self.signs, objective, tolerance, self.alpha, self._whole_gram())
         self.alpha = fit.alpha
         return fit
 
+    def _whole_gram(self) -> npt.NDArray[np.float32] | None:
+        if self._gram is None or self.size > _MOST_IN_GRAM:
+            self._gram = None  # for good: a pool this large does not shrink much
+            return None
+        known, vectors = len(self._gram), self.vectors
+        gram = np.empty((self.size, self.size), np.float32)
+        gram[:known, :known] = self._gram
+        if self.size > known:
+            gram[known:] = gram_matrix(vectors[known:], vectors)
+            gram[:known, known:] = gram[known:, :known].T
+        self._gram = gram
+        return gram
+
     def evict(self, svms: LinearSVMs, below: float) -> None:
-        """Forget negatives that score lower, and rows that are then of no use to any class."""
-        scores = torch.cat([svms(chunk.float()) for chunk in self.vectors[: self.size].split(2048)]).numpy()
+        """Forget negatives that score lower and carry no weight, and rows that then serve no class."""
+        starts = range(0, self.size, 1024)
+        scores = torch.cat([svms(self.vectors[start : start + 1024].float()) for start in starts]).numpy()
         self.signs[(self.signs < 0) & (scores < below) & (self.alpha == 0)] = 0
         used = np.flatnonzero((self.signs != 0).any(axis=1))
-        for row, source in enumerate(used):  # in place: the array is most of the memory
-            self.vectors[row] = self.vectors[source]
+        for row, source in enumerate(used):  # in place: the vectors are most of the memory
+            self._vectors[row] = self._vectors[source]
+        if self._gram is not None:
+            self._gram = self._gram[used[:, None], used]
         self.signs, self.alpha, self.size = self.signs[used], self.alpha[used], len(used)
 
 
 def train_svms(
-    stream: Callable[[], Iterable[Example]],
+    positives: Iterable[tuple[Tensor, Ints]],
+    images: Iterable[Example],
     classes: tuple[str, ...],
     dimension: int,
     mean_norm: float,
@@ -85,12 +111,12 @@ def train_svms(
 ) -> tuple[LinearSVMs, dict[str, object]]:
     """Train one SVM a class.
 
-    Positives are the ground-truth windows. One pass over the images then collects negatives that the
-    current SVMs get wrong or nearly so; when enough are new, the SVMs are trained again and easy negatives
-    forgotten.
+    All positives come first. One pass over the images then collects negatives that the current SVMs
+    get wrong or nearly so; when enough are new, the SVMs are trained again and easy negatives forgotten.
 
     Args:
-        stream: starts a pass over the training images.
+        positives: vectors ``[P, D]`` and labels ``[P]`` of the positives of each image.
+        images: every training image once, best in random order: neighbours in a list look alike.
         mean_norm: mean Euclidean norm of sampled vectors; features are scaled so that it becomes
             ``settings.norm``.
 
@@ -99,11 +125,16 @@ def train_svms(
     """
     objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
     pool = ExamplePool(dimension, len(classes))
+    for vectors, labels in positives:
+        # A positive of one class says nothing to the others here: they meet it as a window, when mined.
+        pool.add(vectors, np.where(np.arange(len(classes)) == labels[:, None], 1, 0).astype(np.int8))
+    for label, name in enumerate(classes):
+        if not (pool.signs[:, label] > 0).any():
+            raise UserError(f"class {name!r} has no positive example in the training images")
     svms = LinearSVMs(torch.zeros(dimension, len(classes)), torch.zeros(len(classes)))
     new = np.zeros(len(classes), np.int64)
     fits = 0
-    for example in stream():
-        _add_positives(pool, example, len(classes))
+    for example in images:
         new += _add_hard_negatives(pool, example, svms, settings)
         if new.max() >= settings.retrain_after:
             svms = pool.fit(objective, max(settings.tolerance, 1e-2)).svms
@@ -111,9 +142,6 @@ def train_svms(
             new[:] = 0
             fits += 1
             logger.info("mining: fit %d, %d examples kept", fits, pool.size)
-    for label, name in enumerate(classes):
-        if not (pool.signs[:, label] > 0).any():
-            raise UserError(f"class {name!r} has no positive example in the training images")
     fit = pool.fit(objective, settings.tolerance)
     negatives = (pool.signs < 0).sum(axis=0)
     logger.info("mining: final fit on %d examples, duality gap %.1e", pool.size, fit.gap.max())
@@ -123,13 +151,6 @@ def train_svms(
         "negatives": dict(zip(classes, negatives.tolist(), strict=True)),
         "duality_gap": float(fit.gap.max()),
     }
-
-
-def _add_positives(pool: ExamplePool, example: Example, classes: int) -> None:
-    index, labels = example.windows.positives()
-    signs = np.zeros((len(index), classes), np.int8)
-    signs[np.arange(len(index)), labels] = 1
-    pool.add(example.vectors[example.vector_of[index]], signs)
 
 
 def _add_hard_negatives(pool: ExamplePool, example: Example, svms: LinearSVMs, settings: SVM) -> Ints:
@@ -143,4 +164,5 @@ def _add_hard_negatives(pool: ExamplePool, example: Example, svms: LinearSVMs, s
         signs[example.vector_of[kept], label] = -1
     rows = np.flatnonzero(signs.any(axis=1))
     pool.add(example.vectors[rows], signs[rows])
-    return (signs < 0).sum(axis=0)
+    counts: Ints = (signs < 0).sum(axis=0)
+    return counts

@@ -31,7 +31,7 @@ def train_regressor(
         mean_norm: as for the SVMs; ``settings.ridge`` is meant for vectors of mean norm ``settings.norm``.
         generator: draws ``settings.max_windows`` examples where a class has more.
     """
-    pairs = [image.regression_pairs(settings.min_iou) for image in windows]
+    pairs = [image.near(settings.min_iou) for image in windows]
     scale = settings.norm / mean_norm
     weight, bias = torch.zeros(len(classes), dimension, 4), torch.zeros(len(classes), 4)
     for label in range(len(classes)):
@@ -40,7 +40,9 @@ def train_regressor(
         for image, index, objects in chosen:
             boxes = windows[image].boxes
             vectors.append(vectors_of(image, index).half())
-            targets.append(encode_deltas(boxes[index], boxes[objects]))  # objects come first among the windows
+            targets.append(
+                encode_deltas(boxes[index], boxes[objects])
+            )  # objects come first among the windows
         if vectors:
             examples = torch.cat(vectors).float()
             w, b = fit_ridge(examples.mul_(scale), np.concatenate(targets), settings.ridge)

@@ -7,7 +7,6 @@ import os
 import resource
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +17,9 @@ from spp_det.data.coco import read_coco
 from spp_det.data.records import Dataset
 from spp_det.data.voc import read_voc
 from spp_det.model.backbone import Backbone
-from spp_det.model.detector import Detector, Settings, build_features
+from spp_det.model.detector import Detector
+from spp_det.model.features import SPPFeatures
+from spp_det.model.model_file import Settings
 from spp_det.training.images import TrainingImages
 from spp_det.training.mining import train_svms
 from spp_det.training.regression import mean_vector_norm, train_regressor
@@ -50,8 +51,8 @@ def train(config: Config) -> Trained:
     workers = config.runtime.workers or os.cpu_count() or 1
     device = torch.device("cpu")
     settings = Settings(config.proposals, config.backbone, config.pyramid, config.detection)
-    backbone = Backbone(config.backbone.name).load_weights(config.backbone.weights).to(device)
-    features = build_features(backbone, settings)
+    backbone = Backbone(config.backbone.name).load_weights(config.backbone.weights, config.seed).to(device)
+    features = SPPFeatures.of(backbone, settings)
     cache = Cache(config.runtime.cache or config.output / "cache")
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
     clock.lap("proposals_and_maps")
@@ -60,13 +61,24 @@ def train(config: Config) -> Trained:
     mean_norm = mean_vector_norm(images.example(int(i)).vectors for i in sample)
     clock.lap("norm")
     svms, figures = train_svms(
-        lambda: images.stream("hard negatives"), dataset.classes, features.dimension, mean_norm, config.svm
+        images.positives(config.svm.positive_iou),
+        images.stream(generator.permutation(len(images)), "hard negatives"),
+        dataset.classes,
+        features.dimension,
+        mean_norm,
+        config.svm,
     )
     clock.lap("svm")
     regressor = None
     if config.bbox.enabled:
         regressor = train_regressor(
-            images.windows(), images.vectors_of, dataset.classes, features.dimension, mean_norm, config.bbox, generator
+            images.windows(),
+            images.vectors_of,
+            dataset.classes,
+            features.dimension,
+            mean_norm,
+            config.bbox,
+            generator,
         )
         clock.lap("bbox")
     detector = Detector(dataset.classes, features, svms, regressor, settings)

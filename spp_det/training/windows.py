@@ -33,13 +33,15 @@ class LabelledWindows:
         boxes = np.concatenate([record.boxes, proposals])
         return cls(boxes, len(record.boxes), iou(boxes, record.boxes), record)
 
-    def positives(self) -> tuple[Ints, Ints]:
-        """Indices ``[P]`` and labels ``[P]`` of the SVMs' positives: the objects themselves (P section 4.1).
+    def positives(self, min_iou: float) -> tuple[Ints, Ints]:
+        """Indices ``[P]`` and labels ``[P]`` of the SVMs' positives.
 
-        Difficult objects and crowds are no examples of anything.
+        These are the objects themselves (P section 4.1) and, for ``min_iou < 1``, windows that near.
         """
-        wanted = np.flatnonzero(~(self.record.difficult | self.record.crowd))
-        return wanted, self.record.labels[wanted]
+        windows, objects = self.near(min_iou)
+        if min_iou == 1:
+            windows, objects = windows[windows < self.objects], objects[windows < self.objects]
+        return windows, self.record.labels[objects]
 
     def class_overlaps(self, classes: int) -> Floats:
         """``[N, K]``: the largest IoU with any object of each class, difficult ones too; 0 without one."""
@@ -48,8 +50,8 @@ class LabelledWindows:
             np.maximum(best[:, label], self.overlaps[:, column], out=best[:, label])
         return best
 
-    def regression_pairs(self, min_iou: float) -> tuple[Ints, Ints]:
-        """Windows ``[P]`` and, for each, the object ``[P]`` that it overlaps most, where by ``min_iou`` or more.
+    def near(self, min_iou: float) -> tuple[Ints, Ints]:
+        """Windows ``[P]`` and the object ``[P]`` that each overlaps most, where by ``min_iou`` or more.
 
         A window is no example where that object is difficult or a crowd.
         """

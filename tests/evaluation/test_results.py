@@ -17,7 +17,6 @@ from spp_det.evaluation.results import evaluate, evaluate_files, read_results
 from spp_det.evaluation.voc import evaluate_voc
 
 CLASSES = ("kangaroo", "raccoon")
-EMPTY = np.zeros((0, 4), np.float32)
 
 
 def record(name, boxes, labels, difficult=None):

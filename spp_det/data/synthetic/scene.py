@@ -1,43 +1,26 @@
-"""Generated scenes with exact boxes, for the demo and the tests: no download, no licence.
-
-Textured, shaded objects of six classes lie on crops of two photographs among things of no class, at
-any angle, from 28 pixels to 60% of the image's shorter side, behind each other and behind clutter.
-Every scene is drawn from its own seed, so one image does not depend on how many others there are.
-"""
+"""One scene: objects and clutter laid over a photograph from back to front, with exact visible masks."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from spp_det.boxes import Boxes, Floats, Ints, as_boxes
-from spp_det.data.synthetic_background import background
-from spp_det.data.synthetic_sprites import (
-    CLASSES,
-    CLUTTER_SILHOUETTES,
-    SILHOUETTES,
-    TEXTURES,
-    Rng,
-    Sprite,
-    checker,
-    draw,
-    random_paint,
-    related_paint,
-    to_lab,
-)
-from spp_det.errors import UserError
+from spp_det.data.synthetic.background import background
+from spp_det.data.synthetic.shapes import CLUTTER, OBJECTS
+from spp_det.data.synthetic.sprites import Sprite, draw
+from spp_det.data.synthetic.textures import TEXTURES, Rng, checker, random_paint, related_paint, to_lab
+from spp_det.images import RGB
+from spp_det.opencv import cv2
 
+CLASSES = tuple(OBJECTS)
 Mask = npt.NDArray[np.bool_]  # [H, W]
 
 SIZES = ((320, 240), (240, 320), (352, 264), (288, 288))  # (width, height)
+SMALLEST_SIDE = 96  # of an image, pixels
 SMALLEST = 28.0  # longer side of the smallest object, pixels
 LARGEST = 0.6  # longer side of the largest object, share of the image's shorter side
 
@@ -45,10 +28,10 @@ DIFFICULT_BELOW = 0.4  # an object with a smaller visible share is marked diffic
 LEAST_VISIBLE = 0.15  # and nothing is laid where it would leave less than this of an object
 
 CONTRAST = 35.0  # least Lab distance that an object's colours keep from their surroundings, if they can
-OVERLAP = 0.3  # share of the objects that may lie over another one
-
-JPEG_QUALITY = 92
-MARKER = "generated.json"
+OVERLAP = 0.25  # share of the objects that are laid over another one where they can
+MOST_COVERED = 0.65  # share of an object's visible pixels that one laid over it may hide
+EDGE = 0.3  # the centre of an object keeps this share of its size from the image's edge
+TRIES = 20  # to find a place for an object
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +47,7 @@ class Scene:
             pixel and nothing in front of it does.
     """
 
-    image: npt.NDArray[np.uint8]
+    image: RGB
     boxes: Boxes
     labels: Ints
     difficult: npt.NDArray[np.bool_]
@@ -157,30 +140,38 @@ def _add_clutter(rng: Rng, canvas: _Canvas, largest: float, most_hidden: float) 
     width, height = canvas.size
     x, y = rng.uniform(0, width), rng.uniform(0, height)
     size = float(np.exp(rng.uniform(np.log(SMALLEST / 2), np.log(largest))))
-    contours = CLUTTER_SILHOUETTES[rng.integers(len(CLUTTER_SILHOUETTES))](rng)
+    contours = CLUTTER[rng.integers(len(CLUTTER))](rng)
     texture = TEXTURES[rng.integers(len(TEXTURES))]
     paints = _paints(rng, canvas.local_colour(x, y, size), contrast=0)
     canvas.lay(draw(rng, contours, size, paints, canvas.light, texture), x, y, None, most_hidden)
 
 
 def _add_object(rng: Rng, canvas: _Canvas) -> None:
-    """One object of a random class, where it can lie without hiding another too much."""
+    """One object of a random class, clear of the others or over one of them; left out if none fits."""
     width, height = canvas.size
     label = int(rng.integers(len(CLASSES)))
     name = CLASSES[label]
     size = float(np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST * min(width, height)))))
     texture = checker if name == "checker" else TEXTURES[rng.integers(len(TEXTURES))]
-    most_hidden = 0.7 if rng.random() < OVERLAP else 0.03
-    for _ in range(20):
-        inset = 0.25 * size  # so far may the centre come to the edge: at most about a quarter is cut off
-        x, y = rng.uniform(inset, width - inset), rng.uniform(inset, height - inset)
+    over = bool(canvas.masks) and rng.random() < OVERLAP
+    for _ in range(TRIES):
+        low, high = EDGE * size, np.array([width, height]) - EDGE * size
+        point = rng.uniform(low, high)
+        if over:
+            x1, y1, x2, y2 = tight_box(canvas.masks[rng.integers(len(canvas.masks))])
+            point = np.clip(
+                rng.uniform((x1 - size / 3, y1 - size / 3), (x2 + size / 3, y2 + size / 3)), low, high
+            )
+        x, y = point
         paints = _paints(rng, canvas.local_colour(x, y, size), CONTRAST)
-        sprite = draw(rng, SILHOUETTES[name](rng), size, paints, canvas.light, texture)
-        if canvas.lay(sprite, x, y, label, most_hidden):
+        sprite = draw(rng, OBJECTS[name](rng), size, paints, canvas.light, texture)
+        if canvas.lay(sprite, x, y, label, MOST_COVERED if over else 0.03):
             return
 
 
-def scene(rng: Rng, sizes: Sequence[tuple[int, int]] = SIZES, part: tuple[float, float] = (0.0, 1.0)) -> Scene:
+def scene(
+    rng: Rng, sizes: Sequence[tuple[int, int]] = SIZES, part: tuple[float, float] = (0.0, 1.0)
+) -> Scene:
     """Draw one scene.
 
     Args:
@@ -192,7 +183,9 @@ def scene(rng: Rng, sizes: Sequence[tuple[int, int]] = SIZES, part: tuple[float,
     Raises:
         ValueError: a side is under 96 pixels, or ``part`` is not a range inside [0, 1].
     """
-    width, height = sizes[rng.integers(len(sizes))]
+    if min(min(size) for size in sizes) < SMALLEST_SIDE or not 0 <= part[0] < part[1] <= 1:
+        raise ValueError(f"sizes must be at least {SMALLEST_SIDE} and part inside [0, 1]: {sizes}, {part}")
+    width, height = sizes[int(rng.integers(len(sizes)))]
     azimuth, altitude = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 1.2)
     light = np.array(
         [np.cos(azimuth) * np.cos(altitude), np.sin(azimuth) * np.cos(altitude), np.sin(altitude)], np.float32
@@ -205,8 +198,8 @@ def scene(rng: Rng, sizes: Sequence[tuple[int, int]] = SIZES, part: tuple[float,
     for _ in range(rng.integers(0, 4)):
         _add_clutter(rng, canvas, largest=2 * SMALLEST, most_hidden=0.4)
 
-    masks = np.array(canvas.masks, np.bool_)
-    visible = masks.sum(axis=(1, 2)) / np.array(canvas.areas)
+    masks = np.array(canvas.masks, np.bool_).reshape(-1, height, width)
+    visible = masks.sum(axis=(1, 2)) / np.array(canvas.areas, np.float64)
     return Scene(
         image=_photograph(rng, canvas.image, light),
         boxes=as_boxes([tight_box(mask) for mask in masks]),
@@ -216,7 +209,7 @@ def scene(rng: Rng, sizes: Sequence[tuple[int, int]] = SIZES, part: tuple[float,
     )
 
 
-def _photograph(rng: Rng, image: Floats, light: Floats) -> npt.NDArray[np.uint8]:
+def _photograph(rng: Rng, image: Floats, light: Floats) -> RGB:
     """Uneven light, exposure, lens blur and sensor noise: ``[H, W, 3]`` in [0, 1] to uint8."""
     height, width = image.shape[:2]
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
@@ -224,4 +217,4 @@ def _photograph(rng: Rng, image: Floats, light: Floats) -> npt.NDArray[np.uint8]
     exposed = image * (rng.uniform(0.75, 1.15) * falloff)[..., None].astype(np.float32)
     exposed = cv2.GaussianBlur(exposed, (0, 0), rng.uniform(0.3, 0.8))
     exposed = exposed + rng.uniform(0.005, 0.025) * rng.standard_normal(exposed.shape, np.float32)
-    return np.round(np.clip(exposed, 0, 1) * 255).astype(np.uint8)
+    return np.asarray(np.round(np.clip(exposed, 0, 1) * 255), np.uint8)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import cv2
 import numpy as np
 from sklearn.datasets import load_sample_images
 
 from spp_det.boxes import Floats
-from spp_det.data.synthetic_sprites import Rng, noise
+from spp_det.data.synthetic.textures import Rng, noise
+from spp_det.opencv import cv2
 
 
 @lru_cache(maxsize=1)
@@ -32,18 +32,18 @@ def _crop(rng: Rng, width: int, height: int, part: tuple[float, float]) -> Float
     crop = photo[y : y + h, x : x + w]
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    smaller = zoom > 1
-    crop = cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
-    return _recolour(rng, np.clip(crop, 0, 1))
+    method = cv2.INTER_AREA if zoom > 1 else cv2.INTER_CUBIC
+    resized = cv2.resize(crop, (width, height), interpolation=method)
+    return _recolour(rng, np.clip(resized, 0, 1).astype(np.float32))
 
 
 def _recolour(rng: Rng, image: Floats) -> Floats:
     """Another hue, saturation, gamma and white balance."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + rng.normal(0, 25)) % 360
-    hsv[..., 1] *= rng.uniform(0.3, 1.1)
-    image = np.clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 0, 1) ** np.float32(rng.uniform(0.65, 1.5))
-    return np.asarray(image * rng.uniform(0.85, 1.05, 3).astype(np.float32), np.float32)
+    hsv[..., 1] = hsv[..., 1] * rng.uniform(0.3, 1.1)
+    rgb = np.clip(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), 0, 1) ** np.float32(rng.uniform(0.65, 1.5))
+    return np.asarray(rgb * rng.uniform(0.85, 1.05, 3).astype(np.float32), np.float32)
 
 
 def background(rng: Rng, width: int, height: int, part: tuple[float, float] = (0.0, 1.0)) -> Floats:

@@ -1,0 +1,201 @@
+"""The command line: parse, then delegate. Every mistake of the user ends in one line and exit code 2."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from spp_det.errors import UserError
+from spp_det.version import __version__
+
+# Everything heavy is imported by the command that needs it, so that --help answers at once.
+
+app = typer.Typer(
+    name="spp-det",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="SPP-net object detection: train on your own photos, detect, and score the result.",
+)
+
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")
+]
+Strict = Annotated[bool, typer.Option("--strict", help="An image that cannot be read is an error.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"spp_det {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="A recipe, such as configs/squeezenet_svm.yaml.")],
+    overrides: Overrides = None,
+) -> None:
+    """Train a detector: model.safetensors, config.yaml, metrics.json and train.log in the output folder."""
+    from spp_det.commands import run_training
+    from spp_det.config import load_config
+
+    settings = load_config(config, overrides or [])
+    _log_to(settings.output / "train.log")
+    metrics = run_training(settings)
+    if "test" in metrics:
+        _print_figures(metrics["test"])
+    model = settings.output / "model.safetensors"
+    seconds = sum(metrics["seconds"].values())
+    _say(f"[bold green]trained[/] on {metrics['images']} images in {seconds:.0f} s: {model}")
+    _say(f"next: spp-det detect {model} FOLDER --out found --draw")
+
+
+@app.command()
+def detect(
+    model: Annotated[Path, typer.Argument(help="A model.safetensors.")],
+    images: Annotated[list[str], typer.Argument(help="Images, folders, patterns, lists (.txt, VOC splits).")],
+    out: Annotated[Path, typer.Option(help="Folder for what was found: detections.json, images.json ...")],
+    draw: Annotated[bool, typer.Option("--draw", help="Also pictures with boxes.")] = False,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="Also coco (always written), voc, yolo or csv; repeatable."),
+    ] = None,
+    score: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Only these, as a,b,c.")] = None,
+    device: Device = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Threads for selective search; 0 is one a core.")] = 0,
+    strict: Strict = False,
+) -> None:
+    """Find objects in images. Scores are SVM margins: pictures show those above 0 unless --score is given."""
+    from spp_det.commands import detect_to_folder, load_detector
+    from spp_det.data.folder import find_images
+
+    paths = find_images(images)
+    detector = load_detector(model, device)
+    summary = detect_to_folder(
+        detector,
+        paths,
+        out,
+        formats=formats or (),
+        draw=draw,
+        score=score,
+        only=classes,
+        workers=workers,
+        strict=strict,
+    )
+    _say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {out}")
+    if summary.skipped:
+        first, count = summary.skipped[0], len(summary.skipped)
+        _say(f"[yellow]skipped {count} files that could not be read, the first: {first}[/]")
+
+
+@app.command()
+def evaluate(
+    detections: Annotated[Path, typer.Argument(help="A detections.json, with its images.json beside it.")],
+    voc: Annotated[Path | None, typer.Option(help="A Pascal VOC folder.")] = None,
+    split: Annotated[str, typer.Option(help="The VOC split to score.")] = "test",
+    coco: Annotated[Path | None, typer.Option(help="A COCO instances file.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
+) -> None:
+    """Score detections: the 12 COCO figures, and VOC AP at IoU .5 by area and by 11 points."""
+    from spp_det.cache import write_whole
+    from spp_det.data.coco import read_coco
+    from spp_det.data.voc import read_voc
+    from spp_det.evaluation.results import evaluate as figures_of
+    from spp_det.evaluation.results import read_json, read_results
+
+    if (voc is None) == (coco is None):
+        raise UserError("say what to compare with: --voc ROOT --split NAME, or --coco INSTANCES.json")
+    if voc is not None:
+        dataset = read_voc(voc, split)
+        figures = figures_of(dataset, read_results(detections, dataset))
+    else:
+        assert coco is not None
+        dataset = read_coco(coco)
+        figures = figures_of(dataset, read_results(detections, dataset), instances=read_json(coco))
+    _print_figures(figures)
+    if json_out is not None:
+        write_whole(json_out, json.dumps(figures, indent=2) + "\n")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the data, the model and the pictures.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Generate photos, pre-train a small network, train, detect and evaluate: minutes, no download."""
+    from spp_det.demo import run_demo
+
+    _log_to(out / "train.log")
+    result = run_demo(out, seed)
+    _print_figures(result.figures)
+    _say("These photos are [bold]generated[/]: the figures test the pipeline and promise nothing for yours.")
+    for name, path in result.places.items():
+        _say(f"{name:<9} {path}")
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from spp_det.report.tables import coco_table, voc_table
+
+    console = Console()
+    console.print(coco_table(figures["coco"]))
+    console.print(voc_table(figures["voc"]))
+
+
+def _say(text: str) -> None:
+    from spp_det.progress import console
+
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def _log_to(path: Path) -> None:
+    """Keep a log with times beside what the terminal shows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+class _ToTerminal(logging.Handler):
+    """Log lines above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich.markup import escape
+
+        prefix = (
+            f"[yellow]{record.levelname.lower()}:[/] " if record.levelno >= logging.WARNING else "[dim]·[/] "
+        )
+        _say(prefix + escape(record.getMessage()))
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    logging.captureWarnings(True)
+    logging.getLogger().addHandler(_ToTerminal())
+    logging.getLogger("spp_det").setLevel(logging.INFO)
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"error: {where}{error.strerror}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what the cache holds", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,56 @@
+"""The whole journey on generated photos: data, pre-training, training, detection, evaluation."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spp_det.cache import write_whole
+from spp_det.commands import detect_to_folder, run_training
+from spp_det.config import Backbone, Config, Data
+from spp_det.data.synthetic import generate_voc
+from spp_det.data.voc import read_voc
+from spp_det.evaluation.results import evaluate, read_results
+from spp_det.model.detector import Detector
+from spp_det.training.pretrain import pretrain_on_crops, save_backbone
+
+logger = logging.getLogger(__name__)
+
+SPLITS = {"trainval": 160, "test": 60}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Figures of the test images, and where everything lies."""
+
+    figures: dict[str, Any]
+    places: dict[str, Path]
+
+
+def run_demo(folder: Path, seed: int = 0) -> Demo:
+    """Run everything below one folder; a second call starts from the data and the cache of the first."""
+    data, weights, model = folder / "data", folder / "backbone.safetensors", folder / "model.safetensors"
+    logger.info("generating %d training and %d test photos", SPLITS["trainval"], SPLITS["test"])
+    generate_voc(data, SPLITS, seed)
+    dataset = read_voc(data, "trainval")
+    backbone = pretrain_on_crops(
+        dataset, "zf5_small", sizes=(96, 128), epochs=24, learning_rate=2e-3, seed=seed
+    )
+    save_backbone(backbone, weights)
+    config = Config(
+        output=folder,
+        seed=seed,
+        data=Data(root=data),
+        backbone=Backbone(name="zf5_small", weights=str(weights), scales=(480,)),
+    )
+    run_training(config)
+    test = read_voc(data, "test", dataset.classes)
+    found = folder / "found"
+    detect_to_folder(Detector.load(model), [record.path for record in test.records], found, draw=True)
+    figures = evaluate(test, read_results(found / "detections.json", test))
+    table = folder / "figures.json"
+    write_whole(table, json.dumps(figures, indent=2) + "\n")
+    return Demo(figures, {"photos": data, "pictures": found / "pictures", "table": table, "model": model})

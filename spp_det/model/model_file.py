@@ -1,0 +1,138 @@
+"""The model file: one safetensors file, all weights and the rest as JSON. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TypeVar
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from spp_det.cache import write_whole
+from spp_det.config import Backbone, Detection, Proposals, Pyramid
+from spp_det.errors import UserError
+from spp_det.model.geometry import Geometry
+
+FORMAT = "spp_det 1"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What detection depends on beside the weights."""
+
+    proposals: Proposals
+    backbone: Backbone
+    pyramid: Pyramid
+    detection: Detection
+
+
+@dataclass(frozen=True, eq=False)
+class ModelFile:
+    """The contents of a model file.
+
+    Attributes:
+        classes: names, in the order of the SVMs' columns.
+        geometry: of the backbone's map, as derived when the model was trained.
+        tensors: all weights by name, under ``backbone.``, ``svm.`` and ``bbox.``.
+    """
+
+    classes: tuple[str, ...]
+    settings: Settings
+    geometry: Geometry
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors under a prefix, without it."""
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        """A float32 tensor of that shape. Raises ValueError where it is another, KeyError where absent."""
+        tensor = self.tensors[name]
+        if tensor.shape != shape or tensor.dtype != torch.float32:
+            raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not float32 {list(shape)}")
+        return tensor
+
+
+def write_model(path: str | PathLike[str], model: ModelFile) -> None:
+    """Write a model file, whole or not at all. Equal contents give equal bytes."""
+    sections = {name: section.model_dump(mode="json") for name, section in vars(model.settings).items()}
+    # The path of the pre-trained weights is of no use to whoever gets the model, and tells of its maker.
+    sections["backbone"]["weights"] = "random"
+    metadata = {
+        "classes": json.dumps(model.classes),
+        "format": FORMAT,
+        "geometry": json.dumps(vars(model.geometry), sort_keys=True),
+        "settings": json.dumps(sections, sort_keys=True),
+    }
+    tensors = {name: model.tensors[name].detach().cpu().contiguous() for name in sorted(model.tensors)}
+    metadata["crc32"] = _checksum(metadata, tensors)
+    write_whole(Path(path), _with_sorted_metadata(save(tensors, metadata)))
+
+
+def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """Of everything in the file: safetensors itself notices no change of a weight."""
+    texts = {name: text for name, text in metadata.items() if name != "crc32"}
+    total = zlib.crc32(json.dumps([texts, sorted(tensors)], sort_keys=True).encode())
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
+    return f"{total:08x}"
+
+
+def _with_sorted_metadata(data: bytes) -> bytes:
+    """The same safetensors file with its metadata in alphabetical order: the library's order varies."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
+
+
+def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) -> T:
+    """Read a model file and hand it to ``assemble``.
+
+    Raises UserError, one line, where the file is absent, damaged, of another version or not ours, or
+    ``assemble`` finds (KeyError, ValueError, RuntimeError) that its parts do not fit together.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise UserError(
+                    f"{path} is not a model that this version reads: its format is "
+                    f"{metadata.get('format', 'not stated')!r}, not {FORMAT!r}"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise UserError(f"no such model: {path}") from None
+    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a model of spp_det, or is damaged: {_one_line(error)}") from error
+    try:
+        if metadata["crc32"] != _checksum(metadata, tensors):
+            raise ValueError("its checksum does not match")
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} holds a number that is not finite")
+        sections = json.loads(metadata["settings"])
+        settings = Settings(
+            Proposals(**sections["proposals"]),
+            Backbone(**sections["backbone"]),
+            Pyramid(**sections["pyramid"]),
+            Detection(**sections["detection"]),
+        )
+        geometry = Geometry(**json.loads(metadata["geometry"]))
+        return assemble(ModelFile(tuple(json.loads(metadata["classes"])), settings, geometry, tensors))
+    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, UserError) as error:
+        raise UserError(f"{path} is a damaged model: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -1,0 +1,66 @@
+"""A small detector with random weights: it knows nothing, but does everything that a trained one does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from spp_det.config import Backbone as BackboneSettings
+from spp_det.config import Detection, Proposals, Pyramid
+from spp_det.data.synthetic import scene
+from spp_det.model.backbone import Backbone
+from spp_det.model.bbox import BoxRegressor
+from spp_det.model.detector import Detector
+from spp_det.model.features import SPPFeatures
+from spp_det.model.model_file import Settings
+from spp_det.model.svm import LinearSVMs
+
+CLASSES = ("kangaroo", "raccoon", "wombat")
+
+
+def random_detector(
+    regress: bool = True,
+    scales: tuple[int, ...] = (128,),
+    levels: tuple[int, ...] = (3, 1),
+    **detection: float,
+) -> Detector:
+    """Scores spread around 0, so that the threshold, the suppression and the limit all have work."""
+    settings = Settings(
+        Proposals(max_side=400),
+        BackboneSettings(name="zf5_small", weights="random", scales=scales, max_side=600),
+        Pyramid(levels=levels),
+        Detection.model_validate(detection),
+    )
+    features = SPPFeatures.of(Backbone("zf5_small"), settings)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(features.dimension, len(CLASSES), generator=generator)
+    weight -= weight.mean(0)
+    svms = LinearSVMs(0.05 * weight, torch.tensor([-3.5, -3.0, -2.0]))
+    regressor = None
+    if regress:
+        shift = 1e-3 * torch.randn(len(CLASSES), features.dimension, 4, generator=generator)
+        regressor = BoxRegressor(shift, torch.full((len(CLASSES), 4), 0.05))
+    return Detector(CLASSES, features, svms, regressor, settings)
+
+
+@pytest.fixture(scope="session")
+def build_detector() -> Callable[..., Detector]:
+    """`random_detector`."""
+    return random_detector
+
+
+@pytest.fixture(scope="session")
+def detector() -> Detector:
+    """One for all tests that only look."""
+    return random_detector()
+
+
+@pytest.fixture(scope="session")
+def images() -> list[npt.NDArray[np.uint8]]:
+    """Three generated scenes of different sizes."""
+    sizes = [(150, 110), (100, 130), (120, 120)]
+    return [scene(np.random.default_rng(i), sizes=(size,)).image for i, size in enumerate(sizes)]

@@ -1,0 +1,286 @@
+"""The detector: the forms of a call, what every result obeys, and a slow version of all its steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spp_det import Detector
+from spp_det.boxes import as_boxes, iou
+from spp_det.errors import UserError
+from spp_det.proposals import selective_search
+
+
+def equal(a, b) -> bool:
+    return all(np.array_equal(a[key], b[key]) for key in ("boxes", "labels", "scores"))
+
+
+def check(found, width, height, classes=3):
+    """What every result obeys, whatever the model."""
+    assert set(found) == {"boxes", "labels", "scores"}
+    boxes, labels, scores = found["boxes"], found["labels"], found["scores"]
+    assert (boxes.dtype, labels.dtype, scores.dtype) == (np.float32, np.int64, np.float32)
+    assert boxes.shape == (len(scores), 4)
+    assert labels.shape == scores.shape == (len(scores),)
+    assert np.isfinite(boxes).all()
+    assert np.isfinite(scores).all()
+    assert (boxes[:, :2] <= boxes[:, 2:]).all()
+    assert (boxes >= 0).all()
+    assert (boxes <= [width, height, width, height]).all()
+    assert (np.diff(scores) <= 0).all()
+    assert set(labels) <= set(range(classes))
+
+
+# ---------------------------------------------------------------- how it is called
+
+
+def test_an_array_a_pil_image_and_a_file_give_the_same_detections(detector, images, tmp_path):
+    image, path = images[0], tmp_path / "scene.png"
+    Image.fromarray(image).save(path)
+    expected = detector(image)
+    assert len(expected["scores"]) > 10
+    for same in (Image.fromarray(image), Image.open(path), path, str(path)):
+        assert equal(detector(same), expected)
+
+
+def test_a_list_gives_a_list_in_its_order(detector, images, tmp_path):
+    path = tmp_path / "scene.png"
+    Image.fromarray(images[1]).save(path)
+    mixed = [images[2], path, Image.fromarray(images[0])]
+    for several in (mixed, tuple(mixed)):
+        found = detector(several)
+        assert isinstance(found, list)
+        for one, index in zip(found, (2, 1, 0), strict=True):
+            assert equal(one, detector(images[index]))
+    assert detector([]) == []
+    assert isinstance(detector(images[:1]), list)
+
+
+def test_a_gray_image_is_the_same_as_its_three_equal_channels(detector, images):
+    gray = images[0][:, :, 1].copy()
+    assert equal(detector(gray), detector(np.dstack([gray] * 3)))
+    assert equal(detector(Image.fromarray(gray)), detector(gray))
+
+
+def test_two_calls_give_the_same_bits(detector, images):
+    assert equal(detector(images[0]), detector(images[0]))
+
+
+def test_any_number_of_threads_gives_the_same_boxes(detector, images):
+    before, expected = torch.get_num_threads(), detector(images[0])
+    try:
+        torch.set_num_threads(3 if before == 1 else 1)
+        found = detector(images[0])
+    finally:
+        torch.set_num_threads(before)
+    assert (found["labels"] == expected["labels"]).all()
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-4)
+
+
+def test_the_arguments_are_left_as_they_were(detector, images):
+    image = images[0].copy()
+    windows = selective_search(image)
+    copy = windows.copy()
+    detector(image)
+    detector.detect(image, windows)
+    assert (image == images[0]).all()
+    assert (windows == copy).all()
+
+
+def test_an_image_that_cannot_be_changed_is_welcome(detector, images):
+    image = images[0].copy()
+    image.flags.writeable = False
+    assert equal(detector(image), detector(images[0]))
+    assert equal(detector(np.asfortranarray(images[0])), detector(images[0]))
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((20, 20, 3)), np.zeros((2, 20, 20, 3), np.uint8), np.zeros((0, 5, 3), np.uint8)]
+)
+def test_an_array_that_is_no_image_is_refused(detector, wrong):
+    with pytest.raises(ValueError, match="image"):
+        detector(wrong)
+
+
+def test_a_file_that_is_no_image_is_refused_by_name(detector, tmp_path):
+    path = tmp_path / "notes.jpg"
+    path.write_text("not an image")
+    for wrong in (path, tmp_path / "absent.jpg"):
+        with pytest.raises(UserError, match=wrong.name):
+            detector(wrong)
+
+
+# ---------------------------------------------------------------- what comes out
+
+
+@pytest.mark.parametrize("regress", [True, False])
+@pytest.mark.parametrize("scales", [(128,), (80, 160)])
+def test_every_result_is_well_formed(build_detector, images, regress, scales):
+    detector = build_detector(regress=regress, scales=scales)
+    for image in images:
+        found = detector(image)
+        check(found, image.shape[1], image.shape[0])
+        assert len(found["scores"]) > 10
+
+
+def slow_detect(detector, image, windows):
+    """Section 4.1 window by window: score, threshold, greedy suppression, limit, regression, clip."""
+    settings = detector.settings.detection
+    maps = detector.features.maps(image)
+    vectors = []
+    for window in windows:
+        vector, _ = detector.features.pool(maps, window[None])
+        vectors.append(vector[0])
+    rows = []  # score, label, window
+    for label in range(len(detector.classes)):
+        weight, bias = detector.svms.weight[:, label], detector.svms.bias[label]
+        scored = [(float(vector @ weight + bias), i) for i, vector in enumerate(vectors)]
+        kept = []
+        for score, i in sorted(scored, key=lambda pair: -pair[0]):
+            near = [j for j in kept if iou(windows[[i]], windows[[j]])[0, 0] > settings.nms]
+            if score > settings.score_threshold and not near and len(kept) < settings.max_per_image:
+                kept.append(i)
+                rows.append((score, label, i))
+    rows.sort(key=lambda row: -row[0])
+    boxes = []
+    for _, label, i in rows:
+        dx, dy, dw, dh = (
+            (vectors[i] @ detector.regressor.weight[label] + detector.regressor.bias[label]).double().tolist()
+        )
+        x1, y1, x2, y2 = windows[i].tolist()
+        w, h = x2 - x1, y2 - y1
+        cx, cy, w, h = x1 + w / 2 + dx * w, y1 + h / 2 + dy * h, w * np.exp(dw), h * np.exp(dh)
+        limit = np.array([image.shape[1], image.shape[0]] * 2)
+        boxes.append(np.clip([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2], 0, limit))
+    scores, labels = np.array([row[0] for row in rows]), np.array([row[1] for row in rows])
+    return {"boxes": np.array(boxes), "labels": labels, "scores": scores}
+
+
+@pytest.mark.parametrize("limit", [4, 100])
+def test_detections_are_those_of_the_slow_version(build_detector, images, limit):
+    detector = build_detector(score_threshold=-0.5, nms=0.4, max_per_image=limit)
+    windows = selective_search(images[0])[::3]
+    found, expected = detector.detect(images[0], windows), slow_detect(detector, images[0], windows)
+    assert found["labels"].tolist() == expected["labels"].tolist()
+    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-4)
+    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)
+
+
+def test_its_windows_are_those_of_selective_search(detector, images):
+    search = detector.settings.proposals
+    windows = selective_search(images[0], search.mode, search.max_side)
+    assert equal(detector(images[0]), detector.detect(images[0], windows))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7])
+def test_no_two_boxes_of_a_class_overlap_by_more_than_the_threshold(build_detector, images, threshold):
+    detector = build_detector(regress=False, nms=threshold)
+    found = detector(images[0])
+    overlaps = iou(found["boxes"], found["boxes"])
+    np.fill_diagonal(overlaps, 0)
+    same_class = found["labels"][:, None] == found["labels"][None]
+    assert (overlaps[same_class] <= threshold).all()
+    assert (overlaps[~same_class] > threshold).any()  # classes do not suppress each other
+
+
+@pytest.mark.parametrize("limit", [1, 5])
+def test_a_class_has_at_most_so_many_detections_and_these_are_its_best(build_detector, images, limit):
+    unlimited, limited = build_detector()(images[0]), build_detector(max_per_image=limit)(images[0])
+    for label in range(3):
+        mine = unlimited["scores"][unlimited["labels"] == label]
+        assert limited["scores"][limited["labels"] == label].tolist() == mine[:limit].tolist()
+
+
+@pytest.mark.parametrize("threshold", [-1.5, 0.0, 1.0])
+def test_detections_score_above_the_threshold(build_detector, images, threshold):
+    found = build_detector(score_threshold=threshold)(images[0])
+    assert len(found["scores"])
+    assert (found["scores"] > threshold).all()
+
+
+def test_nothing_above_the_threshold_is_no_detections(build_detector, images):
+    found = build_detector(score_threshold=1e6)(images[0])
+    check(found, 150, 110)
+    assert found["boxes"].shape == (0, 4)
+
+
+def test_without_a_regressor_the_boxes_are_windows(build_detector, images):
+    windows = selective_search(images[0])
+    found = build_detector(regress=False).detect(images[0], windows)
+    rows = {tuple(row) for row in windows.tolist()}
+    assert all(tuple(row) in rows for row in found["boxes"].tolist())
+
+
+def test_the_regressor_moves_boxes_but_neither_scores_nor_labels(build_detector, images):
+    windows = selective_search(images[0])
+    plain = build_detector(regress=False).detect(images[0], windows)
+    refined = build_detector(regress=True).detect(images[0], windows)
+    assert (refined["scores"] == plain["scores"]).all()
+    assert (refined["labels"] == plain["labels"]).all()
+    assert not np.allclose(refined["boxes"], plain["boxes"])
+
+
+# ---------------------------------------------------------------- images at the edge of sense
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 50), (3, 2000), (2000, 3), (16, 16), (40, 200)])
+@pytest.mark.parametrize("content", ["noise", "uniform"])
+def test_extreme_images_give_a_result(detector, shape, content):
+    image = np.full((*shape, 3), 77, np.uint8)
+    if content == "noise":
+        image = np.random.default_rng(0).integers(0, 256, image.shape, dtype=np.uint8)
+    check(detector(image), shape[1], shape[0])
+
+
+def test_no_windows_are_no_detections(detector, images):
+    found = detector.detect(images[0], np.zeros((0, 4), np.float32))
+    check(found, 150, 110)
+    assert len(found["scores"]) == 0
+
+
+def test_one_window_and_the_same_window_twice_are_one_detection_a_class(detector, images):
+    windows = as_boxes([[20, 20, 90, 90]])
+    once = detector.detect(images[0], windows)
+    assert equal(detector.detect(images[0], np.repeat(windows, 2, axis=0)), once)
+    assert len(once["scores"]) <= 3
+
+
+# ---------------------------------------------------------------- kept on disk
+
+
+@pytest.mark.parametrize("regress", [True, False])
+def test_a_loaded_detector_detects_the_same_to_the_bit(build_detector, images, tmp_path, regress):
+    detector = build_detector(regress=regress, scales=(96, 128), levels=(4, 2))
+    detector.save(tmp_path / "model.safetensors")
+    loaded = Detector.load(tmp_path / "model.safetensors")
+    assert loaded.classes == detector.classes
+    assert (loaded.regressor is None) == (not regress)
+    for image in images:
+        assert equal(loaded(image), detector(image))
+
+
+def test_a_model_is_saved_and_loaded_by_any_form_of_path(detector, tmp_path):
+    detector.save(str(tmp_path / "new folder" / "a.safetensors"))
+    assert Detector.load(str(tmp_path / "new folder" / "a.safetensors")).classes == detector.classes
+    assert [path.name for path in Path(tmp_path / "new folder").iterdir()] == ["a.safetensors"]
+
+
+def test_a_device_that_is_not_there_is_the_callers_mistake_not_the_files(detector, tmp_path):
+    detector.save(tmp_path / "model.safetensors")
+    for name in ("gpu", f"cuda:{torch.cuda.device_count()}"):
+        with pytest.raises(UserError, match=r"^device"):
+            Detector.load(tmp_path / "model.safetensors", device=name)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_detects_what_the_cpu_detects(detector, images, tmp_path):
+    detector.save(tmp_path / "model.safetensors")
+    found = Detector.load(tmp_path / "model.safetensors", device="cuda")(images[0])
+    expected = detector(images[0])
+    check(found, 150, 110)
+    np.testing.assert_allclose(found["scores"][:10], expected["scores"][:10], atol=0.05)

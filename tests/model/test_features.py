@@ -1,0 +1,183 @@
+"""Window vectors against the same steps done by hand: enlarge, project, crop, pool."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from spp_det.boxes import as_boxes
+from spp_det.config import Backbone as BackboneSettings
+from spp_det.config import Detection, Proposals, Pyramid
+from spp_det.data.synthetic import scene
+from spp_det.images import resize_shorter_side
+from spp_det.model.backbone import Backbone
+from spp_det.model.features import SPPFeatures
+from spp_det.model.model_file import Settings
+from spp_det.model.projection import project
+from spp_det.model.pyramid import pool_windows
+
+LEVELS = (6, 3, 2, 1)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone("zf5_small")
+
+
+@pytest.fixture(scope="module")
+def image():
+    return scene(np.random.default_rng(1), sizes=((200, 150),)).image
+
+
+def random_windows(count: int, width: int, height: int, seed: int = 0):
+    rng = np.random.default_rng(seed)
+    x, y = np.sort(rng.integers(0, width, (count, 2))), np.sort(rng.integers(0, height, (count, 2)))
+    return as_boxes(np.stack([x[:, 0], y[:, 0], x[:, 1] + 1, y[:, 1] + 1], axis=1))
+
+
+def features_of(backbone, scales=(160,), max_side=2400, levels=LEVELS, mode="max"):
+    return SPPFeatures(backbone, scales, max_side, levels, mode)
+
+
+def test_a_map_is_the_network_on_the_resized_image(backbone, image):
+    (conv_map,) = features_of(backbone, (240,)).maps(image)
+    assert conv_map.enlargement == (1.6, 1.6)
+    resized = resize_shorter_side(image, 240, 2400)
+    assert resized.shape == (240, 320, 3)
+    pixels = torch.from_numpy(resized).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
+    expected = backbone.layers(((pixels - mean) / std)[None])[0]
+    torch.testing.assert_close(conv_map.cells, expected, atol=1e-3, rtol=1e-4)
+    assert conv_map.cells.shape == (backbone.channels, 15, 20)
+
+
+def test_the_enlargement_is_that_of_each_axis_after_rounding(backbone, image):
+    (conv_map,) = features_of(backbone, (100,)).maps(image[:77])  # 77 x 200 -> 100 x 259.74
+    assert conv_map.enlargement == (260 / 200, 100 / 77)
+
+
+@pytest.mark.parametrize("mode", ["max", "average"])
+@pytest.mark.parametrize("levels", [LEVELS, (4, 1)])
+def test_a_vector_is_the_pooled_crop_of_the_projected_window(backbone, image, mode, levels):
+    features = features_of(backbone, (240,), levels=levels, mode=mode)
+    windows = random_windows(60, 200, 150)
+    maps = features.maps(image)
+    vectors, vector_of = features.pool(maps, windows)
+    rectangles = project(windows * np.float32(1.6), backbone.geometry, 15, 20)
+    pool = nn.AdaptiveMaxPool2d if mode == "max" else nn.AdaptiveAvgPool2d
+    for row, (x1, y1, x2, y2) in enumerate(rectangles.tolist()):
+        crop = maps[0].cells[:, y1:y2, x1:x2][None]
+        expected = torch.cat([pool(n)(crop)[0].flatten(1).T for n in levels]).flatten()  # [bins * C]
+        torch.testing.assert_close(vectors[vector_of[row]], expected)
+    assert vectors.shape[1] == features.dimension == sum(n * n for n in levels) * backbone.channels
+    assert vectors.dtype == torch.float32
+    assert vector_of.dtype == np.int64
+
+
+def test_each_distinct_rectangle_has_one_vector(backbone, image):
+    features = features_of(backbone)
+    windows = random_windows(300, 200, 150)
+    vectors, vector_of = features.pool(features.maps(image), windows)
+    (conv_map,) = features.maps(image)
+    scaled = windows * np.array(conv_map.enlargement * 2, np.float32)
+    rectangles = project(scaled, backbone.geometry, *conv_map.cells.shape[1:])
+    assert len(vectors) == len(np.unique(rectangles, axis=0)) < 300
+    assert sorted(set(vector_of)) == list(range(len(vectors)))
+
+
+def test_each_window_is_taken_at_the_scale_closest_to_224_pixels(backbone, image):
+    scales = (180, 250, 400, 700)
+    features = features_of(backbone, scales)
+    windows = np.concatenate([random_windows(120, 200, 150, seed=2), as_boxes([[0, 0, 200, 150]])])
+    maps = features.maps(image)
+    assert len(maps) == 4
+    vectors, vector_of = features.pool(maps, windows)
+    counts = np.zeros(4, int)
+    for row, window in enumerate(windows):
+        area = (window[2] - window[0]) * (window[3] - window[1])
+        factors = [np.sqrt(m.enlargement[0] * m.enlargement[1]) for m in maps]
+        best = int(np.argmin([abs(area * factor**2 - 224**2) for factor in factors]))
+        counts[best] += 1
+        alone = features_of(backbone, scales[best : best + 1])
+        expected, _ = alone.pool([maps[best]], window[None])
+        assert torch.equal(vectors[vector_of[row]], expected[0])
+    assert (counts > 0).all()
+
+
+def test_one_scale_of_many_left_without_windows_does_no_harm(backbone, image):
+    windows = as_boxes([[0, 0, 200, 150]])  # every scale but the last enlarges it too little
+    several = features_of(backbone, (16, 48, 96))
+    vectors, vector_of = several.pool(several.maps(image), windows)
+    expected, _ = features_of(backbone, (96,)).pool(several.maps(image)[2:], windows)
+    assert torch.equal(vectors, expected)
+    assert vector_of.tolist() == [0]
+
+
+@pytest.mark.parametrize("scales", [(160,), (120, 160)])
+def test_no_windows_have_no_vectors(backbone, image, scales):
+    features = features_of(backbone, scales)
+    vectors, vector_of = features.pool(features.maps(image), np.zeros((0, 4), np.float32))
+    assert vectors.shape == (0, features.dimension)
+    assert vector_of.shape == (0,)
+    assert vector_of.dtype == np.int64
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (3, 300), (300, 3), (17, 15)])
+def test_tiny_and_thin_images_have_vectors(backbone, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    features = features_of(backbone, (16, 64), max_side=256)
+    height, width = shape
+    windows = as_boxes([[0, 0, width, height], [0, 0, 1, 1], [width - 1, height - 1, width, height]])
+    maps = features.maps(pixels)
+    vectors, vector_of = features.pool(maps, windows)
+    assert vectors[vector_of].shape == (3, features.dimension)
+    assert vectors.isfinite().all()
+    for conv_map in maps:  # the long side is capped, to the pixel that rounding costs
+        assert max(np.array(conv_map.enlargement) * [width, height]) <= 256
+        assert conv_map.cells.shape[1] >= 1
+        assert conv_map.cells.shape[2] >= 1
+
+
+def test_a_map_in_half_precision_gives_the_vectors_of_its_values(backbone, image):
+    """As the cache of the training keeps it."""
+    features = features_of(backbone)
+    (conv_map,) = features.maps(image)
+    half = type(conv_map)(conv_map.cells.half(), conv_map.enlargement)
+    vectors, vector_of = features.pool([half], random_windows(50, 200, 150))
+    assert vectors.dtype == torch.float32
+    assert torch.equal(vectors, vectors.half().float())
+    exact, exact_of = features.pool([conv_map], random_windows(50, 200, 150))
+    assert (vector_of == exact_of).all()
+    torch.testing.assert_close(vectors, exact.half().float())
+
+
+def test_the_vector_of_the_whole_image_is_the_pyramid_over_the_whole_map(backbone, image):
+    features = features_of(backbone, (320,))
+    (conv_map,) = features.maps(image)
+    height, width = conv_map.cells.shape[1:]
+    vectors, _ = features.pool([conv_map], as_boxes([[0, 0, 200, 150]]))
+    # The centre of cell 0 lies on the centre of the first pixel, not strictly inside the window.
+    inner = np.array([[1, 1, width, height]])
+    assert torch.equal(vectors[0], pool_windows(conv_map.cells, inner, LEVELS).flatten())
+
+
+def test_the_arguments_are_left_as_they_were(backbone, image):
+    features, windows = features_of(backbone, (120, 160)), random_windows(20, 200, 150)
+    copies = image.copy(), windows.copy()
+    features.pool(features.maps(image), windows)
+    assert (image == copies[0]).all()
+    assert (windows == copies[1]).all()
+
+
+def test_settings_describe_the_features(backbone):
+    settings = Settings(
+        Proposals(),
+        BackboneSettings(name="zf5_small", scales=(100, 200), max_side=500),
+        Pyramid(levels=(3, 1), mode="average"),
+        Detection(),
+    )
+    features = SPPFeatures.of(backbone, settings)
+    assert (features.scales, features.max_side) == ((100, 200), 500)
+    assert (features.levels, features.mode, features.dimension) == ((3, 1), "average", 960)
