@@ -95,5 +95,7 @@ def nms(boxes: Boxes, scores: Floats, threshold: float) -> Ints:
     # torchvision sorts ties by an unstable sort on some devices: hand it boxes already in order.
     order = np.argsort(-scores, kind="stable")
     ranks = -np.arange(len(order), dtype=np.float32)
-    kept = torchvision.ops.nms(torch.from_numpy(boxes[order]), torch.from_numpy(ranks), threshold)
+    # The IoUs are float32: beside one of just 3/10, a threshold of 0.3 in float64 is too small.
+    limit = float(np.float32(threshold))
+    kept = torchvision.ops.nms(torch.from_numpy(boxes[order]), torch.from_numpy(ranks), limit)
     return np.asarray(order[kept.numpy()], dtype=np.int64)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from spp_det.errors import UserError
 
@@ -64,7 +64,7 @@ class Backbone(Section):
     """``default`` (torchvision's), ``random``, or a ``.safetensors`` or ``.pth`` file."""
     scales: Annotated[tuple[Side, ...], Field(min_length=1)] = (688,)
     """Images are resized so that their shorter side is this (P: 688, or 480, 576, 688, 864, 1200)."""
-    max_side: Annotated[int, Field(ge=64, le=32768)] = 2400
+    max_side: Annotated[int, Field(ge=64, le=32768, validate_default=True)] = 2400
     """The longer side never exceeds this, so that a panorama cannot exhaust the memory."""
 
     @field_validator("scales")
@@ -73,6 +73,14 @@ class Backbone(Section):
         if list(scales) != sorted(set(scales)):
             raise ValueError("must ascend, none twice")
         return scales
+
+    @field_validator("max_side")
+    @classmethod
+    def _holds_every_scale(cls, max_side: int, info: ValidationInfo) -> int:
+        largest = max(info.data.get("scales", (0,)))
+        if largest > max_side:
+            raise ValueError(f"must be at least the largest of backbone.scales, {largest}")
+        return max_side
 
 
 class Pyramid(Section):
@@ -216,8 +224,8 @@ def _explain(error: ValidationError) -> str:
             name for name in known if name.split(".")[-1] == path[-1]
         ]
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
-    message = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return f"{key} = {first['input']!r}: must be {message.removeprefix('must ')}"
+    message = first["msg"].removeprefix("Value error, ").replace("Input should ", "must ", 1)
+    return f"{key} = {first['input']!r}: {message}"
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:

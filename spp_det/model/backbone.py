@@ -214,13 +214,20 @@ def _downloaded(name: str) -> Mapping[str, Tensor]:
         raise UserError(
             f"backbone.weights: torchvision has no weights for {name}; name a file, or 'random'"
         ) from None
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
     try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(progress=True, check_hash=True)
+        state: Mapping[str, Tensor] = weights.get_state_dict(
+            progress=True, check_hash=True, weights_only=True
+        )
     except OSError as error:
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise UserError(
             f"backbone.weights: could not download {weights.url} ({error}); fetch it by hand into {folder}, "
             "or set backbone.weights=FILE"
+        ) from error
+    except Exception as error:  # a wrong hash is a RuntimeError, a damaged earlier download anything
+        raise UserError(
+            f"backbone.weights: what came from {weights.url} is not the weights ({_first_line(error)}); "
+            f"remove it from {folder} and try again, or set backbone.weights=FILE"
         ) from error
     return state
 
@@ -233,9 +240,13 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"backbone.weights: cannot read {path}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"backbone.weights: cannot read {path}: {_first_line(error)}") from error
     except Exception as error:  # weights_only refuses code by raising pickle.UnpicklingError and others
         raise UserError(f"backbone.weights: {path} is not a plain state dict; refused") from error
     if not isinstance(state, Mapping):
         raise UserError(f"backbone.weights: {path} holds a {type(state).__name__}, not a state dict")
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

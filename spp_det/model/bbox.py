@@ -32,6 +32,10 @@ class BoxRegressor:
             deltas[mine] = torch.addmm(self.bias[label], rows, self.weight[label]).cpu().numpy()
         return decode_deltas(boxes, deltas)
 
+    def to(self, device: torch.device) -> BoxRegressor:
+        """The same regressor on another device."""
+        return BoxRegressor(self.weight.to(device), self.bias.to(device))
+
 
 def fit_ridge(vectors: Tensor, targets: Floats, ridge: float) -> tuple[Tensor, Tensor]:
     """Ridge regression of whitened, centred targets: ``[n, D], [n, 4] -> weight [D, 4], bias [4]``.

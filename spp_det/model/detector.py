@@ -47,10 +47,11 @@ class Detector:
         regressor: BoxRegressor | None,
         settings: Settings,
     ) -> None:
+        device = features.backbone.mean.device
         self.classes = tuple(classes)
         self.features = features
-        self.svms = svms
-        self.regressor = regressor
+        self.svms = svms.to(device)
+        self.regressor = None if regressor is None else regressor.to(device)
         self.settings = settings
 
     def __call__(self, images: AnyImage | Sequence[AnyImage]) -> Detections | list[Detections]:
@@ -123,7 +124,7 @@ class Detector:
         if "bbox.weight" in model.tensors:
             shapes["bbox.weight"] = (len(model.classes), features.dimension, 4)
             shapes["bbox.bias"] = (len(model.classes), 4)
-        heads = {name: model.tensor(name, shape).to(device) for name, shape in shapes.items()}
+        heads = {name: model.tensor(name, shape) for name, shape in shapes.items()}
         svms = LinearSVMs(heads["svm.weight"], heads["svm.bias"])
         regressor = BoxRegressor(heads["bbox.weight"], heads["bbox.bias"]) if "bbox.weight" in heads else None
         return cls(model.classes, features, svms, regressor, model.settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -68,7 +69,8 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
     Walks the traced graph: a layer with kernel k, stride s and padding p adds ``((k - 1)/2 - p)`` times
     the stride before it to the offset. Branches that meet must agree on where their cells lie.
 
-    Raises ValueError for a network whose branches do not, or that treats the two axes differently.
+    Raises ValueError for a network whose branches do not, that treats the two axes differently, or whose
+    cells are moved by anything but `Conv2d`, `MaxPool2d` and `AvgPool2d` modules.
     """
     graph = fx.symbolic_trace(layers)
     modules = dict(graph.named_modules())
@@ -84,6 +86,7 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
         elif isinstance(module, _WINDOWED):
             views[node] = placed[0].through(module)
         else:
+            _refuse_hidden_window(node, module)
             views[node] = _joined(placed, node)
     output = next(node for node in graph.graph.nodes if node.op == "output")
     view = views[output.all_input_nodes[0]]
@@ -94,6 +97,17 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
     return Geometry(
         view.stride, view.offset, view.receptive_field, _smallest_input(graph, modules)
     ), view.channels
+
+
+_MOVES = re.compile("pool|conv|interpolate|upsample|pad|fold|pixel", re.IGNORECASE)
+
+
+def _refuse_hidden_window(node: fx.Node, module: nn.Module | None) -> None:
+    name = type(module).__name__ if module else getattr(node.target, "__name__", str(node.target))
+    if _MOVES.search(name):
+        raise ValueError(
+            f"{node.name}: the geometry of {name} is not known; use Conv2d, MaxPool2d or AvgPool2d modules"
+        )
 
 
 def _joined(views: list[_View], node: fx.Node) -> _View:

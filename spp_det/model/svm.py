@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 
 import numba
 import numpy as np
@@ -36,6 +35,10 @@ class LinearSVMs:
     def __call__(self, vectors: Tensor) -> Tensor:
         """``[N, D] -> [N, K]`` signed distances in units of the margin."""
         return torch.addmm(self.bias, vectors, self.weight)
+
+    def to(self, device: torch.device) -> LinearSVMs:
+        """The same SVMs on another device."""
+        return LinearSVMs(self.weight.to(device), self.bias.to(device))
 
 
 @dataclass(frozen=True)
@@ -72,45 +75,25 @@ class Fit:
     primal: npt.NDArray[np.float64]
 
 
-_BLOCK = 1024  # vectors converted to float32 at a time
-_WORKING_SET = 4096  # examples solved together where no Gram matrix is at hand
-_ROUNDS = 100
-
-
-def gram_matrix(vectors: Tensor, others: Tensor) -> npt.NDArray[np.float32]:
-    """``[n, D], [m, D] -> [n, m]`` inner products in float32, of vectors in any floating point."""
-    products = np.empty((len(vectors), len(others)), np.float32)
-    for start in range(0, len(others), _BLOCK):
-        block = others[start : start + _BLOCK].float().T
-        for row in range(0, len(vectors), _BLOCK):
-            rows = vectors[row : row + _BLOCK].float()
-            products[row : row + _BLOCK, start : start + _BLOCK] = (rows @ block).numpy()
-    return products
-
-
 def fit_svms(
     vectors: Tensor,
     signs: npt.NDArray[np.int8],
     objective: Hinge,
     tolerance: float = 1e-4,
     alpha: npt.NDArray[np.float64] | None = None,
-    gram: npt.NDArray[np.float32] | None = None,
     seed: int = 0,
 ) -> Fit:
-    """Minimise the `Hinge` objective of every class by coordinate ascent on its dual.
+    """Minimise the `Hinge` objective of every class by dual coordinate ascent (Hsieh et al., ICML 2008).
 
-    In terms of the examples' inner products a step costs one row of their Gram matrix, however long the
-    vectors, and all classes share the matrix. A round scores all examples with the vectors themselves,
-    which gives the true duality gap, and solves every class whose gap exceeds ``tolerance`` of its
-    objective. One round does it, unless there are too many examples for a Gram matrix: then a
-    round solves for some of them, drawn at random, given the others.
+    This is liblinear's algorithm, on half-precision vectors that all classes share and without
+    copies of them, stopped by the duality gap itself: a class is done when the gap is below ``tolerance`` of
+    its objective. Classes are solved on all cores.
 
     Args:
-        vectors: ``[n, D]`` in float32, or in half precision to save memory.
+        vectors: float16 ``[n, D]``, finite, on the CPU.
         signs: int8 ``[n, K]``: 1 positive, -1 negative, 0 not an example of the class.
         alpha: where to start; zeros if None.
-        gram: ``gram_matrix(vectors, vectors)`` where it is at hand.
-        seed: of the order of steps: in a fixed one the ascent crawls, because vectors that are never
+        seed: of the order of the steps: in a fixed order the ascent crawls, because vectors that are never
             negative all lean the same way.
     """
     n, classes = signs.shape
@@ -118,100 +101,105 @@ def fit_svms(
     C = objective.C * objective.scale**2 * np.where(signs > 0, objective.positive_weight, 1.0) * (signs != 0)
     bias = objective.bias / objective.scale
     alpha = np.zeros((n, classes)) if alpha is None else np.clip(alpha, 0, C)
-    random = np.random.default_rng(seed)
-    for _ in range(_ROUNDS):
-        weight = _weighted_sum(vectors, alpha * signs)  # [D, K]
-        bias_weight = bias * (alpha * signs).sum(0)  # [K]
-        scores = _scores(vectors, weight) + bias * bias_weight  # [n, K]
-        regulariser = ((weight.double() ** 2).sum(0).numpy() + bias_weight**2) / 2
-        primal = regulariser + (C * np.maximum(1 - signs * scores, 0)).sum(0)
-        gap = (primal - (alpha.sum(0) - regulariser)) / np.maximum(primal, 1e-300)
-        logger.debug("SVM: %d examples, duality gaps %s", n, gap)
-        unfinished = np.flatnonzero(gap > tolerance)
-        if not len(unfinished):
-            break
-        working, products = np.arange(n), gram
-        if products is None:
-            working = random.permutation(n)[:_WORKING_SET]
-            rows = vectors[torch.from_numpy(working)]
-            products = gram_matrix(rows, rows)
-        solve = partial(
-            _solve_class, products, bias**2, signs[working], C[working], scores[working], alpha[working],
-            0.3 * tolerance * primal, int(random.integers(2**31)),
-        )  # fmt: skip
-        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-            for k, solved in zip(unfinished, threads.map(solve, unfinished.tolist()), strict=True):
-                alpha[working, k] = solved
-    else:
-        logger.warning("SVM: the duality gap is still %.1e after %d rounds", gap.max(), _ROUNDS)
-    svms = LinearSVMs(weight, torch.from_numpy(bias * bias_weight).float())
-    return Fit(svms, alpha, gap, primal / objective.scale**2)
+    bits = vectors.contiguous().view(torch.int16).numpy().view(np.uint16)
+
+    def solve(k: int) -> tuple[npt.NDArray[np.float32], float, float, float]:
+        rows = np.flatnonzero(signs[:, k])
+        solved = alpha[rows, k]
+        weight = np.zeros(vectors.shape[1], np.float32)
+        bias_weight, primal, gap = _coordinate_ascent(
+            bits, rows, signs[rows, k].astype(np.float64), C[rows, k], bias, solved, weight, tolerance, seed
+        )
+        alpha[rows, k] = solved
+        if gap > tolerance:
+            logger.warning("SVM %d: the relative duality gap is still %.1e after %d rounds", k, gap, _ROUNDS)
+        return weight, bias * bias_weight, primal / objective.scale**2, gap
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+        weights, biases, primals, gaps = zip(*threads.map(solve, range(classes)), strict=True)
+    svms = LinearSVMs(torch.from_numpy(np.stack(weights, axis=1)), torch.tensor(biases, dtype=torch.float32))
+    return Fit(svms, alpha, np.array(gaps), np.array(primals))
 
 
-def _solve_class(
-    gram: npt.NDArray[np.float32],
-    bias_square: float,
-    signs: npt.NDArray[np.int8],
-    C: npt.NDArray[np.float64],
-    scores: npt.NDArray[np.float64],
-    alpha: npt.NDArray[np.float64],
-    enough: npt.NDArray[np.float64],
-    seed: int,
-    k: int,
-) -> npt.NDArray[np.float64]:
-    y, c, score, a = (values[:, k].astype(np.float64) for values in (signs, C, scores, alpha))
-    solved: npt.NDArray[np.float64] = _coordinate_ascent(gram, bias_square, y, c, score, a, enough[k], seed)
-    return solved
-
-
-def _scores(vectors: Tensor, weight: Tensor) -> npt.NDArray[np.float64]:
-    """``[n, D] x [D, K] -> [n, K]``."""
-    starts = range(0, len(vectors), _BLOCK)
-    blocks = [vectors[start : start + _BLOCK].float() @ weight for start in starts]
-    return torch.cat(blocks).double().numpy()
-
-
-def _weighted_sum(vectors: Tensor, factors: npt.NDArray[np.float64]) -> Tensor:
-    """``[n, D], [n, K] -> [D, K]``: the sum over examples of factor times vector."""
-    total = torch.zeros(vectors.shape[1], factors.shape[1])
-    used = np.flatnonzero(factors.any(axis=1))
-    for start in range(0, len(used), _BLOCK):
-        rows = torch.from_numpy(used[start : start + _BLOCK])
-        total += vectors[rows].float().T @ torch.from_numpy(factors)[rows].float()
-    return total
-
-
-_MOST_SWEEPS = 2000
+_ROUNDS = 500
+_SWEEPS = 10  # over the active examples, between two looks at all of them
+_NEAR = 0.1  # an example at rest joins in while it is so close to the margin
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _coordinate_ascent(gram, bias_square, signs, C, scores, alpha, enough, seed):  # type: ignore[no-untyped-def]
-    """Solve one class on ``m`` examples, given the rest: ``alpha [m] -> alpha [m]``.
+def _coordinate_ascent(bits, rows, signs, C, bias, alpha, weight, tolerance, seed):  # type: ignore[no-untyped-def]
+    """Solve one class, in place in ``alpha [m]`` and ``weight [D]``.
 
-    ``gram [m, m]`` without the bias feature, ``scores [m]`` at the start. A step is exact for one example
-    and moves all scores along. The duality gap is a sum over examples of what complementary slackness
-    lacks; sweeps, each in a new order, end when these m examples contribute less than ``enough``.
+    Example i is row ``rows[i]`` of the half-precision ``bits [n, D]``. A step is exact for one example. The
+    gap is a sum over examples of what complementary slackness lacks. Returns the bias weight, the
+    primal objective and the relative gap.
     """
     np.random.seed(seed)  # noqa: NPY002  (numba's own generator, one a thread)
-    m = len(alpha)
-    alpha, scores = alpha.copy(), scores.copy()
-    examples = np.flatnonzero(C)
-    for _ in range(_MOST_SWEEPS):
-        np.random.shuffle(examples)  # noqa: NPY002
-        for i in examples:
-            slack = 1 - signs[i] * scores[i]
-            if (alpha[i] == 0 and slack <= 0) or (alpha[i] == C[i] and slack >= 0):
-                continue
-            new = min(max(alpha[i] + slack / (gram[i, i] + bias_square), 0.0), C[i])
-            signed = (new - alpha[i]) * signs[i]
-            alpha[i] = new
-            row = gram[i]
-            for j in range(m):
-                scores[j] += signed * (row[j] + bias_square)
-        gap = 0.0
-        for i in examples:
-            slack = 1 - signs[i] * scores[i]
+    m = len(rows)
+    vector = np.empty(len(weight), np.float32)
+    square = np.empty(m)
+    bias_weight = 0.0
+    for i in range(m):
+        _load(bits[rows[i]], vector)
+        square[i] = _dot(vector, vector) + bias * bias
+        if alpha[i] > 0:
+            _add(weight, np.float32(alpha[i] * signs[i]), vector)
+            bias_weight += bias * alpha[i] * signs[i]
+    active = np.empty(m, np.int64)
+    primal, gap = 0.0, 0.0
+    for _ in range(_ROUNDS):
+        count, loss, gap = 0, 0.0, 0.0
+        for i in range(m):
+            _load(bits[rows[i]], vector)
+            slack = 1 - signs[i] * (_dot(vector, weight) + bias * bias_weight)
+            loss += C[i] * max(slack, 0.0)
             gap += C[i] * max(slack, 0.0) - alpha[i] * slack
-        if gap < enough:
+            if not ((alpha[i] == 0 and slack < -_NEAR) or (alpha[i] == C[i] and slack > _NEAR)):
+                active[count] = i
+                count += 1
+        primal = loss + (_dot(weight, weight) + bias_weight * bias_weight) / 2
+        if gap <= tolerance * primal:
             break
-    return alpha
+        for _ in range(_SWEEPS):
+            np.random.shuffle(active[:count])  # noqa: NPY002
+            passing_gap = 0.0
+            for i in active[:count]:
+                _load(bits[rows[i]], vector)
+                slack = 1 - signs[i] * (_dot(vector, weight) + bias * bias_weight)
+                passing_gap += C[i] * max(slack, 0.0) - alpha[i] * slack
+                new = min(max(alpha[i] + slack / square[i], 0.0), C[i])
+                signed = (new - alpha[i]) * signs[i]
+                if signed != 0:
+                    alpha[i] = new
+                    _add(weight, np.float32(signed), vector)
+                    bias_weight += bias * signed
+            if passing_gap < tolerance * primal / 2:
+                break
+    return bias_weight, primal, gap / max(primal, 1e-300)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _load(bits, vector):  # type: ignore[no-untyped-def]
+    """Half precision ``[D]`` as float32: exponent and fraction move into place, the exponent's bias goes."""
+    words = vector.view(np.uint32)
+    for j in range(len(bits)):
+        half = np.uint32(bits[j])
+        words[j] = ((half & np.uint32(0x8000)) << np.uint32(16)) | (
+            (half & np.uint32(0x7FFF)) << np.uint32(13)
+        )
+    for j in range(len(vector)):
+        vector[j] *= np.float32(2.0**112)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _dot(a, b):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for j in range(len(a)):
+        total += a[j] * b[j]
+    return np.float64(total)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
+def _add(weight, factor, vector):  # type: ignore[no-untyped-def]
+    for j in range(len(weight)):
+        weight[j] += factor * vector[j]

@@ -138,7 +138,7 @@ class TrainingImages:
         """One image with the vectors of all its windows."""
         windows = self.images[index].windows
         vectors, vector_of = self.features.pool(self._maps(index), windows.boxes)
-        return Example(windows, vectors, vector_of)
+        return Example(windows, vectors.cpu(), vector_of)
 
     def stream(self, order: Iterable[int], title: str) -> Iterator[Example]:
         """One pass over the images, with a progress bar; the next one is read while the last is used."""
@@ -156,4 +156,4 @@ class TrainingImages:
         """Vectors ``[n, D]`` of some windows ``[n]`` of one image."""
         boxes: Boxes = self.images[index].windows.boxes[windows]
         vectors, vector_of = self.features.pool(self._maps(index), boxes)
-        return vectors[torch.from_numpy(vector_of).to(vectors.device)]
+        return vectors.cpu()[torch.from_numpy(vector_of)]

@@ -14,7 +14,7 @@ from torch import Tensor
 from spp_det.boxes import Ints
 from spp_det.config import SVM
 from spp_det.errors import UserError
-from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms, gram_matrix
+from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms
 from spp_det.training.windows import LabelledWindows, spread_out
 
 logger = logging.getLogger(__name__)
@@ -35,14 +35,10 @@ class Example:
     vector_of: Ints
 
 
-_MOST_IN_GRAM = 16384  # examples; beyond that their Gram matrix would take more than a gigabyte
-
-
 class ExamplePool:
-    """Examples of all classes: half-precision vectors, their inner products, and what each is to each class.
+    """Examples of all classes: half-precision vectors in one growing array, and what each is to each class.
 
     Conv5 maps are stored in half precision and a maximum invents no digits, so no precision is lost here.
-    The Gram matrix grows with the pool, so that no inner product is computed twice in a training.
     """
 
     def __init__(self, dimension: int, classes: int) -> None:
@@ -50,7 +46,6 @@ class ExamplePool:
         self.signs = np.zeros((0, classes), np.int8)
         self.alpha = np.zeros((0, classes))
         self._vectors = torch.empty((0, dimension), dtype=torch.float16)
-        self._gram: npt.NDArray[np.float32] | None = np.empty((0, 0), np.float32)
 
     @property
     def vectors(self) -> Tensor:
@@ -71,22 +66,9 @@ class ExamplePool:
 
     def fit(self, objective: Hinge, tolerance: float) -> Fit:
         """Train on all examples, from where the last fit ended."""
-        fit = fit_svms(self.vectors, self.signs, objective, tolerance, self.alpha, self._whole_gram())
+        fit = fit_svms(self.vectors, self.signs, objective, tolerance, self.alpha)
         self.alpha = fit.alpha
         return fit
-
-    def _whole_gram(self) -> npt.NDArray[np.float32] | None:
-        if self._gram is None or self.size > _MOST_IN_GRAM:
-            self._gram = None  # for good: a pool this large does not shrink much
-            return None
-        known, vectors = len(self._gram), self.vectors
-        gram = np.empty((self.size, self.size), np.float32)
-        gram[:known, :known] = self._gram
-        if self.size > known:
-            gram[known:] = gram_matrix(vectors[known:], vectors)
-            gram[:known, known:] = gram[known:, :known].T
-        self._gram = gram
-        return gram
 
     def evict(self, svms: LinearSVMs, below: float) -> None:
         """Forget negatives that score lower and carry no weight, and rows that then serve no class."""
@@ -96,8 +78,6 @@ class ExamplePool:
         used = np.flatnonzero((self.signs != 0).any(axis=1))
         for row, source in enumerate(used):  # in place: the vectors are most of the memory
             self._vectors[row] = self._vectors[source]
-        if self._gram is not None:
-            self._gram = self._gram[used[:, None], used]
         self.signs, self.alpha, self.size = self.signs[used], self.alpha[used], len(used)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from spp_det.boxes import Ints, encode_deltas
 from spp_det.config import BoxRegression
+from spp_det.errors import UserError
 from spp_det.model.bbox import BoxRegressor, fit_ridge
 from spp_det.training.windows import LabelledWindows
 
@@ -74,6 +76,12 @@ def _draw(
 
 
 def mean_vector_norm(images: Iterable[Tensor]) -> float:
-    """Mean Euclidean norm of the vectors ``[n, D]`` of some images."""
+    """Mean Euclidean norm of the vectors ``[n, D]`` of some images.
+
+    Raises UserError where it is 0 or not finite: nothing can be learnt from such vectors.
+    """
     norms = [vectors.norm(dim=1) for vectors in images]
-    return float(torch.cat(norms).mean())
+    mean = float(torch.cat(norms).mean())
+    if not 0 < mean < math.inf:
+        raise UserError(f"backbone.weights: the features of the training images have mean norm {mean:g}")
+    return mean

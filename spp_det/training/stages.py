@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
+import sys
 import time
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from spp_det.cache import Cache
 from spp_det.config import Config, Data
 from spp_det.data.coco import read_coco
 from spp_det.data.records import Dataset
 from spp_det.data.voc import read_voc
+from spp_det.devices import choose_device
+from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector
 from spp_det.model.features import SPPFeatures
@@ -31,9 +32,15 @@ NORM_IMAGES = 200  # images sampled for the mean norm of the vectors
 
 def read_dataset(data: Data, split: str, classes: tuple[str, ...] | None = None) -> Dataset:
     """A split of the configured data set; ``classes`` to insist on, or None for those of the split."""
-    if data.format == "coco":
-        return read_coco(split, data.root)
-    return read_voc(data.root, split, classes)
+    if data.format == "voc":
+        return read_voc(data.root, split, classes)
+    dataset = read_coco(split, data.root)
+    if classes is not None and classes != dataset.classes:
+        raise UserError(
+            f"data.classes: {split} has the categories {', '.join(dataset.classes)}, in this order; "
+            "a COCO file is learned whole, so leave data.classes out"
+        )
+    return dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +56,7 @@ def train(config: Config) -> Trained:
     clock = _Clock()
     dataset = read_dataset(config.data, config.data.train, config.data.classes)
     workers = config.runtime.workers or os.cpu_count() or 1
-    device = torch.device("cpu")
+    device = choose_device(config.runtime.device)
     settings = Settings(config.proposals, config.backbone, config.pyramid, config.detection)
     backbone = Backbone(config.backbone.name).load_weights(config.backbone.weights, config.seed).to(device)
     features = SPPFeatures.of(backbone, settings)
@@ -88,9 +95,19 @@ def train(config: Config) -> Trained:
         "mean_norm": mean_norm,
         "svm": figures,
         "seconds": clock.laps,
-        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mb": _peak_memory_mb(),
     }
     return Trained(detector, metrics)
+
+
+def _peak_memory_mb() -> int | None:
+    """The largest resident size of this process so far; None where the system does not tell (Windows)."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
 
 
 class _Clock:

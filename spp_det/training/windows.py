@@ -58,6 +58,7 @@ class LabelledWindows:
         if not len(self.record.boxes):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         target = self.overlaps.argmax(axis=1)
+        target[: self.objects] = np.arange(self.objects)  # its own, also where objects share a box
         usable = ~(self.record.difficult | self.record.crowd)[target]
         near = self.overlaps[np.arange(len(target)), target] >= min_iou
         windows = np.flatnonzero(usable & near)

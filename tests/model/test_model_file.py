@@ -91,7 +91,7 @@ def rewritten(model: Path, path: Path, change) -> Path:
 
 def test_a_model_rewritten_without_a_change_is_a_model(model, tmp_path):
     """So that the refusals below are those of the changes."""
-    loaded = Detector.load(rewritten(model, tmp_path / "m", lambda tensors, metadata: None))
+    loaded = Detector.load(rewritten(model, tmp_path / "m", lambda *_: None))
     assert loaded.classes == Detector.load(model).classes
 
 

@@ -7,6 +7,6 @@ other textures as clutter. Colour tells nothing.
 """
 
 from spp_det.data.synthetic.generate import generate_voc
-from spp_det.data.synthetic.scene import CLASSES, Scene, scene
+from spp_det.data.synthetic.scenes import CLASSES, Scene, scene
 
 __all__ = ["CLASSES", "Scene", "generate_voc", "scene"]

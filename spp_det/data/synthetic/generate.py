@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spp_det.data.synthetic.scene import CLASSES, SIZES, Scene, scene
+from spp_det.data.synthetic.scenes import CLASSES, SIZES, Scene, scene
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.errors import UserError
 from spp_det.opencv import cv2
@@ -22,6 +22,7 @@ JPEG_QUALITY = 92
 TRAIN_PART = (0.0, 0.55)  # columns of the photographs that backgrounds come from, as fractions
 TEST_PART = (0.55, 1.0)
 
+GENERATOR = "spp_det.data.synthetic"
 VERSION = 1  # of what is drawn: to be raised with every change that alters a picture
 MARKER = "generated.json"  # says what a folder was generated from, and that generate_voc may replace it
 
@@ -34,9 +35,10 @@ def generate_voc(
 ) -> None:
     """Write a generated data set in the Pascal VOC layout under ``root``: JPEGs, annotations, splits.
 
-    The same arguments give the same bytes. Image ``i`` of a split depends on the seed, the split's name
-    and ``i`` alone, so a larger split begins with the images of a smaller one. The backgrounds of a
-    split whose name begins with ``test`` come from other parts of the photographs than all the others.
+    The same arguments give the same bytes on the same machine. Image ``i`` of a split depends on the
+    seed, the sizes, the split's name and ``i`` alone, so a larger split begins with the images of a
+    smaller one. The backgrounds of a split whose name begins with ``test`` come from other parts of the
+    photographs than all the others.
 
     ``root`` appears whole or not at all. A folder that the same call made before is kept, one from other
     arguments is replaced.
@@ -48,7 +50,7 @@ def generate_voc(
         sizes: the (width, height) that images have, chosen at random, pixels.
 
     Raises:
-        UserError: ``root`` holds something that this function did not make.
+        UserError: ``root`` holds something that this function did not make and would have to replace.
         ValueError: an argument is out of range.
     """
     if seed < 0 or any(count < 0 or not name.isidentifier() for name, count in splits.items()):
@@ -57,17 +59,16 @@ def generate_voc(
         )
     root = Path(root).resolve()
     recipe = {
+        "generator": GENERATOR,
         "version": VERSION,
         "seed": seed,
         "splits": dict(splits),
         "sizes": [list(size) for size in sizes],
     }
     if root.exists():
-        found = _recipe_of(root)
-        if found is None and (not root.is_dir() or any(root.iterdir())):
-            raise UserError(f"{root}: not a generated data set, so it is not replaced; name a new folder")
-        if found == recipe and _is_complete(root, splits):
+        if _recipe_of(root) == recipe and _is_complete(root, splits):
             return
+        _check_replaceable(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as scratch:
         fresh = Path(scratch) / "fresh"
@@ -78,12 +79,30 @@ def generate_voc(
         fresh.rename(root)
 
 
+def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
+    """The generator that one image is drawn from."""
+    return np.random.default_rng([seed, zlib.crc32(split.encode()), index])
+
+
 def _recipe_of(root: Path) -> object:
     """What a folder was generated from; None where it was not."""
     try:
-        return json.loads((root / MARKER).read_text(encoding="utf-8"))
+        recipe = json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return recipe if isinstance(recipe, dict) and recipe.get("generator") == GENERATOR else None
+
+
+def _check_replaceable(root: Path) -> None:
+    """UserError unless a folder is empty, or generated and nothing was added to it."""
+    if not root.is_dir():
+        raise UserError(f"{root}: not a folder; name a new one for the generated data set")
+    entries = {entry.name for entry in root.iterdir()}
+    if entries and _recipe_of(root) is None:
+        raise UserError(f"{root}: not a generated data set, so it is not replaced; name a new folder")
+    added = sorted(entries - {"Annotations", "ImageSets", "JPEGImages", MARKER})
+    if added:
+        raise UserError(f"{root}: holds {added[0]!r}, which was not generated, so it is not replaced")
 
 
 def _image_id(split: str, index: int) -> str:
@@ -105,8 +124,8 @@ def _write(root: Path, splits: Mapping[str, int], seed: int, sizes: Sequence[tup
     for split, count in splits.items():
         part = TEST_PART if split.startswith("test") else TRAIN_PART
         for index in range(count):
-            rng = np.random.default_rng([seed, zlib.crc32(split.encode()), index])
-            _write_scene(root, _image_id(split, index), scene(rng, sizes, part))
+            drawn = scene(image_rng(seed, split, index), sizes, part)
+            _write_scene(root, _image_id(split, index), drawn)
         ids = "".join(f"{_image_id(split, index)}\n" for index in range(count))
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text(ids, encoding="utf-8")
 

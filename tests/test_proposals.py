@@ -1,0 +1,202 @@
+"""Selective search: the same sets of windows as OpenCV's own presets, on photographs, in one order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_sample_image
+
+from spp_det.boxes import Boxes, clip
+from spp_det.images import RGB
+from spp_det.opencv import cv2
+from spp_det.proposals import MODES, selective_search
+
+
+def photo(name: str, height: int, width: int) -> RGB:
+    """A photograph cropped about its middle to the shape asked for, then shrunk: all its contrasts stay."""
+    image = load_sample_image(name)
+    factor = min(image.shape[0] // height, image.shape[1] // width)
+    top, left = (image.shape[0] - factor * height) // 2, (image.shape[1] - factor * width) // 2
+    crop = image[top : top + factor * height, left : left + factor * width]
+    return np.asarray(cv2.resize(crop, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module", params=["china.jpg", "flower.jpg"])
+def image(request) -> RGB:
+    return photo(request.param, 120, 160)
+
+
+@pytest.fixture(scope="module")
+def china() -> RGB:
+    return photo("china.jpg", 96, 128)
+
+
+def to_set(boxes: Boxes) -> set[tuple[float, ...]]:
+    return {tuple(row) for row in boxes.tolist()}
+
+
+def check(boxes: Boxes, image: RGB) -> None:
+    """What every result obeys."""
+    height, width = image.shape[:2]
+    assert boxes.dtype == np.float32
+    assert boxes.ndim == 2
+    assert boxes.shape[1] == 4
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    assert np.array_equal(clip(boxes, width, height), boxes)
+    rows = boxes.tolist()
+    assert rows == sorted(rows)
+    assert len(to_set(boxes)) == len(rows)
+
+
+# ---------------------------------------------------------------- against OpenCV in one piece
+
+
+@pytest.mark.parametrize("mode", ["fast", "quality"])
+def test_the_windows_are_those_of_opencvs_preset(image, mode):
+    search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+    search.setBaseImage(np.ascontiguousarray(image[:, :, ::-1]))  # BGR
+    search.switchToSelectiveSearchFast() if mode == "fast" else search.switchToSelectiveSearchQuality()
+    expected = {(x, y, x + width, y + height) for x, y, width, height in search.process().tolist()}
+    boxes = selective_search(image, mode)
+    assert to_set(boxes) == expected
+    assert len(boxes) > 100
+    check(boxes, image)
+
+
+def test_paper_is_the_authors_fast_mode(image):
+    """k and the smallest segment are 50 and 100; windows with a side below 20 pixels are dropped."""
+    module = cv2.ximgproc.segmentation
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+    expected = set()
+    for code in (cv2.COLOR_BGR2HSV, cv2.COLOR_BGR2Lab):
+        for k in (50, 100):
+            search = module.createSelectiveSearchSegmentation()
+            search.setBaseImage(bgr)
+            search.addImage(cv2.cvtColor(bgr, code))
+            search.addGraphSegmentation(module.createGraphSegmentation(0.8, k, k))
+            size = module.createSelectiveSearchSegmentationStrategySize
+            fill = module.createSelectiveSearchSegmentationStrategyFill
+            texture = module.createSelectiveSearchSegmentationStrategyTexture
+            colour = module.createSelectiveSearchSegmentationStrategyColor
+            several = module.createSelectiveSearchSegmentationStrategyMultiple
+            search.addStrategy(several(colour(), fill(), texture(), size()))
+            search.addStrategy(several(fill(), texture(), size()))
+            expected |= {(x, y, x + w, y + h) for x, y, w, h in search.process().tolist() if min(w, h) >= 20}
+    boxes = selective_search(image, "paper")
+    assert to_set(boxes) == expected
+    assert (boxes[:, 2:] - boxes[:, :2]).min() >= 20
+    assert len(boxes) > 100
+    check(boxes, image)
+
+
+# ---------------------------------------------------------------- a pure function of the pixels
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5, 100])
+def test_any_number_of_threads_gives_the_same_windows(china, threads):
+    assert np.array_equal(selective_search(china, threads=threads), selective_search(china))
+
+
+def test_an_image_searched_in_between_leaves_no_trace(china):
+    before = selective_search(china)
+    other = selective_search(255 - china[::-1])
+    assert not np.array_equal(before, other)
+    assert np.array_equal(selective_search(china), before)
+
+
+def test_neither_memory_layout_nor_a_lock_on_the_image_matters(china):
+    expected = selective_search(china)
+    padded = np.zeros((200, 200, 3), np.uint8)
+    padded[7 : 7 + 96, 9 : 9 + 128] = china
+    view = padded[7 : 7 + 96, 9 : 9 + 128]
+    locked = china.copy()
+    locked.setflags(write=False)
+    for same in (view, np.asfortranarray(china), locked, china[:, :, ::-1].copy()[:, :, ::-1]):
+        assert np.array_equal(selective_search(same), expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_image_is_left_as_it_was(china, mode):
+    copy = china.copy()
+    selective_search(china[:48, :64], mode, max_side=40)
+    selective_search(china[:48, :64], mode)
+    assert np.array_equal(china, copy)
+
+
+# ---------------------------------------------------------------- searching in a smaller copy
+
+
+def test_windows_of_a_smaller_copy_come_back_in_the_images_coordinates(china):
+    large = cv2.resize(china, (384, 192), interpolation=cv2.INTER_LINEAR)  # 3 and 2 times as large
+    shrunk = cv2.resize(large, (128, 64), interpolation=cv2.INTER_AREA)
+    boxes = selective_search(large, max_side=128)
+    assert np.array_equal(boxes, selective_search(shrunk) * np.float32(3))
+    check(boxes, large)
+    assert boxes[:, 2].max() == 384
+    assert boxes[:, 3].max() == 192
+
+
+def test_sides_that_do_not_divide_end_at_the_edge_all_the_same(china):
+    cut = china[:91, :127]
+    boxes = selective_search(cut, max_side=50)
+    check(boxes, cut)
+    assert boxes[:, 2].max() == 127
+    assert boxes[:, 3].max() == 91
+
+
+@pytest.mark.parametrize("max_side", [128, 129, 10_000, None])
+def test_an_image_that_is_small_enough_is_searched_as_it_is(china, max_side):
+    assert np.array_equal(selective_search(china, max_side=max_side), selective_search(china))
+
+
+# ---------------------------------------------------------------- odd images
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 60), (60, 1), (2, 2), (3, 200), (200, 3), (19, 70)])
+def test_tiny_and_thin_images_give_a_result(mode, shape):
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    for image in (noise, np.zeros_like(noise), np.full_like(noise, 255)):
+        boxes = selective_search(image, mode)
+        check(boxes, image)
+        if mode == "paper":
+            assert len(boxes) == 0  # no window has two sides of 20 pixels
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("value", [0, 127, 255])
+def test_a_uniform_image_is_one_window(mode, value):
+    boxes = selective_search(np.full((40, 50, 3), value, np.uint8), mode)
+    assert boxes.tolist() == [[0, 0, 50, 40]]
+
+
+def test_an_image_shrunk_to_almost_nothing_gives_a_result():
+    image = np.random.default_rng(0).integers(0, 256, (3, 2000, 3), dtype=np.uint8)
+    check(selective_search(image, max_side=16), image)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((40, 50), np.uint8),
+        np.zeros((40, 50, 1), np.uint8),
+        np.zeros((40, 50, 4), np.uint8),
+        np.zeros((3, 40, 50), np.uint8),
+        np.zeros((2, 40, 50, 3), np.uint8),
+        np.zeros((40, 50, 3), np.float32),
+        np.zeros((40, 50, 3), np.int64),
+        np.zeros((40, 50, 3), bool),
+        np.zeros((0, 50, 3), np.uint8),
+        np.zeros((40, 0, 3), np.uint8),
+        np.zeros(0, np.uint8),
+    ],
+    ids=lambda array: f"{array.dtype}{list(array.shape)}",
+)
+def test_what_is_no_image_is_refused(array):
+    with pytest.raises(ValueError, match=r"uint8 \[H, W, 3\]"):
+        selective_search(array)
+
+
+def test_an_unknown_mode_lists_the_modes(china):
+    with pytest.raises(ValueError, match="fast, paper, quality"):
+        selective_search(china, "slow")  # type: ignore[arg-type]

@@ -1,0 +1,314 @@
+"""The training images: what is computed, what comes from the cache, and files that cannot be read."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spp_det import proposals
+from spp_det.boxes import iou
+from spp_det.cache import Cache
+from spp_det.config import Proposals
+from spp_det.data.records import Dataset
+from spp_det.data.synthetic import generate_voc
+from spp_det.data.voc import read_voc
+from spp_det.errors import UserError
+from spp_det.images import read_image
+from spp_det.model.backbone import Backbone
+from spp_det.model.features import SPPFeatures
+from spp_det.training.images import TrainingImages
+from spp_det.training.windows import LabelledWindows
+
+SEARCH = Proposals()
+
+
+@pytest.fixture(scope="module")
+def voc(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("images") / "voc"
+    generate_voc(root, {"trainval": 4}, seed=3, sizes=((130, 100), (100, 120)))
+    return root
+
+
+@pytest.fixture
+def dataset(voc) -> Dataset:
+    return read_voc(voc, "trainval")
+
+
+@pytest.fixture(scope="module")
+def features() -> SPPFeatures:
+    return SPPFeatures(Backbone("zf5_small"), (64, 128), 400, (3, 1), "max")
+
+
+@pytest.fixture
+def prepare(dataset, features, tmp_path):
+    """Training images on a cache of the test's own."""
+
+    def make(dataset=dataset, features=features, search=SEARCH, strict=False, workers=2) -> TrainingImages:
+        return TrainingImages(dataset, features, search, Cache(tmp_path / "cache"), workers, strict)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def prepared(voc, features, tmp_path_factory) -> TrainingImages:
+    """Those of all images, for tests that only look."""
+    cache = Cache(tmp_path_factory.mktemp("cache"))
+    return TrainingImages(read_voc(voc, "trainval"), features, SEARCH, cache, workers=2)
+
+
+def artefacts(cache: Path, stage: str) -> list[Path]:
+    return sorted((cache / stage).rglob("*.safetensors"))
+
+
+def same(a: TrainingImages, b: TrainingImages) -> bool:
+    """Whether all windows and vectors are equal to the bit."""
+
+    def equal(index: int) -> bool:
+        one, two = a.example(index), b.example(index)
+        boxes = np.array_equal(one.windows.boxes, two.windows.boxes)
+        return (
+            boxes and np.array_equal(one.vector_of, two.vector_of) and torch.equal(one.vectors, two.vectors)
+        )
+
+    return len(a) == len(b) and all(equal(index) for index in range(len(a)))
+
+
+@pytest.fixture
+def no_computing(monkeypatch):
+    """Whoever searches, decodes or runs the network fails."""
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError("this should have come from the cache")
+
+    monkeypatch.setattr(proposals, "selective_search", forbidden)
+    monkeypatch.setattr(SPPFeatures, "maps", forbidden)
+    monkeypatch.setattr("spp_det.training.images.read_image", forbidden)
+
+
+# ---------------------------------------------------------------- what they hold
+
+
+def test_windows_are_the_objects_and_the_proposals(prepared, dataset):
+    assert len(prepared) == 4
+    assert prepared.skipped == []
+    for windows, record in zip(prepared.windows(), dataset.records, strict=True):
+        searched = proposals.selective_search(read_image(record.path))
+        assert np.array_equal(windows.boxes, np.concatenate([record.boxes, searched]))
+        assert windows.objects == len(record)
+        assert np.array_equal(windows.overlaps, iou(windows.boxes, record.boxes))
+
+
+def test_vectors_are_those_of_maps_in_half_precision(prepared, dataset, features):
+    for index, record in enumerate(dataset.records):
+        maps = features.maps(read_image(record.path))
+        example = prepared.example(index)
+        vectors, vector_of = features.pool(maps, example.windows.boxes)
+        assert np.array_equal(example.vector_of, vector_of)
+        assert torch.equal(example.vectors, vectors.half().float())  # a maximum invents no digits
+
+
+def test_vectors_of_some_windows_are_those_of_the_example(prepared):
+    example = prepared.example(1)
+    chosen = np.random.default_rng(0).integers(0, len(example.windows.boxes), 20)
+    assert torch.equal(prepared.vectors_of(1, chosen), example.vectors[example.vector_of[chosen]])
+    assert prepared.vectors_of(1, np.zeros(0, np.int64)).shape == (0, example.vectors.shape[1])
+
+
+@pytest.mark.parametrize("min_iou", [1.0, 0.6])
+def test_positives_come_image_by_image(prepared, min_iou):
+    wanted = [windows.positives(min_iou) for windows in prepared.windows()]
+    found = list(prepared.positives(min_iou))
+    with_any = [index for index, (windows, _) in enumerate(wanted) if len(windows)]
+    assert len(found) == len(with_any)
+    for (vectors, labels), index in zip(found, with_any, strict=True):
+        windows, expected = wanted[index]
+        assert torch.equal(vectors, prepared.vectors_of(index, windows))
+        assert labels.tolist() == expected.tolist()
+
+
+def test_a_stream_keeps_the_order_that_it_is_given(prepared):
+    order = [2, 0, 3, 3]
+    streamed = list(prepared.stream(np.array(order), "title"))
+    assert [example.windows.record.image_id for example in streamed] == [
+        prepared.images[index].record.image_id for index in order
+    ]
+    assert all(
+        torch.equal(e.vectors, prepared.example(i).vectors) for e, i in zip(streamed, order, strict=True)
+    )
+
+
+def test_an_image_without_objects_is_a_source_of_windows(prepare, dataset, voc):
+    empty = voc / "Annotations" / f"{dataset.records[0].image_id}.xml"
+    text = empty.read_text()
+    try:
+        empty.write_text(text[: text.index("<object>")] + "</annotation>\n")
+        images = prepare(read_voc(voc, "trainval", dataset.classes))
+    finally:
+        empty.write_text(text)
+    example = images.example(0)
+    assert example.windows.objects == 0
+    assert len(example.windows.boxes) > 10
+    assert len(list(images.positives(1.0))) == 3
+
+
+def test_the_number_of_workers_changes_nothing(prepare, prepared):
+    assert same(prepare(workers=1), prepared)
+    assert same(prepare(workers=5), prepared)
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def test_a_second_run_computes_nothing_and_gives_the_same(prepare, prepared, request):
+    first = prepare()
+    request.getfixturevalue("no_computing")
+    second = prepare()
+    assert same(first, second)
+    assert same(second, prepared)
+
+
+def test_artefacts_are_found_by_content_not_by_name(prepare, dataset, voc, tmp_path, request):
+    first = prepare()
+    moved = tmp_path / "elsewhere"
+    voc_copy = read_voc(voc, "trainval")
+    moved.mkdir()
+    for number, record in enumerate(voc_copy.records):
+        path = moved / f"renamed{number}.jpeg"
+        path.write_bytes(record.path.read_bytes())
+        object.__setattr__(record, "path", path)
+    request.getfixturevalue("no_computing")
+    assert same(prepare(voc_copy), first)
+    assert dataset.records[0].path != voc_copy.records[0].path
+
+
+def test_other_settings_have_other_artefacts(prepare, features, tmp_path):
+    prepare()
+    assert len(artefacts(tmp_path / "cache", "proposals")) == 4
+    assert len(artefacts(tmp_path / "cache", "maps")) == 4
+    prepare(search=Proposals(max_side=100))
+    assert len(artefacts(tmp_path / "cache", "proposals")) == 8
+    assert len(artefacts(tmp_path / "cache", "maps")) == 4
+    variants = [
+        SPPFeatures(Backbone("zf5_small"), (64,), 400, (3, 1), "max"),
+        SPPFeatures(Backbone("zf5_small"), (64, 128), 130, (3, 1), "max"),
+        SPPFeatures(Backbone("zf5_small").load_weights("random", seed=1), (64, 128), 400, (3, 1), "max"),
+    ]
+    for number, variant in enumerate(variants, start=2):
+        prepare(features=variant)
+        assert len(artefacts(tmp_path / "cache", "maps")) == 4 * number
+    prepare(features=SPPFeatures(features.backbone, (64, 128), 400, (6, 2), "average"))  # pools the same maps
+    assert len(artefacts(tmp_path / "cache", "maps")) == 16
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def empty(_: bytes) -> bytes:
+    return b""
+
+
+def one_bit(data: bytes) -> bytes:
+    return data[:-100] + bytes([data[-100] ^ 4]) + data[-99:]
+
+
+@pytest.mark.parametrize("stage", ["proposals", "maps"])
+@pytest.mark.parametrize("damage", [cut, empty, one_bit])
+def test_a_damaged_artefact_is_computed_again(prepare, prepared, tmp_path, caplog, stage, damage):
+    prepare()
+    paths = artefacts(tmp_path / "cache", stage)
+    paths[1].write_bytes(damage(paths[1].read_bytes()))
+    assert same(prepare(), prepared)
+    assert str(paths[1]) in caplog.text
+    caplog.clear()
+    assert same(prepare(), prepared)  # this time from the cache
+    assert not caplog.records
+
+
+def test_an_artefact_that_vanishes_during_a_training_is_computed_again(prepare, prepared, tmp_path):
+    images = prepare()
+    for path in artefacts(tmp_path / "cache", "maps"):
+        path.unlink()
+    assert same(images, prepared)
+
+
+# ---------------------------------------------------------------- files that cannot be read
+
+
+@pytest.fixture
+def broken(voc, tmp_path) -> Dataset:
+    """The data set with an empty file, one that is no image, one that is absent, and one that is whole."""
+    dataset = read_voc(voc, "trainval")
+    for number, record in enumerate(dataset.records[:3]):
+        path = tmp_path / f"broken{number}.jpg"
+        if number < 2:
+            path.write_bytes([b"", b"not an image"][number])
+        object.__setattr__(record, "path", path)
+    return dataset
+
+
+def test_unreadable_images_are_skipped_with_a_warning_each(prepare, prepared, broken, caplog):
+    images = prepare(broken)
+    assert len(images) == 1
+    assert images.skipped == [record.image_id for record in broken.records[:3]]
+    assert torch.equal(images.example(0).vectors, prepared.example(3).vectors)
+    warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
+    assert len(warnings) == 3
+    for record, warning in zip(broken.records, warnings, strict=False):
+        assert str(record.path) in warning
+        assert "\n" not in warning
+
+
+def test_strict_makes_them_errors(prepare, broken):
+    with pytest.raises(UserError, match="broken0"):
+        prepare(broken, strict=True)
+
+
+def test_no_readable_image_at_all_is_an_error(prepare, broken):
+    with pytest.raises(UserError, match="no readable training image"):
+        prepare(Dataset(broken.classes, broken.records[:3]))
+
+
+def test_a_truncated_jpeg_is_used_at_its_full_size(prepare, voc, tmp_path, caplog):
+    dataset = read_voc(voc, "trainval")
+    record = dataset.records[2]
+    data = record.path.read_bytes()
+    path = tmp_path / "truncated.jpg"
+    path.write_bytes(data[: 2 * len(data) // 3])
+    object.__setattr__(record, "path", path)
+    images = prepare(dataset)
+    assert len(images) == 4
+    assert images.example(2).windows.boxes[:, 2].max() == record.size[0]
+    assert caplog.text.count("truncated.jpg") == 1
+
+
+def test_an_annotation_of_another_size_is_fitted_to_the_image(prepare, voc, caplog):
+    dataset = read_voc(voc, "trainval")
+    record = dataset.records[0]
+    width, height = record.size
+    object.__setattr__(record, "size", (width + 50, height + 50))
+    record.boxes[0, 2:] = width + 40, height + 40
+    images = prepare(dataset)
+    assert images.windows()[0].record.size == (width, height)
+    assert images.windows()[0].boxes[0, 2:].tolist() == [width, height]
+    assert record.path.name in caplog.text
+
+
+def test_proposals_of_a_tiny_image_are_its_windows(prepare, voc, tmp_path):
+    dataset = read_voc(voc, "trainval")
+    for number, shape in enumerate([(1, 1, 3), (3, 500, 3)]):
+        record = dataset.records[number]
+        path = tmp_path / f"{number}.ppm"
+        path.write_bytes(b"P6 %d %d 255\n" % shape[1::-1] + bytes(range(256)) * 30)
+        object.__setattr__(record, "path", path)
+        object.__setattr__(record, "size", None)
+        for name in ("boxes", "labels", "difficult", "crowd"):
+            object.__setattr__(record, name, getattr(record, name)[:0])
+    images = prepare(dataset)
+    assert images.example(0).windows.boxes.tolist() == [[0, 0, 1, 1]]
+    assert isinstance(images.windows()[1], LabelledWindows)
+    assert images.example(1).vectors.isfinite().all()

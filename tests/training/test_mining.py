@@ -1,0 +1,335 @@
+"""Mining: the pool keeps its parts in step, negatives obey the rules, and the SVMs learn what they should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spp_det.boxes import as_boxes, iou
+from spp_det.config import SVM
+from spp_det.data.records import Record
+from spp_det.errors import UserError
+from spp_det.model.svm import Hinge, LinearSVMs, fit_svms
+from spp_det.training import mining
+from spp_det.training.mining import Example, ExamplePool, train_svms
+from spp_det.training.windows import LabelledWindows
+
+OBJECTIVE = Hinge(C=1e-3, bias=10.0, positive_weight=2.0)
+
+
+def record(boxes, labels, difficult=(), crowd=()) -> Record:
+    """Objects; ``difficult`` and ``crowd`` list the indices of those that are."""
+    indices = np.arange(len(labels))
+    return Record(
+        image_id="a",
+        path=Path("a.jpg"),
+        boxes=as_boxes(boxes),
+        labels=np.array(labels, np.int64),
+        difficult=np.isin(indices, difficult),
+        crowd=np.isin(indices, crowd),
+    )
+
+
+# ---------------------------------------------------------------- the pool
+
+
+def rows(numbers, dimension: int = 40) -> torch.Tensor:
+    """Vectors that tell their number: it is their first component, which half precision keeps."""
+    generator = torch.Generator().manual_seed(int(np.sum(numbers)) + len(numbers))
+    vectors = torch.randn(len(numbers), dimension, generator=generator).half().float()
+    vectors[:, 0] = torch.as_tensor(np.array(numbers, np.float32))
+    return vectors
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sampled_from(["add", "add", "add", "fit", "evict"]), max_size=12), st.integers(0, 2**32 - 1)
+)
+def test_rows_signs_and_dual_variables_stay_in_step(steps, seed):
+    """Against a dictionary from a row's number to its vector, signs and dual variables."""
+    rng = np.random.default_rng(seed)
+    pool, known, count = ExamplePool(40, 3), {}, 0
+    for step in ["add", *steps]:
+        if step == "add":
+            size = int(rng.integers(1, 30))
+            vectors = rows(np.arange(count, count + size)) * 0.1
+            vectors[:, 0] *= 10
+            signs = rng.integers(-1, 2, (size, 3)).astype(np.int8)
+            pool.add(vectors, signs)
+            for i in range(size):
+                known[count + i] = (vectors[i].half(), signs[i].copy(), np.zeros(3))
+            count += size
+        elif step == "fit":
+            pool.fit(Hinge(C=1e-3, bias=10.0, positive_weight=2.0, scale=0.2), 1e-2)
+            for row, number in enumerate(pool.vectors[:, 0].int().tolist()):
+                known[number] = (*known[number][:2], pool.alpha[row].copy())
+        else:
+            svms, below = LinearSVMs(torch.randn(40, 3) * 0.1, torch.zeros(3)), -0.5
+            pool.evict(svms, below)
+            for number, (vector, signs, alpha) in list(known.items()):
+                scores = svms(vector.float()[None])[0].numpy()
+                signs[(signs < 0) & (scores < below) & (alpha == 0)] = 0
+                if not signs.any():
+                    del known[number]
+        assert pool.size == len(pool.vectors) == len(pool.signs) == len(pool.alpha) == len(known)
+        for vector, signs, alpha in zip(pool.vectors, pool.signs, pool.alpha, strict=True):
+            expected = known[int(vector[0])]
+            assert torch.equal(vector, expected[0])
+            assert signs.tolist() == expected[1].tolist()
+            assert alpha.tolist() == expected[2].tolist()
+
+
+def test_only_easy_negatives_that_carry_no_weight_are_forgotten():
+    pool = ExamplePool(2, 2)
+    svms = LinearSVMs(torch.eye(2), torch.zeros(2))  # the scores are the vector
+    pool.add(
+        torch.tensor([[-2.0, -2], [-2, 5], [-2, -2], [-1, -2], [-2, -2], [-1.25, -1.125]]),
+        np.array([[1, 0], [-1, -1], [-1, -1], [-1, -1], [-1, 1], [-1, -1]], np.int8),
+    )
+    pool.alpha[2] = [0.5, 0]
+    pool.evict(svms, below=-1.2)
+    assert pool.vectors.tolist() == [[-2, -2], [-2, 5], [-2, -2], [-1, -2], [-2, -2], [-1.25, -1.125]]
+    assert pool.signs.tolist() == [[1, 0], [0, -1], [-1, 0], [-1, 0], [0, 1], [0, -1]]
+    pool.alpha[2] = 0
+    pool.evict(svms, below=-1.2)
+    assert pool.vectors.tolist() == [[-2, -2], [-2, 5], [-1, -2], [-2, -2], [-1.25, -1.125]]
+    assert pool.signs.tolist() == [[1, 0], [0, -1], [-1, 0], [0, 1], [0, -1]]
+
+
+@pytest.mark.parametrize("capacity", [1000, 150, 0])
+def test_a_fit_of_the_pool_is_a_fit_of_its_vectors(monkeypatch, capacity):
+    """With the Gram matrix that grew and shrank along with the pool, with one that is at times too small,
+    and without one."""
+    monkeypatch.setattr(mining, "GRAM_CAPACITY", capacity)
+    rng = np.random.default_rng(0)
+    pool = ExamplePool(40, 2)
+    for _ in range(4):
+        signs = rng.integers(-1, 2, (70, 2)).astype(np.int8)
+        pool.add(rows(np.zeros(70)) + torch.from_numpy(signs[:, [0]].astype(np.float32)), signs)
+        fit = pool.fit(OBJECTIVE, 1e-5)
+        alone = fit_svms(pool.vectors, pool.signs, OBJECTIVE, 1e-5)
+        np.testing.assert_allclose(fit.primal, alone.primal, rtol=2e-5)
+        pool.evict(fit.svms, below=-1.05)
+    assert pool.size < 280
+
+
+# ---------------------------------------------------------------- which windows become negatives
+
+
+def mined(example: Example, svms: LinearSVMs, config: SVM) -> tuple[ExamplePool, np.ndarray]:
+    """What one image adds to an empty pool, and the counts that are reported."""
+    pool = ExamplePool(example.vectors.shape[1], svms.weight.shape[1])
+    return pool, mining._add_hard_negatives(pool, example, svms, config)
+
+
+def numbered(windows: LabelledWindows, vector_of=None) -> Example:
+    """One vector a window (or as given), whose first component is its number."""
+    vector_of = np.arange(len(windows.boxes)) if vector_of is None else vector_of
+    return Example(windows, rows(np.arange(vector_of.max(initial=-1) + 1)), vector_of)
+
+
+def indifferent(classes: int) -> LinearSVMs:
+    return LinearSVMs(torch.zeros(40, classes), torch.zeros(classes))
+
+
+def negatives_of(pool: ExamplePool, label: int) -> list[int]:
+    return sorted(pool.vectors[pool.signs[:, label] < 0][:, 0].int().tolist())
+
+
+def test_a_hand_made_image():
+    windows = LabelledWindows.of(
+        record([[0, 0, 40, 40], [100, 0, 140, 40], [200, 0, 240, 40]], [0, 1, 0], difficult=[2]),
+        as_boxes(
+            [
+                [0, 0, 40, 20],  # 3: half of the first object
+                [0, 0, 40, 8],  # 4: a fifth of it
+                [0, 0, 40, 10],  # 5: a quarter of it; 4 lies on it by 0.8
+                [200, 0, 240, 30],  # 6: on the difficult object of class 0
+                [300, 300, 340, 340],  # 7: on nothing
+            ]
+        ),
+    )
+    svms = LinearSVMs(torch.zeros(40, 2), torch.zeros(2))
+    svms.weight[0] = -0.01  # the first of two that overlap scores best
+    pool, counts = mined(numbered(windows), svms, SVM())
+    assert negatives_of(pool, 0) == [1, 4, 7]  # 1: a positive of the other class
+    assert negatives_of(pool, 1) == [0, 2, 3, 4, 7]  # 6 lies on 2, 5 on 4 by more than 0.7
+    assert counts.tolist() == [3, 5]
+    assert (pool.signs <= 0).all()
+    assert (pool.alpha == 0).all()
+
+
+def test_windows_that_the_svms_get_right_by_the_margin_are_not_added():
+    boxes = as_boxes([[20 * i, 0, 20 * i + 10, 10] for i in range(6)])
+    windows = LabelledWindows.of(record([], []), boxes)
+    svms = LinearSVMs(torch.zeros(40, 1), torch.tensor([1.0]))
+    svms.weight[0, 0] = -0.5  # scores 1, 0.5, 0, -0.5, -1, -1.5
+    pool, _ = mined(numbered(windows), svms, SVM())
+    assert negatives_of(pool, 0) == [0, 1, 2, 3, 4]
+    assert negatives_of(mined(numbered(windows), svms, SVM(hard_score=-0.1))[0], 0) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["difficult", "crowd"])
+def test_near_difficult_and_crowd_objects_there_are_no_negatives_of_their_class(kind):
+    windows = LabelledWindows.of(
+        record([[0, 0, 40, 40]], [0], **{kind: [0]}), as_boxes([[0, 0, 40, 30], [60, 60, 90, 90]])
+    )
+    pool, _ = mined(numbered(windows), indifferent(2), SVM())
+    assert negatives_of(pool, 0) == [2]
+    assert negatives_of(pool, 1) == [0, 2]
+
+
+@st.composite
+def images(draw: st.DrawFn) -> Example:
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    objects, proposals = draw(st.integers(0, 5)), draw(st.integers(0, 40))
+    corner = rng.integers(0, 30, (objects + proposals, 2))
+    boxes = as_boxes(np.concatenate([corner, corner + rng.integers(3, 30, corner.shape)], axis=1))
+    marked = record(boxes[:objects], rng.integers(0, 3, objects))
+    marked.difficult[:], marked.crowd[:] = rng.random((2, objects)) < 0.2
+    vector_of = rng.integers(0, 30, len(boxes)) if draw(st.booleans()) else np.arange(len(boxes))
+    return numbered(LabelledWindows.of(marked, boxes[objects:]), vector_of)
+
+
+@settings(max_examples=80, deadline=None)
+@given(images(), st.integers(0, 2**32 - 1))
+def test_negatives_are_those_of_the_rules(example, seed):
+    generator = torch.Generator().manual_seed(seed)
+    svms = LinearSVMs(torch.randn(40, 3, generator=generator) * 0.2, torch.full((3,), -0.5))
+    config = SVM(negative_iou=0.4, duplicate_iou=0.6, hard_score=-0.9)
+    pool, counts = mined(example, svms, config)
+    marked, boxes = example.windows.record, example.windows.boxes
+    scores = svms(example.vectors).numpy()[example.vector_of]
+    overlaps, mutual = iou(boxes, marked.boxes), iou(boxes, boxes)
+    for label in range(3):
+        wanted: list[int] = []
+        for i in np.argsort(-scores[:, label], kind="stable"):
+            far = (overlaps[i][marked.labels == label] < config.negative_iou).all()
+            alone = all(mutual[i, j] <= config.duplicate_iou + 1e-6 for j in wanted)
+            if far and alone and scores[i, label] > config.hard_score:
+                wanted.append(int(i))
+        assert negatives_of(pool, label) == sorted({int(example.vector_of[i]) for i in wanted})
+        assert counts[label] == len(negatives_of(pool, label))
+    assert len(set(pool.vectors[:, 0].tolist())) == pool.size  # one row a vector, for all classes
+    assert (pool.signs != 0).any(axis=1).all()
+
+
+def test_an_image_without_windows_adds_nothing():
+    windows = LabelledWindows.of(record([], []), np.zeros((0, 4), np.float32))
+    pool, counts = mined(Example(windows, torch.zeros(0, 40), np.zeros(0, np.int64)), indifferent(2), SVM())
+    assert pool.size == 0
+    assert counts.tolist() == [0, 0]
+
+
+# ---------------------------------------------------------------- training
+
+CLASSES = ("kangaroo", "raccoon")
+DIRECTIONS = torch.nn.functional.normalize(torch.randn(3, 60, generator=torch.Generator().manual_seed(1)))
+
+
+def stream(count: int, seed: int = 0):
+    """Images of one object and 60 windows each: an object's vector points its class's way, others a third."""
+    rng = np.random.default_rng(seed)
+    generator = torch.Generator().manual_seed(seed)
+    for index in range(count):
+        label = index % 2
+        corner = rng.uniform(50, 400, (60, 2))
+        proposals = as_boxes(np.concatenate([corner, corner + rng.uniform(20, 60, (60, 2))], axis=1))
+        windows = LabelledWindows.of(record([[0, 0, 40, 40]], [label]), proposals)
+        kinds = torch.tensor([label] + [2] * 60)
+        vectors = 15 * DIRECTIONS[kinds] + torch.randn(61, 60, generator=generator)
+        yield Example(windows, vectors, np.arange(61))
+
+
+def positives(count: int, seed: int = 0):
+    for example in stream(count, seed):
+        yield example.vectors[:1], example.windows.record.labels
+
+
+@pytest.mark.parametrize("retrain_after", [100_000, 300])
+def test_a_separable_stream_is_learnt(retrain_after):
+    config = SVM(retrain_after=retrain_after)
+    svms, figures = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, config)
+    for example in stream(20, seed=1):  # others than it learnt from
+        scores = svms(example.vectors)
+        label = int(example.windows.record.labels[0])
+        assert scores[0].argmax() == label
+        assert scores[0, label] > 0
+        assert scores[0, 1 - label] < 0
+        assert (scores[1:] < 0).all()
+    assert figures["duality_gap"] <= config.tolerance
+    assert (figures["fits"] > 1) == (retrain_after == 300)
+    assert figures["negatives"].keys() == set(CLASSES)
+    assert all(count > 0 for count in figures["negatives"].values())
+
+
+def test_without_a_fit_on_the_way_all_negatives_are_trained_on():
+    """Then mining is no more than a collection, and the result the fit of everything at once."""
+    config = SVM(retrain_after=100_000, duplicate_iou=1.0)
+    svms, figures = train_svms(positives(10), stream(10), CLASSES, 60, 15.0, config)
+    vectors, signs = [], []
+    for example in stream(10):
+        own = int(example.windows.record.labels[0])
+        vectors += [example.vectors[:1], example.vectors]
+        everything = -np.ones((62, 2), np.int8)
+        everything[0] = np.arange(2) == own  # as a positive, to its class alone
+        everything[1, own] = 0  # as a window, to the other class alone
+        signs.append(everything)
+    objective = Hinge(config.C, config.bias, config.positive_weight, config.norm / 15.0)
+    whole = fit_svms(torch.cat(vectors), np.concatenate(signs), objective, config.tolerance)
+    assert figures["fits"] == 1
+    assert figures["examples"] == 10 * 62
+    for example in stream(3, seed=5):
+        torch.testing.assert_close(svms(example.vectors), whole.svms(example.vectors), atol=0.02, rtol=0)
+
+
+def test_a_pass_with_fits_finds_about_what_all_negatives_teach():
+    exhaustive, _ = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=100_000))
+    mining_svms, figures = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=200))
+    assert figures["examples"] < 30 * 62
+    for example in stream(5, seed=3):
+        difference = (mining_svms(example.vectors) - exhaustive(example.vectors)).abs()
+        assert difference.mean() < 0.1
+
+
+def test_the_result_does_not_depend_on_the_size_of_the_features():
+    """They are scaled to the norm of the settings, and the SVMs back again."""
+    svms, _ = train_svms(positives(10), stream(10), CLASSES, 60, 15.0, SVM(tolerance=1e-6))
+    larger = [(32 * vectors, labels) for vectors, labels in positives(10)]
+    many = (Example(e.windows, 32 * e.vectors, e.vector_of) for e in stream(10))
+    other, _ = train_svms(larger, many, CLASSES, 60, 32 * 15.0, SVM(tolerance=1e-6))
+    torch.testing.assert_close(32 * other.weight, svms.weight, atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(other.bias, svms.bias, atol=1e-2, rtol=1e-2)
+
+
+def test_two_trainings_give_the_same_bits():
+    def train() -> LinearSVMs:
+        return train_svms(positives(15), stream(15), CLASSES, 60, 15.0, SVM(retrain_after=200))[0]
+
+    one, two = train(), train()
+    assert torch.equal(one.weight, two.weight)
+    assert torch.equal(one.bias, two.bias)
+
+
+def test_a_class_without_a_positive_is_named_before_any_image_is_looked_at():
+    def never():
+        raise AssertionError("mining began")
+        yield
+
+    found = [(vectors, labels) for vectors, labels in positives(10) if labels[0] == 0]
+    with pytest.raises(UserError, match="'raccoon' has no positive"):
+        train_svms(found, never(), CLASSES, 60, 15.0, SVM())
+    with pytest.raises(UserError, match="'kangaroo' has no positive"):
+        train_svms([], never(), CLASSES, 60, 15.0, SVM())
+
+
+def test_images_that_hold_no_negatives_do_no_harm():
+    svms, figures = train_svms(positives(10), [], CLASSES, 60, 15.0, SVM(C=1.0))
+    assert figures["negatives"] == {"kangaroo": 0, "raccoon": 0}
+    for vectors, labels in positives(10):
+        assert svms(vectors)[0, labels[0]] > 0.9
