@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
+import secrets
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -45,18 +45,16 @@ def file_digest(path: Path) -> str:
 def write_whole(path: Path, data: bytes | str) -> None:
     """Write a file: whenever the machine stops, the old one or the new one is there, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    file = partial.open("xb")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(name).chmod(0o666 & ~mask)  # mkstemp makes private files
-        Path(name).replace(path)
+        partial.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
 
 
@@ -91,7 +89,7 @@ class Cache:
 
     def store(self, stage: str, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Keep the arrays under that key."""
-        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
         write_whole(self.path(stage, key), save(whole, {"key": key, "crc32": _checksum(whole)}))
 
     def load_or_make(self, stage: str, key: str, make: Callable[[], Arrays]) -> Arrays:
@@ -104,7 +102,9 @@ class Cache:
 
 
 def _checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    total = 0
+    """Of names, types and shapes as well: a damaged header must not pass for another one."""
+    forms = [[name, arrays[name].dtype.name, arrays[name].shape] for name in sorted(arrays)]
+    total = zlib.crc32(json.dumps(forms).encode())
     for name in sorted(arrays):
-        total = zlib.crc32(np.ascontiguousarray(arrays[name]).view(np.uint8).reshape(-1).data, total)
+        total = zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data, total)
     return f"{total:08x}"

@@ -38,10 +38,13 @@ class LabelledWindows:
 
         These are the objects themselves (P section 4.1) and, for ``min_iou < 1``, windows that near.
         """
-        windows, objects = self.near(min_iou)
+        own = np.flatnonzero(~(self.record.difficult | self.record.crowd))
         if min_iou == 1:
-            windows, objects = windows[windows < self.objects], objects[windows < self.objects]
-        return windows, self.record.labels[objects]
+            return own, self.record.labels[own]
+        windows, objects = self.near(min_iou)
+        proposals = windows >= self.objects
+        labels = [self.record.labels[own], self.record.labels[objects[proposals]]]
+        return np.concatenate([own, windows[proposals]]), np.concatenate(labels)
 
     def class_overlaps(self, classes: int) -> Floats:
         """``[N, K]``: the largest IoU with any object of each class, difficult ones too; 0 without one."""

@@ -1,0 +1,277 @@
+"""The configuration: what is accepted, and the one line that says why something is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from spp_det.config import Config, dump_config, load_config, parse_config
+from spp_det.errors import UserError
+
+RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def empty(tmp_path) -> Path:
+    path = tmp_path / "empty.yaml"
+    path.write_text("# nothing but defaults\n")
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    """The message, one line, with which a config is refused."""
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---------------------------------------------------------------- what is accepted
+
+
+def test_the_defaults_are_valid_and_are_the_papers():
+    config = Config()
+    assert Config.model_validate(config.model_dump()) == config  # pydantic itself takes defaults on trust
+    assert config.backbone.scales == (688,)
+    assert config.pyramid.levels == (6, 3, 2, 1)
+    assert config.svm.negative_iou == 0.3
+    assert config.svm.duplicate_iou == 0.7
+    assert config.detection.nms == 0.3
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_every_line_of_it_differs_from_the_defaults(path):
+    tree, config = yaml.safe_load(path.read_text(encoding="utf-8")), load_config(path)
+    defaults = Config()
+    for key, value in tree.items():
+        if not isinstance(value, dict):
+            assert getattr(config, key) != getattr(defaults, key), key
+            continue
+        for name in value:
+            assert getattr(getattr(config, key), name) != getattr(getattr(defaults, key), name), (
+                f"{key}.{name}"
+            )
+
+
+def test_there_are_recipes():
+    assert {"squeezenet_svm", "voc07_alexnet"} <= {path.stem for path in RECIPES}
+
+
+def test_an_empty_file_is_the_defaults(empty):
+    assert load_config(empty) == Config()
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("output=runs/mine", lambda c: c.output == Path("runs/mine")),
+        ("data.root=/photos/of = mine", lambda c: c.data.root == Path("/photos/of = mine")),
+        ("data.test=test", lambda c: c.data.test == "test"),
+        ("data.test=null", lambda c: c.data.test is None),
+        ("data.classes=[cat, dog]", lambda c: c.data.classes == ("cat", "dog")),
+        ("seed=7", lambda c: c.seed == 7),
+        ("strict=true", lambda c: c.strict is True),
+        ("backbone.scales=[480, 688]", lambda c: c.backbone.scales == (480, 688)),
+        ("svm.C=0.01", lambda c: c.svm.C == 0.01),
+        ("svm.C=1e-4", lambda c: c.svm.C == 1e-4),  # to YAML 1.1 a string
+        ("svm.hard_score=-1", lambda c: c.svm.hard_score == -1.0),
+        ("proposals.max_side=500", lambda c: c.proposals.max_side == 500),
+        ("bbox.enabled=off", lambda c: c.bbox.enabled is False),
+        ("runtime.cache=/tmp/x", lambda c: c.runtime.cache == Path("/tmp/x")),
+    ],
+)
+def test_an_override_has_the_type_of_its_key(empty, override, read):
+    config = load_config(empty, [override])
+    assert read(config)
+    section = override.split("=")[0].split(".")[0]
+    for name in Config.model_fields:
+        if name != section:
+            assert getattr(config, name) == getattr(Config(), name)
+
+
+def test_overrides_go_over_the_file_and_later_ones_over_earlier(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 1\nbackbone:\n  name: vgg16\n  scales: [480]\n")
+    config = load_config(path, ["seed=2", "backbone.scales=[600]", "seed=3"])
+    assert (config.seed, config.backbone.name, config.backbone.scales) == (3, "vgg16", (600,))
+
+
+def test_a_config_cannot_be_changed():
+    with pytest.raises(ValidationError):
+        Config().seed = 3
+    with pytest.raises(ValidationError):
+        Config().svm.C = 3.0
+
+
+SIDES = st.lists(st.integers(16, 8192), min_size=1, max_size=5, unique=True).map(sorted)
+TREES = st.fixed_dictionaries(
+    {},
+    optional={
+        "output": st.text("aä /:#'\"-1", min_size=1, max_size=8),
+        "seed": st.integers(0, 2**32 - 1),
+        "strict": st.booleans(),
+        "data": st.fixed_dictionaries(
+            {"train": st.text(min_size=0, max_size=8)},
+            optional={
+                "test": st.none() | st.sampled_from(["test", "no", "null", "1", "1e3", "~", ""]),
+                "classes": st.none() | st.lists(st.text(max_size=5), min_size=1, max_size=4, unique=True),
+                "format": st.sampled_from(["voc", "coco"]),
+            },
+        ),
+        "backbone": st.fixed_dictionaries({"scales": SIDES, "weights": st.text(max_size=6)}),
+        "svm": st.fixed_dictionaries({"C": st.floats(1e-300, 1e300), "hard_score": st.floats(-1e300, 1e300)}),
+        "detection": st.fixed_dictionaries({"nms": st.floats(0, 1), "max_per_image": st.integers(1, 2**60)}),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(TREES)
+def test_what_is_dumped_loads_to_an_equal_config(tree):
+    config = parse_config(tree, "test")
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(dump_config(config), encoding="utf-8")
+        assert load_config(path) == config
+
+
+# ---------------------------------------------------------------- unknown keys
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("svm.positve_weight", "svm.positive_weight"),
+        ("svm.c", "svm.C"),
+        ("bbox.enable", "bbox.enabled"),
+        ("backbone.scale", "backbone.scales"),
+        ("data.root_folder", "data.root"),
+        ("sed", "seed"),
+        ("scales", "backbone.scales"),  # the right name without its section
+        ("levels", "pyramid.levels"),
+        ("detection.device", "runtime.device"),  # the right name in another section
+        ("output.cache", None),
+    ],
+)
+def test_an_unknown_key_suggests_the_nearest(empty, key, near):
+    message = refusal(empty, f"{key}=1")
+    assert key in message
+    if near is not None:
+        assert "unknown key" in message
+        assert f"did you mean {near}?" in message
+
+
+def test_an_unknown_key_like_no_other_is_refused_without_a_guess(empty):
+    message = refusal(empty, "zzzzzz=1")
+    assert "unknown key zzzzzz" in message
+    assert "did you mean" not in message
+
+
+def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("svm: {tolerence: 0.1}\n")
+    message = refusal(path)
+    assert str(path) in message
+    assert "did you mean svm.tolerance?" in message
+
+
+# ---------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    ("override", "allowed"),
+    [
+        ("seed=-1", "greater than or equal to 0"),
+        ("seed=4294967296", "less than 4294967296"),
+        ("seed=1.5", "integer"),
+        ("seed=many", "integer"),
+        ("strict=maybe", "boolean"),
+        ("data.format=yolo", "'voc' or 'coco'"),
+        ("data.train=2007", "string"),
+        ("data.root=[a]", "path"),
+        ("data.classes=[]", "at least one class"),
+        ("data.classes=[cat, cat]", "none twice"),
+        ("data.classes=cat", "tuple"),
+        ("proposals.mode=slow", "'fast', 'paper' or 'quality'"),
+        ("proposals.max_side=8", "greater than or equal to 16"),
+        ("backbone.scales=[]", "at least 1 item"),
+        ("backbone.scales=[688, 480]", "ascend"),
+        ("backbone.scales=[480, 480]", "ascend"),
+        ("backbone.scales=[8]", "greater than or equal to 16"),
+        ("backbone.scales=688", "tuple"),
+        ("backbone.max_side=40000", "less than or equal to 32768"),
+        ("pyramid.levels=[]", "at least 1 item"),
+        ("pyramid.levels=[0]", "greater than or equal to 1"),
+        ("pyramid.mode=median", "'max' or 'average'"),
+        ("svm.C=0", "greater than 0"),
+        ("svm.C=.nan", "finite"),
+        ("svm.C=.inf", "finite"),
+        ("svm.C=large", "number"),
+        ("svm.C=", "number"),
+        ("svm.negative_iou=1.5", "less than or equal to 1"),
+        ("svm.positive_iou=0", "greater than 0"),
+        ("detection.nms=-0.1", "greater than or equal to 0"),
+        ("detection.max_per_image=0", "greater than or equal to 1"),
+        ("runtime.workers=-1", "greater than or equal to 0"),
+        ("svm=3", "SVM"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_its_key_and_what_is(empty, override, allowed):
+    key, _, text = override.partition("=")
+    message = refusal(empty, override)
+    value = yaml.safe_load(text)
+    shown = value[0] if key == "backbone.scales" and value == [8] else value
+    shown = value[0] if key == "pyramid.levels" and value == [0] else shown
+    assert f"{key} = {shown!r}: must be " in message or f"{key} = {shown!r}: must " in message
+    assert allowed in message
+
+
+# ---------------------------------------------------------------- files and overrides that cannot be read
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed", "=3", ".=3", "svm.=3", ".seed=3", "svm..C=3", "", "svm.C=[1", "seed.deep=1", "svm.C.x=1"],
+)
+def test_an_override_that_cannot_be_read_is_named(tmp_path, override):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 1\nsvm: {C: 1.0}\n")
+    assert repr(override) in refusal(path, override)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [1", "a: b: c", "\tx: 1", "{", "a: !!python/object:os.system x", "&a *b"]
+)
+def test_what_is_not_yaml_is_named(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    message = refusal(path)
+    assert f"{path} is not YAML" in message
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just text", "3"])
+def test_yaml_that_is_no_mapping_is_refused(tmp_path, text):
+    path = tmp_path / "list.yaml"
+    path.write_text(text)
+    assert "mapping of sections" in refusal(path)
+
+
+def test_keys_that_are_no_names_are_refused(tmp_path):
+    path = tmp_path / "odd.yaml"
+    for text in ("3: x\n", "null: x\n", "svm: {1: 2}\n", "true: 1\n"):
+        path.write_text(text)
+        assert str(path) in refusal(path)
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path):
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00\xd8")
+    for path in (tmp_path / "absent.yaml", tmp_path, binary):
+        assert f"cannot read the config {path}" in refusal(path)
