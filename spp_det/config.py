@@ -7,6 +7,7 @@ paper is silent. Recipes in ``configs/`` state where they differ and why.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -220,11 +221,12 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         known = list(_known_keys(Config))
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [
-            name for name in known if name.split(".")[-1] == path[-1]
-        ]
+        namesakes = [name for name in known if name.split(".")[-1] == path[-1]]  # of other sections
+        near = difflib.get_close_matches(key, namesakes or known, n=1, cutoff=0 if namesakes else 0.5)
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
-    message = first["msg"].removeprefix("Value error, ").replace("Input should ", "must ", 1)
+    message = re.sub(r"^\w+ should ", "must ", first["msg"].removeprefix("Value error, "))
+    if first["type"] == "path_type":
+        message = "must be a path"
     return f"{key} = {first['input']!r}: {message}"
 
 

@@ -71,7 +71,7 @@ ANY_ARRAYS = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ANY_ARRAYS, st.booleans())
 def test_what_was_stored_comes_back_to_the_bit(arrays, turned):
     if turned:  # in another order in memory

@@ -110,7 +110,7 @@ def test_a_config_cannot_be_changed():
         Config().svm.C = 3.0
 
 
-SIDES = st.lists(st.integers(16, 8192), min_size=1, max_size=5, unique=True).map(sorted)
+SIDES = st.lists(st.integers(16, 2400), min_size=1, max_size=5, unique=True).map(sorted)
 TREES = st.fixed_dictionaries(
     {},
     optional={
@@ -132,7 +132,7 @@ TREES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(TREES)
 def test_what_is_dumped_loads_to_an_equal_config(tree):
     config = parse_config(tree, "test")
@@ -157,15 +157,14 @@ def test_what_is_dumped_loads_to_an_equal_config(tree):
         ("scales", "backbone.scales"),  # the right name without its section
         ("levels", "pyramid.levels"),
         ("detection.device", "runtime.device"),  # the right name in another section
-        ("output.cache", None),
+        ("backbon.name", "backbone.name"),
+        ("data.mode", "pyramid.mode"),  # of several such names the more similar
     ],
 )
 def test_an_unknown_key_suggests_the_nearest(empty, key, near):
     message = refusal(empty, f"{key}=1")
-    assert key in message
-    if near is not None:
-        assert "unknown key" in message
-        assert f"did you mean {near}?" in message
+    assert f"unknown key {key.removesuffix('.name')}" in message
+    assert f"did you mean {near}?" in message
 
 
 def test_an_unknown_key_like_no_other_is_refused_without_a_guess(empty):
@@ -196,6 +195,7 @@ def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
         ("data.format=yolo", "'voc' or 'coco'"),
         ("data.train=2007", "string"),
         ("data.root=[a]", "path"),
+        ("output=3", "path"),
         ("data.classes=[]", "at least one class"),
         ("data.classes=[cat, cat]", "none twice"),
         ("data.classes=cat", "tuple"),
@@ -207,6 +207,7 @@ def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
         ("backbone.scales=[8]", "greater than or equal to 16"),
         ("backbone.scales=688", "tuple"),
         ("backbone.max_side=40000", "less than or equal to 32768"),
+        ("backbone.max_side=600", "largest of backbone.scales, 688"),
         ("pyramid.levels=[]", "at least 1 item"),
         ("pyramid.levels=[0]", "greater than or equal to 1"),
         ("pyramid.mode=median", "'max' or 'average'"),
@@ -227,9 +228,8 @@ def test_a_value_that_is_not_allowed_is_named_with_its_key_and_what_is(empty, ov
     key, _, text = override.partition("=")
     message = refusal(empty, override)
     value = yaml.safe_load(text)
-    shown = value[0] if key == "backbone.scales" and value == [8] else value
-    shown = value[0] if key == "pyramid.levels" and value == [0] else shown
-    assert f"{key} = {shown!r}: must be " in message or f"{key} = {shown!r}: must " in message
+    shown = value[0] if value in ([8], [0]) else value  # the item that is wrong
+    assert f"{key} = {shown!r}: must " in message
     assert allowed in message
 
 

@@ -95,8 +95,12 @@ def fit_svms(
         alpha: where to start; zeros if None.
         seed: of the order of the steps: in a fixed order the ascent crawls, because vectors that are never
             negative all lean the same way.
+
+    Raises ValueError where the vectors are not float16 or not as many as the signs.
     """
     n, classes = signs.shape
+    if vectors.dtype != torch.float16 or len(vectors) != n:  # the compiled code reads memory unchecked
+        raise ValueError(f"vectors must be float16 [{n}, D], got {vectors.dtype} {list(vectors.shape)}")
     # Solved for unscaled vectors: w x = (w / scale)(x scale), so C grows by scale^2 and the bias shrinks.
     C = objective.C * objective.scale**2 * np.where(signs > 0, objective.positive_weight, 1.0) * (signs != 0)
     bias = objective.bias / objective.scale

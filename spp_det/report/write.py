@@ -60,6 +60,7 @@ class DetectionWriter:
         self.draw_score = draw_score
         self.found = 0
         self._first = True
+        self._stems: set[str] = set()
         self._base = Path(os.path.commonpath([path.absolute().parent for path in paths])) if paths else Path()
         self._images: list[dict[str, object]] = []
         self._files: dict[str, TextIO] = {}
@@ -79,6 +80,7 @@ class DetectionWriter:
     def add(self, found: DetectedImage) -> None:
         """Write what one image adds."""
         name = PurePosixPath(found.path.absolute().relative_to(self._base).as_posix())
+        stem = self._stem(name)
         height, width = found.image.shape[:2]
         self._images.append(
             {"id": len(self._images) + 1, "file_name": str(name), "width": width, "height": height}
@@ -95,9 +97,9 @@ class DetectionWriter:
         if "voc" in self.formats:
             boxes, scores = detections["boxes"], detections["scores"]
             text = annotation_xml(name.name, width, height, boxes, names, scores=scores)
-            write_whole(self.folder / "voc" / name.with_suffix(".xml"), text)
+            write_whole(self.folder / "voc" / f"{stem}.xml", text)
         if "yolo" in self.formats:
-            write_whole(self.folder / "yolo" / name.with_suffix(".txt"), _yolo(detections, width, height))
+            write_whole(self.folder / "yolo" / f"{stem}.txt", _yolo(detections, width, height))
         if self.draw:
             shown = _above(detections, self.draw_score if self.score is None else self.score)
             picture = draw_detections(
@@ -105,7 +107,15 @@ class DetectionWriter:
             )
             settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
             _, encoded = cv2.imencode(".jpg", picture[:, :, ::-1], settings)
-            write_whole(self.folder / "pictures" / name.with_suffix(".jpg"), encoded.tobytes())
+            write_whole(self.folder / "pictures" / f"{stem}.jpg", encoded.tobytes())
+
+    def _stem(self, name: PurePosixPath) -> str:
+        """The name without its suffix; with it where ``a.png`` lies beside ``a.jpg``."""
+        stem = str(name.with_suffix(""))
+        if stem in self._stems:
+            stem = str(name)
+        self._stems.add(stem)
+        return stem
 
     def _add_coco(self, detections: Detections) -> None:
         file, image_id = self._files["detections.json"], len(self._images)

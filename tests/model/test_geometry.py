@@ -134,7 +134,7 @@ def stacks(draw: st.DrawFn) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30)
 @given(stacks())
 def test_any_stack_has_the_geometry_of_its_gradient(layers):
     geometry, channels = derive_geometry(layers)
@@ -143,7 +143,7 @@ def test_any_stack_has_the_geometry_of_its_gradient(layers):
     assert check_against_the_gradient(layers) == (geometry, channels)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(stacks())
 def test_the_smallest_input_of_any_stack_gives_a_cell_and_one_pixel_less_gives_none(layers):
     side = derive_geometry(layers)[0].smallest_input
@@ -209,11 +209,9 @@ def test_branches_that_lie_over_different_pixels_are_refused(left, right, concat
 
 def test_residual_branches_agree():
     resnet = torchvision.models.resnet18(weights=None)
-    trunk = nn.Sequential(
-        resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool, resnet.layer1, resnet.layer2, resnet.layer3
-    )
-    geometry, channels = check_against_the_gradient(trunk, cells=1)
-    assert (geometry.stride, geometry.offset, channels) == (16, 0, 256)
+    stem = (resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
+    geometry, channels = check_against_the_gradient(nn.Sequential(*stem, resnet.layer1, resnet.layer2))
+    assert (geometry.stride, geometry.offset, channels) == (8, 0, 128)
 
 
 def test_dense_concatenation_is_counted():
