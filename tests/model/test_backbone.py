@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import pickle
@@ -20,6 +21,7 @@ from spp_det.errors import UserError
 from spp_det.model.backbone import BACKBONES, Backbone
 
 NAME = "zf5_small"
+shared = functools.cache(Backbone)  # for the tests that only look at it
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def state() -> dict[str, Tensor]:
     """Weights as a whole network's state dict has them, its classifier included."""
     generator = torch.Generator().manual_seed(5)
     state = {}
-    for key, tensor in Backbone(NAME).layers.state_dict().items():
+    for key, tensor in shared(NAME).layers.state_dict().items():
         values = torch.rand(tensor.shape, generator=generator) if tensor.is_floating_point() else tensor + 3
         state["features." + key] = values
     return {**state, "classifier.weight": torch.rand(7, 96), "classifier.bias": torch.rand(7)}
@@ -178,7 +180,7 @@ def test_building_leaves_torchs_own_generator_alone():
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_signal_of_random_weights_neither_dies_nor_explodes(name):
     pixels = torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
-    maps = Backbone(name)(pixels)
+    maps = shared(name)(pixels)
     assert maps.isfinite().all()
     assert 0.01 < maps.std() < 100
 
@@ -265,7 +267,7 @@ def test_a_network_of_our_own_has_no_default_weights():
 
 @pytest.mark.parametrize("name", ["squeezenet1_0", "alexnet"])
 def test_normalisation_is_that_of_torchvisions_pre_training(name):
-    backbone = Backbone(name)
+    backbone = shared(name)
     photo = torch.randint(0, 256, (3, 72, 72), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
     preprocess = torchvision.models.get_model_weights(name).DEFAULT.transforms(crop_size=72, resize_size=72)
     expected = backbone.layers(preprocess(photo)[None])
@@ -276,7 +278,7 @@ def test_normalisation_is_that_of_torchvisions_pre_training(name):
 @pytest.mark.parametrize("name", ["squeezenet1_0", "alexnet"])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 90), (90, 5), (20, 20)])
 def test_an_image_too_small_is_padded_with_the_mean_colour(name, height, width):
-    backbone = Backbone(name)
+    backbone = shared(name)
     smallest = backbone.geometry.smallest_input
     assert smallest > 20
     rng = torch.Generator().manual_seed(3)
@@ -287,7 +289,7 @@ def test_an_image_too_small_is_padded_with_the_mean_colour(name, height, width):
 
 
 def test_images_of_a_batch_do_not_mix(image):
-    backbone = Backbone(NAME)
+    backbone = shared(NAME)
     together = backbone(torch.cat([image, 255 - image]))
     torch.testing.assert_close(together[:1], backbone(image))
     torch.testing.assert_close(together[1:], backbone(255 - image))
@@ -297,13 +299,13 @@ def test_images_of_a_batch_do_not_mix(image):
 def test_the_images_are_left_as_they_were(image):
     pixels = image.float()
     copy = pixels.clone()
-    Backbone(NAME)(pixels)
+    shared(NAME)(pixels)
     assert torch.equal(pixels, copy)
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_nothing_of_a_backbone_learns(name, image):
-    backbone = Backbone(name)
+    backbone = shared(name)
     assert not backbone.training
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
     assert not backbone(image).requires_grad
@@ -339,4 +341,4 @@ def test_any_changed_weight_changes_the_digest(key):
 
 
 def test_weights_of_other_names_have_another_digest():
-    assert len({Backbone(name).digest() for name in ("zf5", "zf5_small", "alexnet")}) == 3
+    assert len({shared(name).digest() for name in ("zf5", "zf5_small", "alexnet")}) == 3

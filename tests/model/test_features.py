@@ -13,7 +13,7 @@ from spp_det.config import Detection, Proposals, Pyramid
 from spp_det.data.synthetic import scene
 from spp_det.images import resize_shorter_side
 from spp_det.model.backbone import Backbone
-from spp_det.model.features import SPPFeatures
+from spp_det.model.features import ConvMap, SPPFeatures
 from spp_det.model.model_file import Settings
 from spp_det.model.projection import project
 from spp_det.model.pyramid import pool_windows
@@ -113,6 +113,15 @@ def test_one_scale_of_many_left_without_windows_does_no_harm(backbone, image):
     expected, _ = features_of(backbone, (96,)).pool(several.maps(image)[2:], windows)
     assert torch.equal(vectors, expected)
     assert vector_of.tolist() == [0]
+
+
+def test_each_axis_has_its_own_enlargement(backbone):
+    """A thin image whose short side rounds to a pixel is enlarged unequally: here 2 across and 1/2 down."""
+    cells = torch.arange(30.0).view(1, 5, 6).repeat(backbone.channels, 1, 1)
+    windows = as_boxes([[8, 64, 25, 129]])  # 16 to 50 by 32 to 64.5: between the centres of cells
+    vectors, _ = features_of(backbone, levels=(1,)).pool([ConvMap(cells, (2.0, 0.5))], windows)
+    # Columns 2 and 3 (32 and 48 lie between 16 and 49), row 3 (48 lies between 32 and 63.5).
+    assert vectors.unique().tolist() == [3 * 6 + 3]
 
 
 @pytest.mark.parametrize("scales", [(160,), (120, 160)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 from spp_det.model.backbone import BACKBONES, Backbone
 from spp_det.model.geometry import Geometry, derive_geometry
+
+shared = functools.cache(Backbone)  # none of these tests changes it
 
 
 def linearised(layers: nn.Module) -> nn.Module:
@@ -75,7 +78,7 @@ def check_against_the_gradient(layers: nn.Module, cells: int = 3) -> tuple[Geome
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_the_geometry_of_every_backbone_is_that_of_its_gradient(name):
-    backbone = Backbone(name)
+    backbone = shared(name)
     geometry, channels = check_against_the_gradient(backbone.layers, cells=1 if name == "vgg16" else 2)
     assert (backbone.geometry, backbone.channels) == (geometry, channels)
     assert geometry.stride == 16
@@ -96,7 +99,7 @@ def test_the_geometry_of_every_backbone_is_that_of_its_gradient(name):
     ],
 )
 def test_known_geometries(name, offset, receptive_field, channels):
-    backbone = Backbone(name)
+    backbone = shared(name)
     geometry = backbone.geometry
     assert (geometry.stride, geometry.offset) == (16, offset)
     assert geometry.receptive_field == receptive_field
@@ -105,7 +108,7 @@ def test_known_geometries(name, offset, receptive_field, channels):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_has_a_cell_for_its_smallest_input_and_for_anything_smaller(name):
-    backbone = Backbone(name)
+    backbone = shared(name)
     side = backbone.geometry.smallest_input
     exact = backbone.layers(torch.zeros(1, 3, side, side))
     assert min(exact.shape[2:]) >= 1

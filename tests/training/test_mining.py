@@ -48,28 +48,32 @@ def rows(numbers, dimension: int = 40) -> torch.Tensor:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    st.lists(st.sampled_from(["add", "add", "add", "fit", "evict"]), max_size=12), st.integers(0, 2**32 - 1)
+    st.lists(st.sampled_from(["add", "fit", "weigh", "evict"]), max_size=10),
+    st.integers(0, 2**32 - 1),
 )
 def test_rows_signs_and_dual_variables_stay_in_step(steps, seed):
     """Against a dictionary from a row's number to its vector, signs and dual variables."""
     rng = np.random.default_rng(seed)
     pool, known, count = ExamplePool(40, 3), {}, 0
-    for step in ["add", *steps]:
+    for step in ["add", *steps, "weigh", "evict"]:
         if step == "add":
             size = int(rng.integers(1, 30))
-            vectors = rows(np.arange(count, count + size)) * 0.1
-            vectors[:, 0] *= 10
+            vectors = rows(np.arange(count, count + size))
             signs = rng.integers(-1, 2, (size, 3)).astype(np.int8)
             pool.add(vectors, signs)
             for i in range(size):
                 known[count + i] = (vectors[i].half(), signs[i].copy(), np.zeros(3))
             count += size
-        elif step == "fit":
-            pool.fit(Hinge(C=1e-3, bias=10.0, positive_weight=2.0, scale=0.2), 1e-2)
+        elif step in ("fit", "weigh"):
+            if step == "fit":
+                pool.fit(Hinge(C=1e-3, bias=10.0, positive_weight=2.0, scale=0.2), 1e-2)
+            else:
+                pool.alpha = rng.random((pool.size, 3)) * (rng.random((pool.size, 3)) < 0.5)
             for row, number in enumerate(pool.vectors[:, 0].int().tolist()):
                 known[number] = (*known[number][:2], pool.alpha[row].copy())
         else:
             svms, below = LinearSVMs(torch.randn(40, 3) * 0.1, torch.zeros(3)), -0.5
+            svms.weight[0] = 0
             pool.evict(svms, below)
             for number, (vector, signs, alpha) in list(known.items()):
                 scores = svms(vector.float()[None])[0].numpy()
@@ -288,7 +292,7 @@ def test_without_a_fit_on_the_way_all_negatives_are_trained_on():
 def test_a_pass_with_fits_finds_about_what_all_negatives_teach():
     exhaustive, _ = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=100_000))
     mining_svms, figures = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=200))
-    assert figures["examples"] < 30 * 62
+    assert figures["examples"] < 500  # of 1856: easy ones were left out or forgotten
     for example in stream(5, seed=3):
         difference = (mining_svms(example.vectors) - exhaustive(example.vectors)).abs()
         assert difference.mean() < 0.1
