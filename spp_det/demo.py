@@ -10,7 +10,7 @@ from typing import Any
 
 from spp_det.cache import write_whole
 from spp_det.commands import detect_to_folder, run_training
-from spp_det.config import Backbone, Config, Data
+from spp_det.config import SVM, Backbone, Config, Data
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.evaluation.results import evaluate, read_results
@@ -45,6 +45,7 @@ def run_demo(folder: Path, seed: int = 0) -> Demo:
         seed=seed,
         data=Data(root=data),
         backbone=Backbone(name="zf5_small", weights=str(weights), scales=(480,)),
+        svm=SVM(C=0.03, positive_iou=0.7),  # few objects: see configs/squeezenet_svm.yaml
     )
     run_training(config)
     test = read_voc(data, "test", dataset.classes)
