@@ -27,6 +27,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML reads ``on`` and ``yes`` as true, which would pass for 1."""
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("must not be true or false")
+        return value
+
 
 class Data(Section):
     """Where the annotated images are."""
@@ -89,6 +98,9 @@ class Pyramid(Section):
 
     levels: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)] = (6, 3, 2, 1)
     mode: Literal["max", "average"] = "max"
+    normalize: Literal["none", "hellinger"] = "none"
+    """``none``: conv5 as it is (P). ``hellinger``: square roots of its cells, then all vectors of one
+    length, so that a few strong channels do not drown the rest."""
 
 
 class SVM(Section):

@@ -19,7 +19,7 @@ from spp_det.training.pretrain import pretrain_on_crops, save_backbone
 
 logger = logging.getLogger(__name__)
 
-SPLITS = {"trainval": 160, "test": 60}
+SPLITS = {"pretrain": 500, "trainval": 160, "test": 60}
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,16 @@ class Demo:
 def run_demo(folder: Path, seed: int = 0) -> Demo:
     """Run everything below one folder; a second call starts from the data and the cache of the first."""
     data, weights, model = folder / "data", folder / "backbone.safetensors", folder / "model.safetensors"
-    logger.info("generating %d training and %d test photos", SPLITS["trainval"], SPLITS["test"])
+    logger.info("generating %s", ", ".join(f"{count} {name} photos" for name, count in SPLITS.items()))
     generate_voc(data, SPLITS, seed)
-    dataset = read_voc(data, "trainval")
+    classes = read_voc(data, "trainval").classes
     backbone = pretrain_on_crops(
-        dataset, "zf5_small", sizes=(96, 128), epochs=24, learning_rate=2e-3, seed=seed
+        read_voc(data, "pretrain", classes),
+        "zf5_small",
+        sizes=(64, 96),
+        epochs=12,
+        learning_rate=4e-3,
+        seed=seed,
     )
     save_backbone(backbone, weights)
     config = Config(
@@ -48,7 +53,7 @@ def run_demo(folder: Path, seed: int = 0) -> Demo:
         svm=SVM(C=0.03, positive_iou=0.7),  # few objects: see configs/squeezenet_svm.yaml
     )
     run_training(config)
-    test = read_voc(data, "test", dataset.classes)
+    test = read_voc(data, "test", classes)
     found = folder / "found"
     detect_to_folder(Detector.load(model), [record.path for record in test.records], found, draw=True)
     figures = evaluate(test, read_results(found / "detections.json", test))

@@ -191,6 +191,8 @@ def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
         ("seed=4294967296", "less than 4294967296"),
         ("seed=1.5", "integer"),
         ("seed=many", "integer"),
+        ("seed=yes", "true or false"),
+        ("svm.C=on", "true or false"),
         ("strict=maybe", "boolean"),
         ("data.format=yolo", "'voc' or 'coco'"),
         ("data.train=2007", "string"),

@@ -106,10 +106,11 @@ def zf5_small() -> nn.Module:
     """ZF-5 at a third of its width, with batch norm in place of LRN: learns in minutes, on a laptop,
     from the crops of a few hundred objects. Stride 16, 96 channels."""
     return nn.Sequential(
-        *(nn.Conv2d(3, 32, 7, stride=2, padding=3), nn.BatchNorm2d(32), nn.ReLU(inplace=True)),
-        nn.MaxPool2d(3, stride=2, padding=1),
-        *(nn.Conv2d(32, 80, 5, stride=2, padding=2), nn.BatchNorm2d(80), nn.ReLU(inplace=True)),
-        nn.MaxPool2d(3, stride=2, padding=1),
+        # Pooled before they are normalised: a quarter of the work, in the layers where it is most.
+        *(nn.Conv2d(3, 32, 7, stride=2, padding=3), nn.MaxPool2d(3, stride=2, padding=1)),
+        *(nn.BatchNorm2d(32), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(32, 80, 5, stride=2, padding=2), nn.MaxPool2d(3, stride=2, padding=1)),
+        *(nn.BatchNorm2d(80), nn.ReLU(inplace=True)),
         *(nn.Conv2d(80, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(inplace=True)),
         *(nn.Conv2d(128, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(inplace=True)),
         *(nn.Conv2d(128, 96, 3, padding=1), nn.BatchNorm2d(96), nn.ReLU(inplace=True)),

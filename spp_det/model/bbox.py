@@ -37,21 +37,33 @@ class BoxRegressor:
         return BoxRegressor(self.weight.to(device), self.bias.to(device))
 
 
-def fit_ridge(vectors: Tensor, targets: Floats, ridge: float) -> tuple[Tensor, Tensor]:
-    """Ridge regression of whitened, centred targets: ``[n, D], [n, 4] -> weight [D, 4], bias [4]``.
+def fit_ridge(
+    vectors: Tensor, targets: Floats, ridge: float, vector_of: Ints | None = None
+) -> tuple[Tensor, Tensor]:
+    """Ridge regression of whitened, centred targets: ``[m, D], [n, 4] -> weight [D, 4], bias [4]``.
 
     Minimises ``sum |T (y - mean(y)) - X w - b|^2 + ridge |w|^2`` with T the whitening of the targets (so
-    that one ``ridge`` suits all four) and an unpenalised b, and undoes T in the result. There are mostly
-    fewer examples than dimensions, so the n x n dual is solved: ``w = X' (X X' + ridge I)^-1 T y``.
+    that one ``ridge`` suits all four) and an unpenalised b, and undoes T in the result.
+
+    Example i has the vector ``vector_of[i]`` (None: its own). Examples of one vector differ by a
+    constant from a single one with their mean target and their number as its weight, so the problem
+    has m rows however large n is. There are mostly fewer of them than dimensions, so the m x m dual is
+    solved: ``w = X' (X X' + ridge I)^-1 T y``.
     """
+    vector_of = np.arange(len(vectors)) if vector_of is None else vector_of
+    row_of = torch.from_numpy(vector_of).to(vectors.device)
     y = torch.from_numpy(targets).to(vectors.device, torch.float64)
     target_mean = y.mean(0)
     whiten, unwhiten = _whitening(y - target_mean)
-    vector_mean = vectors.mean(0)
-    centred = vectors - vector_mean
-    gram = (centred @ centred.T).double()  # [n, n]
+    number = torch.bincount(row_of, minlength=len(vectors)).double()  # examples of each vector
+    root = number.sqrt()[:, None]
+    vector_mean = (number.to(vectors.dtype) / len(y)) @ vectors
+    centred = (vectors - vector_mean).mul_(root.to(vectors.dtype))
+    sums = torch.zeros(len(vectors), 4, dtype=torch.float64, device=vectors.device)
+    sums.index_add_(0, row_of, (y - target_mean) @ whiten)
+    gram = (centred @ centred.T).double()  # [m, m]
     gram.diagonal().add_(ridge)
-    dual = torch.linalg.solve(gram, (y - target_mean) @ whiten)  # [n, 4]
+    dual = torch.linalg.solve(gram, sums / root.clamp(min=1))  # [m, 4]
     weight = centred.T @ (dual @ unwhiten).to(vectors.dtype)  # [D, 4]
     return weight, target_mean.to(vectors.dtype) - vector_mean @ weight
 

@@ -120,7 +120,7 @@ class Detector:
             raise ValueError(f"its {backbone.name} has another geometry than this version's")
         backbone.layers.load_state_dict(model.part("backbone."))
         features = SPPFeatures.of(backbone.to(device), model.settings)
-        shapes = {"svm.weight": (features.dimension, len(model.classes)), "svm.bias": (len(model.classes),)}
+        shapes = {"svm.weight": (len(model.classes), features.dimension), "svm.bias": (len(model.classes),)}
         if "bbox.weight" in model.tensors:
             shapes["bbox.weight"] = (len(model.classes), features.dimension, 4)
             shapes["bbox.bias"] = (len(model.classes), 4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from spp_det.model.backbone import Backbone
 from spp_det.model.model_file import Settings
 from spp_det.model.projection import closest_scale, project
 from spp_det.model.pyramid import Mode, distinct_rectangles, num_bins, pool_windows
+
+Normalize = Literal["none", "hellinger"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,21 +41,32 @@ class SPPFeatures:
     """Window features by spatial pyramid pooling."""
 
     def __init__(
-        self, backbone: Backbone, scales: Sequence[int], max_side: int, levels: Sequence[int], mode: Mode
+        self,
+        backbone: Backbone,
+        scales: Sequence[int],
+        max_side: int,
+        levels: Sequence[int],
+        mode: Mode,
+        normalize: Normalize = "none",
     ) -> None:
-        """``scales`` are shorter sides in pixels; ``levels`` and ``mode`` as in `pool_windows`."""
+        """``scales`` are shorter sides in pixels; ``levels`` and ``mode`` as in `pool_windows`.
+
+        ``normalize="hellinger"`` pools the square roots of the cells and scales each vector to length
+        ``sqrt(bins * C)``; the map must then be a ReLU's.
+        """
         self.backbone = backbone
         self.scales = tuple(scales)
         self.max_side = max_side
         self.levels = tuple(levels)
         self.mode: Mode = mode
+        self.normalize: Normalize = normalize
         self.dimension = num_bins(levels) * backbone.channels
 
     @classmethod
     def of(cls, backbone: Backbone, settings: Settings) -> SPPFeatures:
         """The features that the settings describe, on the backbone's device."""
         sizes, pyramid = settings.backbone, settings.pyramid
-        return cls(backbone, sizes.scales, sizes.max_side, pyramid.levels, pyramid.mode)
+        return cls(backbone, sizes.scales, sizes.max_side, pyramid.levels, pyramid.mode, pyramid.normalize)
 
     @torch.inference_mode()
     def maps(self, image: RGB) -> list[ConvMap]:
@@ -85,7 +99,14 @@ class SPPFeatures:
             height, width = conv_map.cells.shape[1:]
             rectangles = project(scaled, self.backbone.geometry, height, width)
             distinct, inverse = distinct_rectangles(rectangles)
-            vectors.append(pool_windows(conv_map.cells.float(), distinct, self.levels, self.mode).flatten(1))
+            cells = conv_map.cells.float()
+            if self.normalize == "hellinger":
+                cells = cells.sqrt()  # of a few cells, not of every vector: a maximum of roots is the root
+            vectors.append(pool_windows(cells, distinct, self.levels, self.mode).flatten(1))
             vector_of[mine] = total + inverse
             total += len(distinct)
-        return (vectors[0] if len(vectors) == 1 else torch.cat(vectors)), vector_of
+        pooled = vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+        if self.normalize == "hellinger":
+            length = torch.linalg.vector_norm(pooled, dim=1, keepdim=True)
+            pooled *= self.dimension**0.5 / length.clamp(min=1e-12)
+        return pooled, vector_of

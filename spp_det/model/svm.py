@@ -16,16 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class LinearSVMs:
-    """``scores = vectors @ weight + bias``.
+    """``scores = vectors @ weight.T + bias``.
 
     Attributes:
-        weight: float32 ``[D, K]``.
+        weight: float32 ``[K, D]``: a class's weights lie side by side, so that scores are read in order.
         bias: float32 ``[K]``.
     """
 
@@ -34,7 +35,7 @@ class LinearSVMs:
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """``[N, D] -> [N, K]`` signed distances in units of the margin."""
-        return torch.addmm(self.bias, vectors, self.weight)
+        return F.linear(vectors, self.weight, self.bias)
 
     def to(self, device: torch.device) -> LinearSVMs:
         """The same SVMs on another device."""
@@ -121,7 +122,7 @@ def fit_svms(
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
         weights, biases, primals, gaps = zip(*threads.map(solve, range(classes)), strict=True)
-    svms = LinearSVMs(torch.from_numpy(np.stack(weights, axis=1)), torch.tensor(biases, dtype=torch.float32))
+    svms = LinearSVMs(torch.from_numpy(np.stack(weights)), torch.tensor(biases, dtype=torch.float32))
     return Fit(svms, alpha, np.array(gaps), np.array(primals))
 
 

@@ -150,10 +150,17 @@ class TrainingImages:
         for index, image in enumerate(self.images):
             windows, labels = image.windows.positives(min_iou)
             if len(windows):
-                yield self.vectors_of(index, windows), labels
+                vectors, vector_of = self.vectors_of(index, windows)
+                yield vectors[torch.from_numpy(vector_of)], labels
 
-    def vectors_of(self, index: int, windows: Ints) -> Tensor:
-        """Vectors ``[n, D]`` of some windows ``[n]`` of one image."""
+    def sample(self, index: int, most: int, generator: np.random.Generator) -> Tensor:
+        """Vectors ``[n, D]`` of windows drawn from one image, of all where it has no more than ``most``."""
+        drawn = generator.permutation(len(self.images[index].windows.boxes))[:most]
+        vectors, vector_of = self.vectors_of(index, drawn)
+        return vectors[torch.from_numpy(vector_of)]
+
+    def vectors_of(self, index: int, windows: Ints) -> tuple[Tensor, Ints]:
+        """Distinct vectors ``[M, D]`` of windows ``[n]`` of one image, and which of them each has ``[n]``."""
         boxes: Boxes = self.images[index].windows.boxes[windows]
         vectors, vector_of = self.features.pool(self._maps(index), boxes)
-        return vectors.cpu()[torch.from_numpy(vector_of)]
+        return vectors.cpu(), vector_of

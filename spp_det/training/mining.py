@@ -38,7 +38,8 @@ class Example:
 class ExamplePool:
     """Examples of all classes: half-precision vectors in one growing array, and what each is to each class.
 
-    Conv5 maps are stored in half precision and a maximum invents no digits, so no precision is lost here.
+    Conv5 maps are stored in half precision and a maximum invents no digits, so nothing is lost here; of
+    hellinger vectors 11 bits of each number remain.
     """
 
     def __init__(self, dimension: int, classes: int) -> None:
@@ -111,7 +112,7 @@ def train_svms(
     for label, name in enumerate(classes):
         if not (pool.signs[:, label] > 0).any():
             raise UserError(f"class {name!r} has no positive example in the training images")
-    svms = LinearSVMs(torch.zeros(dimension, len(classes)), torch.zeros(len(classes)))
+    svms = LinearSVMs(torch.zeros(len(classes), dimension), torch.zeros(len(classes)))
     new = np.zeros(len(classes), np.int64)
     fits = 0
     for example in images:

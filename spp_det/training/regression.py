@@ -18,7 +18,7 @@ from spp_det.training.windows import LabelledWindows
 
 def train_regressor(
     windows: Sequence[LabelledWindows],
-    vectors_of: Callable[[int, Ints], Tensor],
+    vectors_of: Callable[[int, Ints], tuple[Tensor, Ints]],
     classes: tuple[str, ...],
     dimension: int,
     mean_norm: float,
@@ -29,7 +29,7 @@ def train_regressor(
 
     Args:
         windows: the labelled windows of every training image.
-        vectors_of: vectors ``[n, D]`` of chosen windows ``[n]`` of an image.
+        vectors_of: for chosen windows ``[n]`` of an image, vectors ``[M, D]`` and the one of each ``[n]``.
         mean_norm: as for the SVMs; ``settings.ridge`` is meant for vectors of mean norm ``settings.norm``.
         generator: draws ``settings.max_windows`` examples where a class has more.
     """
@@ -38,16 +38,17 @@ def train_regressor(
     weight, bias = torch.zeros(len(classes), dimension, 4), torch.zeros(len(classes), 4)
     for label in range(len(classes)):
         chosen = _draw(windows, pairs, label, settings.max_windows, generator)
-        vectors, targets = [], []
+        vectors: list[Tensor] = []
+        vector_of, targets = [np.zeros(0, np.int64)], []
         for image, index, objects in chosen:
+            found, found_of = vectors_of(image, index)
+            vector_of.append(found_of + sum(map(len, vectors)))
+            vectors.append(found.half())
             boxes = windows[image].boxes
-            vectors.append(vectors_of(image, index).half())
-            targets.append(
-                encode_deltas(boxes[index], boxes[objects])
-            )  # objects come first among the windows
+            targets.append(encode_deltas(boxes[index], boxes[objects]))  # objects come first among them
         if vectors:
-            examples = torch.cat(vectors).float()
-            w, b = fit_ridge(examples.mul_(scale), np.concatenate(targets), settings.ridge)
+            examples = torch.cat(vectors).float().mul_(scale)
+            w, b = fit_ridge(examples, np.concatenate(targets), settings.ridge, np.concatenate(vector_of))
             weight[label], bias[label] = w.mul_(scale), b
     return BoxRegressor(weight, bias)
 

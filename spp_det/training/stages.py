@@ -27,7 +27,7 @@ from spp_det.training.regression import mean_vector_norm, train_regressor
 
 logger = logging.getLogger(__name__)
 
-NORM_IMAGES = 200  # images sampled for the mean norm of the vectors
+NORM_IMAGES, NORM_WINDOWS = 200, 200  # sampled for the mean norm of the vectors (R)
 
 
 def read_dataset(data: Data, split: str, classes: tuple[str, ...] | None = None) -> Dataset:
@@ -65,7 +65,7 @@ def train(config: Config) -> Trained:
     clock.lap("proposals_and_maps")
     generator = np.random.default_rng(config.seed)
     sample = generator.permutation(len(images))[:NORM_IMAGES]
-    mean_norm = mean_vector_norm(images.example(int(i)).vectors for i in sample)
+    mean_norm = mean_vector_norm(images.sample(int(i), NORM_WINDOWS, generator) for i in sample)
     clock.lap("norm")
     svms, figures = train_svms(
         images.positives(config.svm.positive_iou),

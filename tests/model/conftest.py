@@ -39,7 +39,7 @@ def random_detector(
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(features.dimension, len(CLASSES), generator=generator)
     weight -= weight.mean(0)
-    svms = LinearSVMs(0.05 * weight, torch.tensor([-3.5, -3.0, -2.0]))
+    svms = LinearSVMs(0.05 * weight.T.contiguous(), torch.tensor([-3.5, -3.0, -2.0]))
     regressor = None
     if regress:
         shift = 1e-3 * torch.randn(len(CLASSES), features.dimension, 4, generator=generator)

@@ -64,6 +64,19 @@ def test_predictions_are_those_of_scikit_learns_ridge_on_whitened_targets(seed, 
 
 
 @settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 30), st.integers(1, 60), st.sampled_from([1.0, 4000.0]))
+def test_examples_that_share_a_vector_are_fitted_as_if_each_had_its_own(seed, m, dimension, ridge):
+    rng = np.random.default_rng(seed)
+    vectors, _ = examples(seed, m, dimension)
+    vector_of = rng.integers(0, m, rng.integers(2, 80))  # some vectors serve many examples, some none
+    _, targets = examples(seed + 1, len(vector_of), 1)
+    weight, bias = fit_ridge(vectors, targets, ridge, vector_of)
+    expected_weight, expected_bias = fit_ridge(vectors[torch.from_numpy(vector_of)], targets, ridge)
+    torch.testing.assert_close(weight, expected_weight, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(bias, expected_bias, rtol=1e-3, atol=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 100))
 def test_whitening_and_its_inverse_cancel(seed, n):
     _, targets = examples(seed, n, 1)

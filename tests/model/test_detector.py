@@ -138,7 +138,7 @@ def slow_detect(detector, image, windows):
         vectors.append(vector[0])
     rows = []  # score, label, window
     for label in range(len(detector.classes)):
-        weight, bias = detector.svms.weight[:, label], detector.svms.bias[label]
+        weight, bias = detector.svms.weight[label], detector.svms.bias[label]
         scored = [(float(vector @ weight + bias), i) for i, vector in enumerate(vectors)]
         kept = []
         for score, i in sorted(scored, key=lambda pair: -pair[0]):

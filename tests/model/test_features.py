@@ -37,8 +37,8 @@ def random_windows(count: int, width: int, height: int, seed: int = 0):
     return as_boxes(np.stack([x[:, 0], y[:, 0], x[:, 1] + 1, y[:, 1] + 1], axis=1))
 
 
-def features_of(backbone, scales=(160,), max_side=2400, levels=LEVELS, mode="max"):
-    return SPPFeatures(backbone, scales, max_side, levels, mode)
+def features_of(backbone, scales=(160,), max_side=2400, levels=LEVELS, mode="max", normalize="none"):
+    return SPPFeatures(backbone, scales, max_side, levels, mode, normalize)
 
 
 def test_a_map_is_the_network_on_the_resized_image(backbone, image):
@@ -172,6 +172,30 @@ def test_the_vector_of_the_whole_image_is_the_pyramid_over_the_whole_map(backbon
     assert torch.equal(vectors[0], pool_windows(conv_map.cells, inner, LEVELS).flatten())
 
 
+@pytest.mark.parametrize("scales", [(120,), (100, 160)])
+def test_hellinger_vectors_are_roots_of_one_length(backbone, image, scales):
+    plain, rooted = features_of(backbone, scales), features_of(backbone, scales, normalize="hellinger")
+    windows = random_windows(30, 200, 150)
+    maps = plain.maps(image)
+    expected, expected_of = plain.pool(maps, windows)
+    vectors, vector_of = rooted.pool(maps, windows)
+    roots = expected.double().sqrt()
+    roots *= plain.dimension**0.5 / roots.norm(dim=1, keepdim=True)
+    assert (vector_of == expected_of).all()
+    torch.testing.assert_close(vectors, roots.float())
+    # A kernel of roots: the product of two vectors is the Bhattacharyya coefficient of their histograms.
+    shares = expected.double() / expected.double().sum(dim=1, keepdim=True)
+    affinity = (shares[0] * shares[1]).sqrt().sum() * plain.dimension
+    torch.testing.assert_close(vectors[0].double() @ vectors[1].double(), affinity, rtol=1e-4, atol=0)
+
+
+def test_a_window_where_nothing_fires_has_a_hellinger_vector_of_zeros(backbone):
+    features = features_of(backbone, (120,), normalize="hellinger")
+    maps = [ConvMap(torch.zeros(backbone.channels, 9, 9), (1.0, 1.0))]
+    vectors, _ = features.pool(maps, as_boxes([[0, 0, 100, 100]]))
+    assert not vectors.any()
+
+
 def test_the_arguments_are_left_as_they_were(backbone, image):
     features, windows = features_of(backbone, (120, 160)), random_windows(20, 200, 150)
     copies = image.copy(), windows.copy()
@@ -184,9 +208,10 @@ def test_settings_describe_the_features(backbone):
     settings = Settings(
         Proposals(),
         BackboneSettings(name="zf5_small", scales=(100, 200), max_side=500),
-        Pyramid(levels=(3, 1), mode="average"),
+        Pyramid(levels=(3, 1), mode="average", normalize="hellinger"),
         Detection(),
     )
     features = SPPFeatures.of(backbone, settings)
     assert (features.scales, features.max_side) == ((100, 200), 500)
     assert (features.levels, features.mode, features.dimension) == ((3, 1), "average", 960)
+    assert features.normalize == "hellinger"

@@ -36,7 +36,7 @@ def primal(objective: Hinge, weight, bias_weight, vectors, signs) -> float:
 
 
 def primal_of(objective: Hinge, svms: LinearSVMs, label: int, vectors, signs) -> float:
-    weight = svms.weight[:, label].double().numpy() / objective.scale
+    weight = svms.weight[label].double().numpy() / objective.scale
     return primal(objective, weight, float(svms.bias[label]) / objective.bias, vectors, signs[:, label])
 
 
@@ -238,7 +238,7 @@ def test_a_class_without_examples_and_no_examples_at_all_give_zeros(caplog):
     vectors, signs = problem(11, 100, 30, 3, 0.2)
     signs[:, 1] = 0
     fit = fit_svms(vectors, signs, R)
-    assert not fit.svms.weight[:, 1].any()
+    assert not fit.svms.weight[1].any()
     assert fit.svms.bias[1] == 0
     nothing = fit_svms(vectors[:0], signs[:0], R)
     assert not nothing.svms.weight.any()
@@ -265,6 +265,6 @@ def test_a_fit_that_does_not_end_says_so_and_how_far_it_came(caplog):
 
 
 def test_scores_are_distances_in_units_of_the_margin():
-    svms = LinearSVMs(torch.tensor([[1.0, 0.0], [2.0, -1.0]]), torch.tensor([0.5, -0.5]))
+    svms = LinearSVMs(torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([0.5, -0.5]))
     assert svms(torch.tensor([[1.0, 1.0], [0.0, 3.0]])).tolist() == [[3.5, -1.5], [6.5, -3.5]]
     assert svms(torch.zeros(0, 2)).shape == (0, 2)

@@ -114,8 +114,12 @@ def test_vectors_are_those_of_maps_in_half_precision(prepared, dataset, features
 def test_vectors_of_some_windows_are_those_of_the_example(prepared):
     example = prepared.example(1)
     chosen = np.random.default_rng(0).integers(0, len(example.windows.boxes), 20)
-    assert torch.equal(prepared.vectors_of(1, chosen), example.vectors[example.vector_of[chosen]])
-    assert prepared.vectors_of(1, np.zeros(0, np.int64)).shape == (0, example.vectors.shape[1])
+    vectors, vector_of = prepared.vectors_of(1, chosen)
+    assert torch.equal(vectors[vector_of], example.vectors[example.vector_of[chosen]])
+    assert len(np.unique(vector_of)) == len(vectors)
+    vectors, vector_of = prepared.vectors_of(1, np.zeros(0, np.int64))
+    assert vectors.shape == (0, example.vectors.shape[1])
+    assert vector_of.shape == (0,)
 
 
 @pytest.mark.parametrize("min_iou", [1.0, 0.6])
@@ -126,7 +130,8 @@ def test_positives_come_image_by_image(prepared, min_iou):
     assert len(found) == len(with_any)
     for (vectors, labels), index in zip(found, with_any, strict=True):
         windows, expected = wanted[index]
-        assert torch.equal(vectors, prepared.vectors_of(index, windows))
+        distinct, vector_of = prepared.vectors_of(index, windows)
+        assert torch.equal(vectors, distinct[vector_of])
         assert labels.tolist() == expected.tolist()
 
 

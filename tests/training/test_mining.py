@@ -72,8 +72,8 @@ def test_rows_signs_and_dual_variables_stay_in_step(steps, seed):
             for row, number in enumerate(pool.vectors[:, 0].int().tolist()):
                 known[number] = (*known[number][:2], pool.alpha[row].copy())
         else:
-            svms, below = LinearSVMs(torch.randn(40, 3) * 0.1, torch.zeros(3)), -0.5
-            svms.weight[0] = 0
+            svms, below = LinearSVMs(torch.randn(3, 40) * 0.1, torch.zeros(3)), -0.5
+            svms.weight[:, 0] = 0
             pool.evict(svms, below)
             for number, (vector, signs, alpha) in list(known.items()):
                 scores = svms(vector.float()[None])[0].numpy()
@@ -124,7 +124,7 @@ def test_a_fit_of_the_pool_is_a_fit_of_its_vectors():
 
 def mined(example: Example, svms: LinearSVMs, config: SVM) -> tuple[ExamplePool, np.ndarray]:
     """What one image adds to an empty pool, and the counts that are reported."""
-    pool = ExamplePool(example.vectors.shape[1], svms.weight.shape[1])
+    pool = ExamplePool(example.vectors.shape[1], len(svms.weight))
     return pool, mining._add_hard_negatives(pool, example, svms, config)
 
 
@@ -135,7 +135,7 @@ def numbered(windows: LabelledWindows, vector_of=None) -> Example:
 
 
 def indifferent(classes: int) -> LinearSVMs:
-    return LinearSVMs(torch.zeros(40, classes), torch.zeros(classes))
+    return LinearSVMs(torch.zeros(classes, 40), torch.zeros(classes))
 
 
 def negatives_of(pool: ExamplePool, label: int) -> list[int]:
@@ -155,8 +155,8 @@ def test_a_hand_made_image():
             ]
         ),
     )
-    svms = LinearSVMs(torch.zeros(40, 2), torch.zeros(2))
-    svms.weight[0] = -0.01  # the first of two that overlap scores best
+    svms = LinearSVMs(torch.zeros(2, 40), torch.zeros(2))
+    svms.weight[:, 0] = -0.01  # the first of two that overlap scores best
     pool, counts = mined(numbered(windows), svms, SVM())
     assert negatives_of(pool, 0) == [1, 4, 7]  # 1: a positive of the other class
     assert negatives_of(pool, 1) == [0, 2, 3, 4, 7]  # 6 lies on 2, 5 on 4 by more than 0.7
@@ -168,7 +168,7 @@ def test_a_hand_made_image():
 def test_windows_that_the_svms_get_right_by_the_margin_are_not_added():
     boxes = as_boxes([[20 * i, 0, 20 * i + 10, 10] for i in range(6)])
     windows = LabelledWindows.of(record([], []), boxes)
-    svms = LinearSVMs(torch.zeros(40, 1), torch.tensor([1.0]))
+    svms = LinearSVMs(torch.zeros(1, 40), torch.tensor([1.0]))
     svms.weight[0, 0] = -0.5  # scores 1, 0.5, 0, -0.5, -1, -1.5
     pool, _ = mined(numbered(windows), svms, SVM())
     assert negatives_of(pool, 0) == [0, 1, 2, 3, 4]
@@ -201,7 +201,7 @@ def images(draw: st.DrawFn) -> Example:
 @given(images(), st.integers(0, 2**32 - 1))
 def test_negatives_are_those_of_the_rules(example, seed):
     generator = torch.Generator().manual_seed(seed)
-    svms = LinearSVMs(torch.randn(40, 3, generator=generator) * 0.2, torch.full((3,), -0.5))
+    svms = LinearSVMs(torch.randn(3, 40, generator=generator) * 0.2, torch.full((3,), -0.5))
     config = SVM(negative_iou=0.4, duplicate_iou=0.6, hard_score=-0.9)
     pool, counts = mined(example, svms, config)
     marked, boxes = example.windows.record, example.windows.boxes

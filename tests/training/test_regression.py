@@ -51,11 +51,17 @@ class Vectors:
         self.scale = scale
         self.asked: list[tuple[int, int]] = []
 
-    def __call__(self, index: int, windows: np.ndarray) -> torch.Tensor:
+    def __call__(self, index: int, windows: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """A vector a window, listed backwards."""
         self.asked += [(index, int(window)) for window in windows]
         boxes, objects = self.images[index].boxes[windows], self.images[index].record.boxes
         deltas = encode_deltas(boxes, objects[iou(boxes, objects).argmax(axis=1)])
-        return torch.from_numpy(self.scale * (deltas @ MIXING + 1)).float()
+        vectors = torch.from_numpy(self.scale * (deltas[::-1] @ MIXING + 1)).float()
+        return vectors, np.arange(len(windows))[::-1].copy()
+
+    def of_each(self, index: int, windows: np.ndarray) -> torch.Tensor:
+        vectors, vector_of = self(index, windows)
+        return vectors[torch.from_numpy(vector_of)]
 
 
 def train(images, vectors=None, seed: int = 0, mean_norm: float = 20.0, **settings) -> BoxRegressor:
@@ -74,7 +80,7 @@ def refine(regressor, images, index: int):
     """The windows near objects of an image, those objects, and where the regressor puts the windows."""
     windows, objects = images[index].near(0.5)
     boxes, labels = images[index].boxes, images[index].record.labels
-    refined = regressor(Vectors(images)(index, windows), labels[objects], boxes[windows])
+    refined = regressor(Vectors(images).of_each(index, windows), labels[objects], boxes[windows])
     return boxes[windows], boxes[objects], refined
 
 
@@ -94,7 +100,7 @@ def test_it_is_the_ridge_on_scaled_half_precision_vectors():
     for index, windows in enumerate(images):
         near, objects = windows.near(0.5)
         mine = windows.record.labels[objects] == 1
-        vectors.append(Vectors(images)(index, near[mine]).half().float() * 5)
+        vectors.append(Vectors(images).of_each(index, near[mine]).half().float() * 5)
         targets.append(encode_deltas(windows.boxes[near[mine]], windows.record.boxes[objects[mine]]))
     weight, bias = fit_ridge(torch.cat(vectors), np.concatenate(targets), 50.0)
     torch.testing.assert_close(regressor.weight[1], 5 * weight, atol=1e-4, rtol=1e-3)

@@ -15,6 +15,7 @@ from spp_det.data.synthetic.scenes import CLASSES, SIZES, Scene, scene
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.errors import UserError
 from spp_det.opencv import cv2
+from spp_det.threads import ahead
 
 SPLITS: Mapping[str, int] = {"trainval": 160, "test": 60}
 JPEG_QUALITY = 92
@@ -23,7 +24,7 @@ TRAIN_PART = (0.0, 0.55)  # columns of the photographs that backgrounds come fro
 TEST_PART = (0.55, 1.0)
 
 GENERATOR = "spp_det.data.synthetic"
-VERSION = 1  # of what is drawn: to be raised with every change that alters a picture
+VERSION = 2  # of what is drawn: to be raised with every change that alters a picture
 MARKER = "generated.json"  # says what a folder was generated from, and that generate_voc may replace it
 
 
@@ -123,9 +124,12 @@ def _write(root: Path, splits: Mapping[str, int], seed: int, sizes: Sequence[tup
         (root / folder).mkdir(parents=True)
     for split, count in splits.items():
         part = TEST_PART if split.startswith("test") else TRAIN_PART
-        for index in range(count):
-            drawn = scene(image_rng(seed, split, index), sizes, part)
-            _write_scene(root, _image_id(split, index), drawn)
+
+        def draw(index: int, split: str = split, part: tuple[float, float] = part) -> None:
+            _write_scene(root, _image_id(split, index), scene(image_rng(seed, split, index), sizes, part))
+
+        for _ in ahead(draw, range(count), os.cpu_count() or 1):
+            pass
         ids = "".join(f"{_image_id(split, index)}\n" for index in range(count))
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text(ids, encoding="utf-8")
 

@@ -13,6 +13,7 @@ from spp_det.opencv import cv2
 
 SUPERSAMPLING = 2  # silhouettes and textures are drawn this much larger and averaged down
 SUBPIXEL_BITS = 4  # fillPoly's fixed-point fraction
+TILT = np.pi / 5  # a thing leans this far to either side: like in photos, it has an up and a down
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,17 +53,17 @@ def draw(
     light: Floats,
     texture: Texture,
 ) -> Sprite:
-    """Draw a silhouette at a random angle and aspect, textured and lit.
+    """Draw a silhouette at a random tilt and aspect, textured and lit.
 
     Args:
-        rng: source of angle, aspect and texture.
+        rng: source of tilt, aspect and texture.
         contours: the silhouette.
         size: the longer side of its upright box, pixels.
         paints: the two colours that the texture mixes, float32 Lab ``[3]`` each.
         light: float32 ``[3]`` unit vector towards the light; x right, y down, z to the viewer.
         texture: where the second colour shows.
     """
-    angle = rng.uniform(0, 2 * np.pi)
+    angle = rng.uniform(-TILT, TILT)
     stretch = float(np.exp(rng.uniform(-0.2, 0.2)))
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     body = np.diag([stretch, 1 / stretch])
