@@ -10,7 +10,7 @@ from typing import Any
 
 from spp_det.cache import write_whole
 from spp_det.commands import detect_to_folder, run_training
-from spp_det.config import SVM, Backbone, Config, Data
+from spp_det.config import SVM, Backbone, BoxRegression, Config, Data, Pyramid
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.evaluation.results import evaluate, read_results
@@ -19,7 +19,8 @@ from spp_det.training.pretrain import pretrain_on_crops, save_backbone
 
 logger = logging.getLogger(__name__)
 
-SPLITS = {"pretrain": 500, "trainval": 160, "test": 60}
+SPLITS = {"pretrain": 700, "trainval": 240, "test": 60}
+SCALES = (240, 400, 640)  # pre-trained on crops of 64 and 96 pixels: objects must come near that size
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,9 @@ def run_demo(folder: Path, seed: int = 0) -> Demo:
         read_voc(data, "pretrain", classes),
         "zf5_small",
         sizes=(64, 96),
-        epochs=12,
-        learning_rate=4e-3,
+        epochs=10,
+        learning_rate=1.5e-3,
+        crops_per_object=2,
         seed=seed,
     )
     save_backbone(backbone, weights)
@@ -49,8 +51,10 @@ def run_demo(folder: Path, seed: int = 0) -> Demo:
         output=folder,
         seed=seed,
         data=Data(root=data),
-        backbone=Backbone(name="zf5_small", weights=str(weights), scales=(480,)),
-        svm=SVM(C=0.03, positive_iou=0.7),  # few objects: see configs/squeezenet_svm.yaml
+        backbone=Backbone(name="zf5_small", weights=str(weights), scales=SCALES),
+        pyramid=Pyramid(normalize="hellinger"),
+        svm=SVM(C=0.02, positive_iou=0.7),  # few objects: see configs/squeezenet_svm.yaml
+        bbox=BoxRegression(ridge=1000.0),
     )
     run_training(config)
     test = read_voc(data, "test", classes)

@@ -24,7 +24,7 @@ TRAIN_PART = (0.0, 0.55)  # columns of the photographs that backgrounds come fro
 TEST_PART = (0.55, 1.0)
 
 GENERATOR = "spp_det.data.synthetic"
-VERSION = 2  # of what is drawn: to be raised with every change that alters a picture
+VERSION = 4  # of what is drawn: to be raised with every change that alters a picture
 MARKER = "generated.json"  # says what a folder was generated from, and that generate_voc may replace it
 
 

@@ -21,15 +21,16 @@ Mask = npt.NDArray[np.bool_]  # [H, W]
 
 SIZES = ((320, 240), (240, 320), (352, 264), (288, 288))  # (width, height)
 SMALLEST_SIDE = 96  # of an image, pixels
-SMALLEST = 28.0  # longer side of the smallest object, pixels
+SMALLEST = 36.0  # longer side of the smallest object, pixels
 LARGEST = 0.6  # longer side of the largest object, share of the image's shorter side
 
-DIFFICULT_BELOW = 0.4  # an object with a smaller visible share is marked difficult
+DIFFICULT_BELOW = 0.5  # an object with a smaller visible share is marked difficult
 LEAST_VISIBLE = 0.15  # and nothing is laid where it would leave less than this of an object
 
-CONTRAST = 35.0  # least Lab distance that an object's colours keep from their surroundings, if they can
-OVERLAP = 0.25  # share of the objects that are laid over another one where they can
-MOST_COVERED = 0.65  # share of an object's visible pixels that one laid over it may hide
+FAINT, BOLD = (8.0, 20.0), (30.0, 40.0)  # steps of lightness within a pattern
+CONTRAST = 40.0  # least Lab distance that an object's colours keep from their surroundings, if they can
+OVERLAP = 0.15  # share of the objects that are laid over another one where they can
+MOST_COVERED = 0.5  # share of an object's visible pixels that one laid over it may hide
 EDGE = 0.3  # the centre of an object keeps this share of its size from the image's edge
 TRIES = 20  # to find a place for an object
 
@@ -42,7 +43,7 @@ class Scene:
         image: RGB uint8 ``[H, W, 3]``.
         boxes: float32 ``[G, 4]`` with integer corners: the tight half-open boxes of ``masks``.
         labels: int64 ``[G]``, indices into `CLASSES`.
-        difficult: bool ``[G]``; less than 40% of the object is visible.
+        difficult: bool ``[G]``; less than half of the object is visible.
         masks: bool ``[G, H, W]``; the pixels where the object is seen: it covers at least half of the
             pixel and nothing in front of it does.
     """
@@ -121,12 +122,16 @@ class _Canvas:
         return True
 
 
-def _paints(rng: Rng, around: Floats, contrast: float) -> tuple[Floats, Floats]:
-    """Two related colours (Lab), both ``contrast`` from an RGB colour, or the best of a few tries."""
+def _paints(rng: Rng, around: Floats, contrast: float, bold: bool = False) -> tuple[Floats, Floats]:
+    """Two related colours (Lab), both ``contrast`` from an RGB colour, or the best of a few tries.
+
+    They make a faint pattern, or one that can be told at any size where ``bold``.
+    """
+    pattern = rng.uniform(*(BOLD if bold else FAINT))
     tries = []
     for _ in range(12):
         first = random_paint(rng)
-        second = related_paint(rng, first)
+        second = related_paint(rng, first, pattern)
         distance = min(float(np.linalg.norm(paint - to_lab(around))) for paint in (first, second))
         tries.append((distance, first, second))
         if distance >= contrast:
@@ -163,7 +168,7 @@ def _add_object(rng: Rng, canvas: _Canvas) -> None:
                 rng.uniform((x1 - size / 3, y1 - size / 3), (x2 + size / 3, y2 + size / 3)), low, high
             )
         x, y = point
-        paints = _paints(rng, canvas.local_colour(x, y, size), CONTRAST)
+        paints = _paints(rng, canvas.local_colour(x, y, size), CONTRAST, bold=texture is checker)
         sprite = draw(rng, OBJECTS[name](rng), size, paints, canvas.light, texture)
         if canvas.lay(sprite, x, y, label, MOST_COVERED if over else 0.03):
             return
@@ -191,11 +196,11 @@ def scene(
         [np.cos(azimuth) * np.cos(altitude), np.sin(azimuth) * np.cos(altitude), np.sin(altitude)], np.float32
     )
     canvas = _Canvas(background(rng, width, height, part), light)
-    for _ in range(rng.integers(2, 7)):
+    for _ in range(rng.integers(1, 5)):
         _add_clutter(rng, canvas, largest=0.5 * min(width, height), most_hidden=0)
     for _ in range(rng.integers(1, 6)):
         _add_object(rng, canvas)
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(0, 3)):
         _add_clutter(rng, canvas, largest=2 * SMALLEST, most_hidden=0.4)
 
     masks = np.array(canvas.masks, np.bool_).reshape(-1, height, width)

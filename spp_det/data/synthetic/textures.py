@@ -70,10 +70,10 @@ def random_paint(rng: Rng) -> Floats:
     return _lch(rng.uniform(35, 85), rng.uniform(10, 60), rng.uniform(0, 2 * np.pi))
 
 
-def related_paint(rng: Rng, paint: Floats) -> Floats:
-    """A neighbour in hue, darker or lighter: what the other half of a pattern is painted in (Lab)."""
+def related_paint(rng: Rng, paint: Floats, contrast: float) -> Floats:
+    """A neighbour in hue, darker or lighter by ``contrast``: what the rest of a pattern is painted in."""
     lightness, a, b = paint
-    step = rng.uniform(15, 35) * (-1 if lightness > 60 else 1)
+    step = contrast * (-1 if lightness > 60 else 1)
     return _lch(
         lightness + step, np.hypot(a, b) * rng.uniform(0.6, 1.1), np.arctan2(b, a) + rng.normal(0, 0.4)
     )
