@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from spp_det.errors import UserError
 from spp_det.version import __version__
@@ -23,6 +24,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="SPP-net object detection: train on your own photos, detect, and score the result.",
 )
+
+INTERRUPTED = 130  # exit code
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")
@@ -42,17 +45,19 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
 def train(
     config: Annotated[Path, typer.Argument(help="A recipe, such as configs/squeezenet_svm.yaml.")],
     overrides: Overrides = None,
+    strict: Strict = False,
 ) -> None:
     """Train a detector: model.safetensors, config.yaml, metrics.json and train.log in the output folder."""
     from spp_det.commands import run_training
     from spp_det.config import load_config
 
-    settings = load_config(config, overrides or [])
+    settings = load_config(config, [*(overrides or []), *(["strict=true"] if strict else [])])
     _log_to(settings.output / "train.log")
     metrics = run_training(settings)
     if "test" in metrics:
         _print_figures(metrics["test"])
-    model = settings.output / "model.safetensors"
+    _say_skipped([*metrics["skipped"], *metrics.get("test", {}).get("skipped", [])])
+    model = escape(str(settings.output / "model.safetensors"))
     seconds = sum(metrics["seconds"].values())
     _say(f"[bold green]trained[/] on {metrics['images']} images in {seconds:.0f} s: {model}")
     _say(f"next: spp-det detect {model} FOLDER --out found --draw")
@@ -91,10 +96,8 @@ def detect(
         workers=workers,
         strict=strict,
     )
-    _say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {out}")
-    if summary.skipped:
-        first, count = summary.skipped[0], len(summary.skipped)
-        _say(f"[yellow]skipped {count} files that could not be read, the first: {first}[/]")
+    _say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {escape(str(out))}")
+    _say_skipped(summary.skipped)
 
 
 @app.command()
@@ -141,7 +144,7 @@ def demo(
     _print_figures(result.figures)
     _say("These photos are [bold]generated[/]: the figures test the pipeline and promise nothing for yours.")
     for name, path in result.places.items():
-        _say(f"{name:<9} {path}")
+        _say(f"{name:<9} {escape(str(path))}")
 
 
 def _print_figures(figures: dict[str, Any]) -> None:
@@ -154,7 +157,13 @@ def _print_figures(figures: dict[str, Any]) -> None:
     console.print(voc_table(figures["voc"]))
 
 
+def _say_skipped(files: list[str]) -> None:
+    if files:
+        _say(f"[yellow]skipped {len(files)} files that could not be read, the first: {escape(files[0])}[/]")
+
+
 def _say(text: str) -> None:
+    """Print a line of rich markup; what comes from the user is to be escaped."""
     from spp_det.progress import console
 
     console.print(text, highlight=False, soft_wrap=True)
@@ -172,8 +181,6 @@ class _ToTerminal(logging.Handler):
     """Log lines above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        from rich.markup import escape
-
         prefix = (
             f"[yellow]{record.levelname.lower()}:[/] " if record.levelno >= logging.WARNING else "[dim]·[/] "
         )
@@ -183,6 +190,7 @@ class _ToTerminal(logging.Handler):
 def main() -> None:
     """Run the command line and end the process with its exit code."""
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a full disk under the log is no reason for a traceback
     logging.getLogger().addHandler(_ToTerminal())
     logging.getLogger("spp_det").setLevel(logging.INFO)
     try:
@@ -196,6 +204,7 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what the cache holds", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer's, for Ctrl-C
+            print("interrupted; the same command goes on from what the cache holds", file=sys.stderr)
+        raise

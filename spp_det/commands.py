@@ -20,7 +20,7 @@ from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate, read_json, read_results
 from spp_det.images import UnreadableImageError
 from spp_det.inference import DetectedImage, detect_files
-from spp_det.model.detector import Detections, Detector
+from spp_det.model.detector import Detector, select
 from spp_det.progress import track
 from spp_det.report.write import DetectionWriter
 from spp_det.training.stages import read_dataset, train
@@ -63,10 +63,10 @@ def run_training(config: Config) -> dict[str, Any]:
 def _score(detector: Detector, config: Config, test: Dataset) -> dict[str, Any]:
     folder = config.output / "test"
     paths = [record.path for record in test.records]
-    detect_to_folder(detector, paths, folder, workers=config.runtime.workers, strict=config.strict)
+    summary = detect_to_folder(detector, paths, folder, workers=config.runtime.workers, strict=config.strict)
     instances = read_json(str(config.data.test)) if config.data.format == "coco" else None
     figures: dict[str, Any] = evaluate(test, read_results(folder / "detections.json", test), instances)
-    return figures
+    return figures | {"skipped": summary.skipped}
 
 
 def load_detector(path: Path, device: str) -> Detector:
@@ -103,7 +103,8 @@ def detect_to_folder(
             if isinstance(result, UnreadableImageError):
                 summary.skipped.append(str(path))
                 continue
-            writer.add(DetectedImage(path, result.image, _of_classes(result.detections, labels)))
+            wanted = np.isin(result.detections["labels"], labels)
+            writer.add(DetectedImage(path, result.image, select(result.detections, wanted)))
             summary.images += 1
     summary.found = writer.found
     return summary
@@ -115,10 +116,3 @@ def _labels(classes: tuple[str, ...], only: str | None) -> list[int]:
     if unknown:
         raise UserError(f"the model knows no class {unknown[0]!r}; it knows {', '.join(classes)}")
     return [classes.index(name) for name in names]
-
-
-def _of_classes(detections: Detections, labels: list[int]) -> Detections:
-    kept = np.isin(detections["labels"], labels)
-    return Detections(
-        boxes=detections["boxes"][kept], labels=detections["labels"][kept], scores=detections["scores"][kept]
-    )

@@ -114,7 +114,7 @@ class SVM(Section):
     """Features are scaled so that the mean norm of sampled windows is this."""
     positive_iou: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Windows that overlap an object at least this much are positives too; 1: the objects alone (P)."""
-    negative_iou: Fraction = 0.3
+    negative_iou: Annotated[Fraction, Field(validate_default=True)] = 0.3
     """A window is a negative of a class if its IoU with all the class's objects is below this."""
     duplicate_iou: Fraction = 0.7
     """A negative that overlaps a kept one of its image by more than this is dropped."""
@@ -124,6 +124,13 @@ class SVM(Section):
     """New negatives of any one class that call for a new fit."""
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
     """A fit ends when its relative duality gap is below this."""
+
+    @field_validator("negative_iou")
+    @classmethod
+    def _below_the_positives(cls, negative_iou: float, info: ValidationInfo) -> float:
+        if negative_iou > info.data.get("positive_iou", 1):
+            raise ValueError(f"must not exceed svm.positive_iou, {info.data['positive_iou']:g}")
+        return negative_iou
 
 
 class BoxRegression(Section):
@@ -239,6 +246,10 @@ def _explain(error: ValidationError) -> str:
     message = re.sub(r"^\w+ should ", "must ", first["msg"].removeprefix("Value error, "))
     if first["type"] == "path_type":
         message = "must be a path"
+    elif first["type"] == "tuple_type":
+        message = f"must be a list: [{first['input']}]"
+    elif first["type"] == "model_type":
+        message = "must be a section, with keys of its own"
     return f"{key} = {first['input']!r}: {message}"
 
 

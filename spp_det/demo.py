@@ -32,7 +32,7 @@ class Demo:
 
 
 def run_demo(folder: Path, seed: int = 0) -> Demo:
-    """Run everything below one folder; a second call starts from the data and the cache of the first."""
+    """Run everything below one folder; a second call takes photos and proposals from the first."""
     data, weights, model = folder / "data", folder / "backbone.safetensors", folder / "model.safetensors"
     logger.info("generating %s", ", ".join(f"{count} {name} photos" for name, count in SPLITS.items()))
     generate_voc(data, SPLITS, seed)
@@ -53,7 +53,7 @@ def run_demo(folder: Path, seed: int = 0) -> Demo:
         data=Data(root=data),
         backbone=Backbone(name="zf5_small", weights=str(weights), scales=SCALES),
         pyramid=Pyramid(normalize="hellinger"),
-        svm=SVM(C=0.02, positive_iou=0.7),  # few objects: see configs/squeezenet_svm.yaml
+        svm=SVM(C=0.02, positive_iou=0.7),  # few objects, and features that tell these classes apart
         bbox=BoxRegression(ridge=1000.0),
     )
     run_training(config)

@@ -64,8 +64,8 @@ def selective_search(
             the coordinates of ``image``.
         threads: cores to use on this one image; None means all.
 
-    The windows are a pure function of the pixels and ``mode``; no two are equal. Raises ValueError on an
-    array that is not such an image, or an unknown mode.
+    The windows are a pure function of the pixels, ``mode`` and ``max_side``; no two are equal. Raises
+    ValueError on an array that is not such an image, or an unknown mode.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")

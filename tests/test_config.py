@@ -200,14 +200,14 @@ def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
         ("output=3", "path"),
         ("data.classes=[]", "at least one class"),
         ("data.classes=[cat, cat]", "none twice"),
-        ("data.classes=cat", "tuple"),
+        ("data.classes=cat", "list: [cat]"),
         ("proposals.mode=slow", "'fast', 'paper' or 'quality'"),
         ("proposals.max_side=8", "greater than or equal to 16"),
         ("backbone.scales=[]", "at least 1 item"),
         ("backbone.scales=[688, 480]", "ascend"),
         ("backbone.scales=[480, 480]", "ascend"),
         ("backbone.scales=[8]", "greater than or equal to 16"),
-        ("backbone.scales=688", "tuple"),
+        ("backbone.scales=688", "list: [688]"),
         ("backbone.max_side=40000", "less than or equal to 32768"),
         ("backbone.max_side=600", "largest of backbone.scales, 688"),
         ("pyramid.levels=[]", "at least 1 item"),
@@ -223,7 +223,7 @@ def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
         ("detection.nms=-0.1", "greater than or equal to 0"),
         ("detection.max_per_image=0", "greater than or equal to 1"),
         ("runtime.workers=-1", "greater than or equal to 0"),
-        ("svm=3", "SVM"),
+        ("svm=3", "a section"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_its_key_and_what_is(empty, override, allowed):
@@ -233,6 +233,11 @@ def test_a_value_that_is_not_allowed_is_named_with_its_key_and_what_is(empty, ov
     shown = value[0] if value in ([8], [0]) else value  # the item that is wrong
     assert f"{key} = {shown!r}: must " in message
     assert allowed in message
+
+
+def test_a_window_cannot_be_positive_and_negative_of_one_class(empty):
+    message = refusal(empty, "svm.positive_iou=0.25")
+    assert "svm.negative_iou = 0.3: must not exceed svm.positive_iou, 0.25" in message
 
 
 # ---------------------------------------------------------------- files and overrides that cannot be read

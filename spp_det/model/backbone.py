@@ -104,7 +104,7 @@ def _local_norm() -> nn.Module:
 @register("zf5_small")
 def zf5_small() -> nn.Module:
     """ZF-5 at a third of its width, with batch norm in place of LRN: learns in minutes, on a laptop,
-    from the crops of a few hundred objects. Stride 16, 96 channels."""
+    from the crops of two thousand objects. Stride 16, 96 channels."""
     return nn.Sequential(
         # Pooled before they are normalised: a quarter of the work, in the layers where it is most.
         *(nn.Conv2d(3, 32, 7, stride=2, padding=3), nn.MaxPool2d(3, stride=2, padding=1)),

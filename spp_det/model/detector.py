@@ -7,6 +7,7 @@ from os import PathLike
 from typing import TypedDict
 
 import numpy as np
+import numpy.typing as npt
 import PIL.Image
 import torch
 
@@ -29,6 +30,13 @@ class Detections(TypedDict):
     boxes: Boxes  # float32 [N, 4] in pixels of the image
     labels: Ints  # int64 [N], indices into Detector.classes
     scores: Floats  # float32 [N], SVM margins: above 0 the SVM says yes
+
+
+def select(detections: Detections, kept: npt.NDArray[np.bool_]) -> Detections:
+    """Those detections ``[N]`` that are marked."""
+    return Detections(
+        boxes=detections["boxes"][kept], labels=detections["labels"][kept], scores=detections["scores"][kept]
+    )
 
 
 class Detector:

@@ -101,7 +101,7 @@ class SPPFeatures:
             distinct, inverse = distinct_rectangles(rectangles)
             cells = conv_map.cells.float()
             if self.normalize == "hellinger":
-                cells = cells.sqrt()  # of a few cells, not of every vector: a maximum of roots is the root
+                cells = cells.sqrt()  # of a few cells, not of every vector
             vectors.append(pool_windows(cells, distinct, self.levels, self.mode).flatten(1))
             vector_of[mine] = total + inverse
             total += len(distinct)

@@ -39,7 +39,7 @@ class ModelFile:
     """The contents of a model file.
 
     Attributes:
-        classes: names, in the order of the SVMs' columns.
+        classes: names, in the order of the SVMs' rows.
         geometry: of the backbone's map, as derived when the model was trained.
         tensors: all weights by name, under ``backbone.``, ``svm.`` and ``bbox.``.
     """
@@ -73,6 +73,9 @@ def write_model(path: str | PathLike[str], model: ModelFile) -> None:
         "settings": json.dumps(sections, sort_keys=True),
     }
     tensors = {name: model.tensors[name].detach().cpu().contiguous() for name in sorted(model.tensors)}
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"{name} holds a number that is not finite, so the model is not written")
     metadata["crc32"] = _checksum(metadata, tensors)
     write_whole(Path(path), _with_sorted_metadata(save(tensors, metadata)))
 

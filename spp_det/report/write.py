@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -16,7 +17,7 @@ from spp_det.cache import write_whole
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.errors import UserError
 from spp_det.inference import DetectedImage
-from spp_det.model.detector import Detections
+from spp_det.model.detector import Detections, select
 from spp_det.opencv import cv2
 from spp_det.report.draw import draw_detections
 
@@ -85,7 +86,8 @@ class DetectionWriter:
         self._images.append(
             {"id": len(self._images) + 1, "file_name": str(name), "width": width, "height": height}
         )
-        detections = _above(found.detections, -np.inf if self.score is None else self.score)
+        lowest = -np.inf if self.score is None else self.score
+        detections = select(found.detections, found.detections["scores"] >= lowest)
         self.found += len(detections["scores"])
         self._add_coco(detections)
         names = [self.classes[label] for label in detections["labels"]]
@@ -101,7 +103,8 @@ class DetectionWriter:
         if "yolo" in self.formats:
             write_whole(self.folder / "yolo" / f"{stem}.txt", _yolo(detections, width, height))
         if self.draw:
-            shown = _above(detections, self.draw_score if self.score is None else self.score)
+            lowest = self.draw_score if self.score is None else self.score
+            shown = select(detections, detections["scores"] >= lowest)
             picture = draw_detections(
                 found.image, shown["boxes"], shown["labels"], shown["scores"], self.classes
             )
@@ -135,26 +138,27 @@ class DetectionWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for name, file in self._files.items():
-            if name == "detections.json":
-                file.write("\n]\n")
-            file.close()
-            partial = self.folder / f".{name}.partial"
+        try:
             if kind is None:
-                partial.replace(self.folder / name)
-            else:
-                partial.unlink()
-        if kind is None:
-            categories = [{"id": i, "name": name} for i, name in enumerate(self.classes, 1)]
-            listing = {"images": self._images, "categories": categories}
-            write_whole(self.folder / "images.json", json.dumps(listing, ensure_ascii=False, indent=1))
+                self._finish()
+        finally:
+            for name, file in self._files.items():
+                with contextlib.suppress(OSError):  # what a full disk leaves unwritten is dropped anyway
+                    file.close()
+                (self.folder / f".{name}.partial").unlink(missing_ok=True)
 
-
-def _above(detections: Detections, score: float) -> Detections:
-    kept = detections["scores"] >= score
-    return Detections(
-        boxes=detections["boxes"][kept], labels=detections["labels"][kept], scores=detections["scores"][kept]
-    )
+    def _finish(self) -> None:
+        """Move everything to its place; ``detections.json`` last, so that its ids are those beside it."""
+        self._files["detections.json"].write("\n]\n")
+        (self.folder / "detections.json").unlink(missing_ok=True)
+        categories = [{"id": i, "name": name} for i, name in enumerate(self.classes, 1)]
+        listing = {"images": self._images, "categories": categories}
+        write_whole(self.folder / "images.json", json.dumps(listing, ensure_ascii=False, indent=1))
+        for name, file in reversed(self._files.items()):
+            file.flush()
+            os.fsync(file.fileno())
+            file.close()
+            (self.folder / f".{name}.partial").replace(self.folder / name)
 
 
 def _short(value: np.float32) -> float:

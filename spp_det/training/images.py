@@ -118,7 +118,12 @@ class TrainingImages:
             maps = self.features.maps(read_image(image.record.path))
             found = {}
             for scale, conv_map in enumerate(maps):
-                found[f"cells{scale}"] = conv_map.cells.permute(1, 2, 0).half().cpu().numpy()  # [h, w, C]
+                cells = conv_map.cells.permute(1, 2, 0).half()  # [h, w, C]
+                if not cells.isfinite().all():
+                    raise UserError(
+                        f"backbone.weights: conv5 of {image.record.path} does not fit into half precision"
+                    )
+                found[f"cells{scale}"] = cells.cpu().numpy()
                 found[f"enlargement{scale}"] = np.array(conv_map.enlargement)
             self.cache.store("maps", key, found)
         device = self.features.backbone.mean.device

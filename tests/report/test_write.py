@@ -1,0 +1,240 @@
+"""Detections in files: what is written reads back as it was, under names that stay apart, or not at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from spp_det.data.voc import read_annotation
+from spp_det.errors import UserError
+from spp_det.inference import DetectedImage
+from spp_det.model.detector import Detections
+from spp_det.report.write import FORMATS, JPEG_QUALITY, DetectionWriter
+
+CLASSES = ("cat", "dog")
+WIDTH, HEIGHT = 120, 80
+BOXES = [(3.3, 4.7, 60.123, 70.9), (0, 0, 120, 80), (50.55, 10.1, 50.95, 79.999)]
+LABELS, SCORES = [1, 0, 1], [1.2345678, 0.1, -0.7]
+
+
+def detected(path, boxes=BOXES, labels=LABELS, scores=SCORES, shade=127) -> DetectedImage:
+    image = np.full((HEIGHT, WIDTH, 3), shade, np.uint8)
+    found = Detections(
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=np.array(labels, np.int64),
+        scores=np.array(scores, np.float32),
+    )
+    return DetectedImage(Path(path), image, found)
+
+
+def nothing(path) -> DetectedImage:
+    return detected(path, [], [], [])
+
+
+def write(folder: Path, found, **options) -> DetectionWriter:
+    writer = DetectionWriter(folder, CLASSES, [image.path for image in found], **options)
+    with writer:
+        for image in found:
+            writer.add(image)
+    return writer
+
+
+def rows_of(folder: Path):
+    return json.loads((folder / "detections.json").read_text())
+
+
+def listing_of(folder: Path):
+    return json.loads((folder / "images.json").read_text())
+
+
+def files_below(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_without_options_there_are_the_two_coco_files_and_no_other(tmp_path):
+    write(tmp_path / "out", [detected("a.jpg")])
+    assert files_below(tmp_path / "out") == {"detections.json", "images.json"}
+
+
+def test_coco_rows_read_back_as_the_boxes_and_scores_that_were_found(tmp_path):
+    found = [detected("a.jpg"), nothing("b.jpg"), detected("c.jpg", BOXES[:1], [0], [-1.5])]
+    writer = write(tmp_path, found)
+    rows = rows_of(tmp_path)
+    assert [row["image_id"] for row in rows] == [1, 1, 1, 3]
+    assert [row["category_id"] for row in rows] == [2, 1, 2, 1]
+    assert writer.found == 4
+    x, y, w, h = np.array([row["bbox"] for row in rows]).T
+    expected = np.float32([*BOXES, BOXES[0]])
+    np.testing.assert_array_equal(np.float32([x, y]).T, expected[:, :2])
+    np.testing.assert_allclose(np.array([x + w, y + h]).T, expected[:, 2:], atol=1e-5)
+    np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), np.float32([*SCORES, -1.5]))
+
+
+def test_the_listing_says_what_the_ids_mean(tmp_path):
+    write(tmp_path, [detected("a.jpg"), nothing("b.png")])
+    assert listing_of(tmp_path) == {
+        "images": [
+            {"id": 1, "file_name": "a.jpg", "width": WIDTH, "height": HEIGHT},
+            {"id": 2, "file_name": "b.png", "width": WIDTH, "height": HEIGHT},
+        ],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+
+
+def test_csv_reads_back_to_the_very_same_numbers_and_quotes_names_with_commas(tmp_path):
+    write(tmp_path, [detected('a,"b".jpg')], formats=["csv"])
+    with (tmp_path / "detections.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == ['a,"b".jpg'] * 3
+    assert [row["class"] for row in rows] == ["dog", "cat", "dog"]
+    np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), np.float32(SCORES))
+    boxes = np.float32([[row[key] for key in ("x1", "y1", "x2", "y2")] for row in rows])
+    np.testing.assert_array_equal(boxes, np.float32(BOXES))
+
+
+def test_yolo_reads_back_to_the_same_boxes(tmp_path):
+    write(tmp_path, [detected("a.jpg"), nothing("b.jpg")], formats=["yolo"])
+    label, cx, cy, w, h, score = np.loadtxt(tmp_path / "yolo" / "a.txt").T
+    corners = np.array([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]).T * [WIDTH, HEIGHT, WIDTH, HEIGHT]
+    np.testing.assert_allclose(corners, np.float32(BOXES), atol=1e-4)
+    assert label.tolist() == LABELS
+    np.testing.assert_array_equal(score.astype(np.float32), np.float32(SCORES))
+    assert (tmp_path / "yolo" / "b.txt").read_text() == ""  # looked at, and nothing there
+
+
+def test_voc_reads_back_to_the_same_boxes_at_whole_pixels(tmp_path):
+    write(tmp_path, [detected("a.jpg"), nothing("b.jpg")], formats=["voc"])
+    annotation = read_annotation(tmp_path / "voc" / "a.xml")
+    np.testing.assert_array_equal(annotation.boxes, [(3, 5, 60, 71), (0, 0, 120, 80), (51, 10, 52, 80)])
+    assert annotation.names == ("dog", "cat", "dog")
+    assert annotation.size == (WIDTH, HEIGHT)
+    assert annotation.file_name == "a.jpg"
+    scores = [float(e.text) for e in ElementTree.parse(tmp_path / "voc" / "a.xml").iter("score")]
+    np.testing.assert_array_equal(np.float32(scores), np.float32(SCORES))
+    assert len(read_annotation(tmp_path / "voc" / "b.xml").boxes) == 0
+
+
+def test_score_leaves_detections_out_of_every_format_and_keeps_those_that_equal_it(tmp_path):
+    writer = write(tmp_path, [detected("a.jpg")], formats=FORMATS, score=float(np.float32(0.1)))
+    assert writer.found == 2
+    assert len(rows_of(tmp_path)) == 2
+    assert len((tmp_path / "detections.csv").read_text().splitlines()) == 3
+    assert len((tmp_path / "yolo" / "a.txt").read_text().splitlines()) == 2
+    assert len(read_annotation(tmp_path / "voc" / "a.xml").boxes) == 2
+
+
+def as_jpeg(shade: int) -> np.ndarray:
+    file = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), (shade,) * 3).save(file, "JPEG", quality=JPEG_QUALITY)
+    return np.asarray(Image.open(file)).astype(int)
+
+
+@pytest.mark.parametrize(
+    ("options", "drawn"), [({}, False), ({"score": -1.0}, True), ({"draw_score": -1.0}, True)]
+)
+def test_pictures_show_only_what_scores_above_zero_unless_another_score_is_given(tmp_path, options, drawn):
+    found = [detected("a.jpg", [(20, 20, 90, 70)], [0], [-0.5])]
+    writer = write(tmp_path, found, draw=True, **options)
+    picture = np.asarray(Image.open(tmp_path / "pictures" / "a.jpg")).astype(int)
+    assert picture.shape == (HEIGHT, WIDTH, 3)
+    assert (abs(picture - as_jpeg(127)).max() > 30) == drawn
+    assert writer.found == 1  # it is in the lists all the same
+
+
+def test_pictures_keep_red_red(tmp_path):
+    red = nothing("a.jpg").image.copy()
+    red[:] = (230, 20, 40)
+    write(tmp_path, [DetectedImage(Path("a.jpg"), red, nothing("a.jpg").detections)], draw=True)
+    pixel = np.asarray(Image.open(tmp_path / "pictures" / "a.jpg"))[40, 60]
+    np.testing.assert_allclose(pixel.astype(int), (230, 20, 40), atol=6)
+
+
+def test_an_unknown_format_is_an_error_before_anything_is_made(tmp_path):
+    with pytest.raises(UserError, match="pdf.*coco, voc, yolo, csv"):
+        DetectionWriter(tmp_path / "out", CLASSES, [Path("a.jpg")], formats=["csv", "pdf"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_folders_below_the_common_one_are_kept_in_every_name(tmp_path):
+    found = [detected(tmp_path / "in" / "one" / "a.jpg"), nothing(tmp_path / "in" / "two" / "a.jpg")]
+    write(tmp_path / "out", found, formats=["voc", "yolo", "csv"], draw=True)
+    assert [image["file_name"] for image in listing_of(tmp_path / "out")["images"]] == [
+        "one/a.jpg",
+        "two/a.jpg",
+    ]
+    names = {f"{kind}/{folder}/a" for kind in ("voc", "yolo", "pictures") for folder in ("one", "two")}
+    assert {name.rsplit(".", 1)[0] for name in files_below(tmp_path / "out") if name.count("/") == 2} == names
+
+
+def test_files_that_differ_only_in_their_suffix_do_not_overwrite_each_other(tmp_path):
+    write(tmp_path, [detected("a.jpg"), nothing("a.png")], formats=["yolo"])
+    assert len((tmp_path / "yolo" / "a.txt").read_text().splitlines()) == 3
+    assert (tmp_path / "yolo" / "a.png.txt").read_text() == ""
+
+
+def test_not_even_a_name_that_looks_like_the_way_out_of_a_clash_is_overwritten(tmp_path):
+    write(tmp_path, [nothing("a.jpg"), nothing("a.png.jpg"), nothing("a.png")], formats=["yolo"])
+    assert len(list((tmp_path / "yolo").iterdir())) == 3
+
+
+def test_images_from_a_folder_beside_the_current_one_stay_inside_the_output(tmp_path, monkeypatch):
+    """``detect model ../photos here`` gives paths with dots in them, which must not lead anywhere."""
+    (tmp_path / "work" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    write(tmp_path / "out", [nothing("../photos/a.jpg"), nothing("here/b.jpg")], formats=["yolo"])
+    assert [image["file_name"] for image in listing_of(tmp_path / "out")["images"]] == [
+        "photos/a.jpg",
+        "work/here/b.jpg",
+    ]
+    assert {name for name in files_below(tmp_path / "out") if name.endswith(".txt")} == {
+        "yolo/photos/a.txt",
+        "yolo/work/here/b.txt",
+    }
+
+
+def test_a_name_that_is_not_unicode_is_listed_too(tmp_path):
+    """Old archives hold names in Latin-1, which Python reads with lone surrogates."""
+    write(tmp_path, [detected("caf\udce9.jpg")], formats=["csv"])
+    assert len(listing_of(tmp_path)["images"]) == 1
+    assert len((tmp_path / "detections.csv").read_bytes().splitlines()) == 4
+
+
+def test_no_images_give_an_empty_list(tmp_path):
+    assert write(tmp_path, [], formats=["csv"]).found == 0
+    assert rows_of(tmp_path) == []
+    assert listing_of(tmp_path)["images"] == []
+
+
+@pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
+def test_an_interrupted_run_leaves_no_list_and_no_scrap(tmp_path, error):
+    writer = DetectionWriter(tmp_path, CLASSES, [Path("a.jpg"), Path("b.jpg")], formats=FORMATS)
+    with pytest.raises(error), writer:
+        writer.add(detected("a.jpg"))
+        raise error
+    assert files_below(tmp_path) == {"voc/a.xml", "yolo/a.txt"}  # those of a finished image are whole
+
+
+def test_an_interrupted_run_leaves_the_lists_of_the_run_before(tmp_path):
+    write(tmp_path, [detected("a.jpg")], formats=["csv"])
+    before = {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)}
+    writer = DetectionWriter(tmp_path, CLASSES, [Path("b.jpg")], formats=["csv"])
+    with pytest.raises(RuntimeError), writer:
+        writer.add(nothing("b.jpg"))
+        raise RuntimeError
+    assert {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)} == before
+
+
+def test_lists_are_not_in_their_place_before_all_images_are_done(tmp_path):
+    with DetectionWriter(tmp_path, CLASSES, [Path("a.jpg")], formats=["csv"]) as writer:
+        writer.add(detected("a.jpg"))
+        for name in ("detections.json", "images.json", "detections.csv"):
+            assert not (tmp_path / name).exists()
+    for name in ("detections.json", "images.json", "detections.csv"):
+        assert (tmp_path / name).exists()

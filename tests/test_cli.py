@@ -1,0 +1,324 @@
+"""The command line from photos to figures, and how it answers mistakes: exit code 2 and one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from spp_det import Detector, cli
+from spp_det.config import load_config
+from spp_det.data.synthetic import generate_voc
+from spp_det.data.voc import read_annotation, read_voc
+from spp_det.version import __version__
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def spp_det(*arguments: object) -> Ended:
+    """Run the command line in this process, and undo what it does to logging."""
+    root, package = logging.getLogger(), logging.getLogger("spp_det")
+    handlers, level = list(root.handlers), package.level
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr("sys.argv", ["spp-det", *map(str, arguments)])
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            for handler in set(root.handlers) - set(handlers):
+                root.removeHandler(handler)
+                handler.close()
+            package.setLevel(level)
+            logging.captureWarnings(False)
+    return Ended(ended.value.code or 0, out.getvalue(), err.getvalue())
+
+
+def assert_one_line(ended: Ended, *parts: object) -> None:
+    assert ended.code == 2
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1
+    for part in parts:
+        assert str(part) in ended.err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Nine small photos in VOC's layout, a recipe, and what the commands leave."""
+    folder = tmp_path_factory.mktemp("cli")
+    generate_voc(folder / "voc", {"trainval": 6, "test": 3}, seed=1, sizes=((130, 110),))
+    recipe = {
+        "output": str(folder / "run"),
+        "data": {"root": str(folder / "voc")},
+        "backbone": {"name": "zf5_small", "weights": "random", "scales": [96]},
+        "runtime": {"device": "cpu"},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder) -> Ended:
+    return spp_det("train", folder / "recipe.yaml", "data.test=test", "detection.score_threshold=-1.0")
+
+
+@pytest.fixture(scope="module")
+def model(folder, trained) -> Path:
+    assert trained.code == 0, trained.err
+    return folder / "run" / "model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def split(folder) -> Path:
+    return folder / "voc" / "ImageSets" / "Main" / "test.txt"
+
+
+@pytest.fixture(scope="module")
+def detected(folder, model, split) -> Ended:
+    formats = [word for name in ("voc", "yolo", "csv") for word in ("--format", name)]
+    return spp_det("detect", model, split, "--out", folder / "found", "--draw", *formats, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def found(folder, detected) -> Path:
+    assert detected.code == 0, detected.err
+    return folder / "found"
+
+
+def rows_of(folder: Path):
+    return json.loads((folder / "detections.json").read_text())
+
+
+def names_of(folder: Path):
+    return [image["file_name"] for image in json.loads((folder / "images.json").read_text())["images"]]
+
+
+def test_training_leaves_a_model_the_settings_the_figures_and_a_log(folder, trained, model):
+    run = folder / "run"
+    assert {"model.safetensors", "config.yaml", "metrics.json", "train.log", "test"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert Detector.load(model).classes == read_voc(folder / "voc", "trainval").classes
+    overrides = ["data.test=test", "detection.score_threshold=-1.0"]
+    assert load_config(run / "config.yaml") == load_config(folder / "recipe.yaml", overrides)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["images"] == 6
+    assert metrics["skipped"] == []
+    log = (run / "train.log").read_text()
+    assert "WARNING spp_det.model.backbone: backbone.weights: random" in log
+    assert "INFO spp_det.training.stages: svm took" in log
+    assert f"trained on 6 images in {sum(metrics['seconds'].values()):.0f} s: {model}" in trained.err
+    assert "AP50" in trained.out
+
+
+def test_detection_writes_every_format_that_was_asked_for(detected, found):
+    names = [f"test_{i:05d}" for i in range(3)]
+    for kind, suffix in (("voc", "xml"), ("yolo", "txt"), ("pictures", "jpg")):
+        assert sorted(path.name for path in (found / kind).iterdir()) == [
+            f"{name}.{suffix}" for name in names
+        ]
+    assert names_of(found) == [f"{name}.jpg" for name in names]
+    rows = rows_of(found)
+    assert len(rows) > 10  # or the tests below say little
+    assert len((found / "detections.csv").read_text().splitlines()) == len(rows) + 1
+    for number, name in enumerate(names, 1):
+        mine = sum(row["image_id"] == number for row in rows)
+        assert len((found / "yolo" / f"{name}.txt").read_text().splitlines()) == mine
+        assert len(read_annotation(found / "voc" / f"{name}.xml").boxes) == mine
+        assert Image.open(found / "pictures" / f"{name}.jpg").size == (130, 110)
+    assert f"found {len(rows)} detections in 3 images: {found}" in detected.err
+
+
+def test_the_folder_holds_what_the_detector_finds(folder, model, found):
+    detector = Detector.load(model)
+    rows = [row for row in rows_of(found) if row["image_id"] == 2]
+    mine = detector(folder / "voc" / "JPEGImages" / "test_00001.jpg")
+    np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), mine["scores"])
+    np.testing.assert_array_equal([row["category_id"] - 1 for row in rows], mine["labels"])
+    np.testing.assert_array_equal(np.float32([row["bbox"][:2] for row in rows]), mine["boxes"][:, :2])
+
+
+def test_without_options_only_the_coco_files_are_written(folder, model, split, tmp_path):
+    assert spp_det("detect", model, split, "--out", tmp_path / "out", "--device", "cpu").code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.json", "images.json"}
+
+
+def test_evaluation_prints_and_writes_the_figures_that_training_ended_with(folder, found, tmp_path):
+    ended = spp_det(
+        *("evaluate", found / "detections.json", "--voc", folder / "voc", "--split", "test"),
+        *("--json", tmp_path / "figures.json"),
+    )
+    assert ended.code == 0, ended.err
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures == json.loads((folder / "run" / "metrics.json").read_text())["test"]
+    assert figures["coco"]["AP50"] > 0
+    assert "AP50" in ended.out
+    assert f"{100 * figures['voc']['mAP_area']:.1f}" in ended.out
+
+
+def test_score_leaves_out_exactly_what_scores_less(model, split, found, tmp_path):
+    scores = sorted(row["score"] for row in rows_of(found))
+    limit = scores[len(scores) // 2]
+    ended = spp_det("detect", model, split, "--out", tmp_path, "--score", limit, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert rows_of(tmp_path) == [row for row in rows_of(found) if row["score"] >= limit]
+
+
+def test_classes_leaves_out_exactly_the_others(model, split, found, tmp_path):
+    wanted = sorted({row["category_id"] for row in rows_of(found)})[:2]
+    names = ", ".join(Detector.load(model).classes[i - 1] for i in wanted)
+    ended = spp_det("detect", model, split, "--out", tmp_path, "--classes", names, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    kept = [row for row in rows_of(found) if row["category_id"] in wanted]
+    assert rows_of(tmp_path) == kept
+    assert 0 < len(kept) < len(rows_of(found))
+
+
+@pytest.fixture
+def photos(folder, tmp_path) -> Path:
+    """A folder of two photos with a text file between them that calls itself a photo."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index, name in enumerate(("a.jpg", "c.jpg")):
+        shutil.copy(folder / "voc" / "JPEGImages" / f"test_{index:05d}.jpg", photos / name)
+    (photos / "b.jpg").write_text("not a photo")
+    return photos
+
+
+def test_an_unreadable_image_is_skipped_and_counted(model, photos, found, tmp_path):
+    ended = spp_det("detect", model, photos, "--out", tmp_path / "out", "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert f"skipped 1 files that could not be read, the first: {photos / 'b.jpg'}" in ended.err
+    assert "in 2 images" in ended.err
+    assert names_of(tmp_path / "out") == ["a.jpg", "c.jpg"]
+    assert rows_of(tmp_path / "out") == [row for row in rows_of(found) if row["image_id"] <= 2]
+
+
+def test_strict_makes_an_unreadable_image_an_error_and_leaves_no_list(model, photos, tmp_path):
+    ended = spp_det("detect", model, photos, "--out", tmp_path / "out", "--device", "cpu", "--strict")
+    assert_one_line(ended, photos / "b.jpg")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_names_in_brackets_are_shown_as_they_are(model, split, tmp_path):
+    """Brackets are markup to the library that prints."""
+    out = tmp_path / "found[red]"
+    ended = spp_det("detect", model, split, "--out", out, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert f"3 images: {out}" in ended.err
+
+
+def test_an_unknown_key_is_named_with_the_one_that_was_meant(folder, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text((folder / "recipe.yaml").read_text() + "detection: {nsm: 0.5}\n")
+    assert_one_line(spp_det("train", recipe), recipe, "detection.nsm", "did you mean detection.nms")
+    assert_one_line(spp_det("train", folder / "recipe.yaml", "svm.c=1"), "unknown key svm.c")
+
+
+def test_a_missing_recipe_or_split_is_named_before_any_work(folder, tmp_path):
+    assert_one_line(spp_det("train", tmp_path / "none.yaml"), "none.yaml")
+    for key in ("train", "test"):
+        ended = spp_det("train", folder / "recipe.yaml", f"data.{key}=nosuch", f"output={tmp_path / key}")
+        assert_one_line(ended, "nosuch.txt", "those of", "test, trainval")
+        assert not (tmp_path / key / "cache").exists()
+
+
+def test_a_missing_model_or_image_is_named(folder, split, model, tmp_path):
+    ended = spp_det("detect", tmp_path / "none.safetensors", split, "--out", tmp_path / "out")
+    assert_one_line(ended, "no such model", tmp_path / "none.safetensors")
+    ended = spp_det("detect", model, tmp_path / "none.jpg", "--out", tmp_path / "out")
+    assert_one_line(ended, tmp_path / "none.jpg")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["half", "flipped", "text", "empty"])
+def test_a_damaged_model_is_refused(model, split, tmp_path, damage):
+    data = bytearray(model.read_bytes())
+    flipped = data[:-40] + bytes([data[-40] ^ 1]) + data[-39:]  # one bit of one weight
+    broken = {"half": data[: len(data) // 2], "flipped": flipped, "text": b"hello there", "empty": b""}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(broken[damage])
+    ended = spp_det("detect", path, split, "--out", tmp_path / "out", "--device", "cpu")
+    assert_one_line(ended, path, "damaged")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "parts"),
+    [
+        ("--classes", "koala", ("koala", "it knows")),
+        ("--classes", "", ("no class ''",)),
+        ("--format", "pdf", ("pdf", "coco, voc, yolo, csv")),
+        ("--device", "abacus", ("abacus", "cpu")),
+    ],
+)
+def test_an_option_that_means_nothing_is_named(model, split, tmp_path, option, value, parts):
+    ended = spp_det("detect", model, split, "--out", tmp_path / "out", option, value)
+    assert_one_line(ended, *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_an_error(model, split, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--device", "cpu")
+    assert_one_line(ended, tmp_path / "out", "exists")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+@pytest.mark.parametrize("score", ["NaN", "Infinity", '"high"', "null"])
+def test_a_score_that_is_no_number_is_an_error(folder, found, tmp_path, score):
+    shutil.copy(found / "images.json", tmp_path)
+    row = f'{{"image_id": 1, "category_id": 1, "bbox": [0, 0, 10, 10], "score": {score}}}'
+    (tmp_path / "detections.json").write_text(f"[{row}]")
+    ended = spp_det("evaluate", tmp_path / "detections.json", "--voc", folder / "voc")
+    assert_one_line(ended, tmp_path / "detections.json", "score")
+
+
+def test_evaluation_wants_one_ground_truth_that_exists(folder, found, tmp_path):
+    detections = found / "detections.json"
+    assert_one_line(spp_det("evaluate", detections), "--voc", "--coco")
+    both = spp_det("evaluate", detections, "--voc", folder / "voc", "--coco", tmp_path / "x.json")
+    assert_one_line(both, "--voc", "--coco")
+    assert_one_line(spp_det("evaluate", detections, "--coco", tmp_path / "x.json"), tmp_path / "x.json")
+    missing = spp_det("evaluate", detections, "--voc", folder / "voc", "--split", "val")
+    assert_one_line(missing, "val.txt", "test, trainval")
+    none = spp_det("evaluate", tmp_path / "none.json", "--voc", folder / "voc")
+    assert_one_line(none, tmp_path / "none.json")
+
+
+def test_an_interrupt_ends_with_130_and_says_that_nothing_is_lost(folder, tmp_path, monkeypatch):
+    def interrupted(_config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spp_det.commands.run_training", interrupted)
+    ended = spp_det("train", folder / "recipe.yaml", f"output={tmp_path}")
+    assert ended.code == 130
+    assert "goes on from what the cache holds" in ended.err
+
+
+def test_version_and_help():
+    assert spp_det("--version").out == f"spp_det {__version__}\n"
+    ended = spp_det("--help")
+    assert ended.code == 0
+    for command in ("train", "detect", "evaluate", "demo"):
+        assert command in ended.out
