@@ -62,7 +62,8 @@ class DetectionWriter:
         self.found = 0
         self._first = True
         self._stems: set[str] = set()
-        self._base = Path(os.path.commonpath([path.absolute().parent for path in paths])) if paths else Path()
+        folders = [_absolute(path).parent for path in paths]
+        self._base = Path(os.path.commonpath(folders)) if paths else Path()
         self._images: list[dict[str, object]] = []
         self._files: dict[str, TextIO] = {}
 
@@ -75,12 +76,14 @@ class DetectionWriter:
         return self
 
     def _open(self, name: str) -> TextIO:
-        self._files[name] = (self.folder / f".{name}.partial").open("w", encoding="utf-8", newline="")
+        self._files[name] = (self.folder / f".{name}.partial").open(
+            "w", encoding="utf-8", errors="surrogateescape", newline=""
+        )
         return self._files[name]
 
     def add(self, found: DetectedImage) -> None:
         """Write what one image adds."""
-        name = PurePosixPath(found.path.absolute().relative_to(self._base).as_posix())
+        name = PurePosixPath(_absolute(found.path).relative_to(self._base).as_posix())
         stem = self._stem(name)
         height, width = found.image.shape[:2]
         self._images.append(
@@ -98,7 +101,7 @@ class DetectionWriter:
             )
         if "voc" in self.formats:
             boxes, scores = detections["boxes"], detections["scores"]
-            text = annotation_xml(name.name, width, height, boxes, names, scores=scores)
+            text = annotation_xml(_unicode(name.name), width, height, boxes, names, scores=scores)
             write_whole(self.folder / "voc" / f"{stem}.xml", text)
         if "yolo" in self.formats:
             write_whole(self.folder / "yolo" / f"{stem}.txt", _yolo(detections, width, height))
@@ -117,6 +120,8 @@ class DetectionWriter:
         stem = str(name.with_suffix(""))
         if stem in self._stems:
             stem = str(name)
+        while stem in self._stems:
+            stem += "_"
         self._stems.add(stem)
         return stem
 
@@ -153,12 +158,22 @@ class DetectionWriter:
         (self.folder / "detections.json").unlink(missing_ok=True)
         categories = [{"id": i, "name": name} for i, name in enumerate(self.classes, 1)]
         listing = {"images": self._images, "categories": categories}
-        write_whole(self.folder / "images.json", json.dumps(listing, ensure_ascii=False, indent=1))
+        write_whole(self.folder / "images.json", json.dumps(listing, indent=1))
         for name, file in reversed(self._files.items()):
             file.flush()
             os.fsync(file.fileno())
             file.close()
             (self.folder / f".{name}.partial").replace(self.folder / name)
+
+
+def _absolute(path: Path) -> Path:
+    """Without ``..``, which would lead out of the output folder; links stay, for their names are wanted."""
+    return Path(os.path.normpath(path.absolute()))
+
+
+def _unicode(name: str) -> str:
+    """A name that XML can hold: bytes that are no UTF-8 become question marks."""
+    return name.encode(errors="replace").decode()
 
 
 def _short(value: np.float32) -> float:

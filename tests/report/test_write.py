@@ -24,8 +24,8 @@ BOXES = [(3.3, 4.7, 60.123, 70.9), (0, 0, 120, 80), (50.55, 10.1, 50.95, 79.999)
 LABELS, SCORES = [1, 0, 1], [1.2345678, 0.1, -0.7]
 
 
-def detected(path, boxes=BOXES, labels=LABELS, scores=SCORES, shade=127) -> DetectedImage:
-    image = np.full((HEIGHT, WIDTH, 3), shade, np.uint8)
+def detected(path, boxes=BOXES, labels=LABELS, scores=SCORES) -> DetectedImage:
+    image = np.full((HEIGHT, WIDTH, 3), 127, np.uint8)
     found = Detections(
         boxes=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(labels, np.int64),
@@ -157,7 +157,7 @@ def test_pictures_keep_red_red(tmp_path):
 
 
 def test_an_unknown_format_is_an_error_before_anything_is_made(tmp_path):
-    with pytest.raises(UserError, match="pdf.*coco, voc, yolo, csv"):
+    with pytest.raises(UserError, match=r"pdf.*coco, voc, yolo, csv"):
         DetectionWriter(tmp_path / "out", CLASSES, [Path("a.jpg")], formats=["csv", "pdf"])
     assert not (tmp_path / "out").exists()
 
@@ -201,7 +201,7 @@ def test_images_from_a_folder_beside_the_current_one_stay_inside_the_output(tmp_
 
 def test_a_name_that_is_not_unicode_is_listed_too(tmp_path):
     """Old archives hold names in Latin-1, which Python reads with lone surrogates."""
-    write(tmp_path, [detected("caf\udce9.jpg")], formats=["csv"])
+    write(tmp_path, [detected("caf\udce9.jpg")], formats=["csv", "voc", "yolo"])
     assert len(listing_of(tmp_path)["images"]) == 1
     assert len((tmp_path / "detections.csv").read_bytes().splitlines()) == 4
 
@@ -212,22 +212,24 @@ def test_no_images_give_an_empty_list(tmp_path):
     assert listing_of(tmp_path)["images"] == []
 
 
+def write_and_fail(folder: Path, error: type[BaseException], **options) -> None:
+    with DetectionWriter(folder, CLASSES, [Path("a.jpg"), Path("b.jpg")], **options) as writer:
+        writer.add(detected("a.jpg", BOXES[:1], [0], [0.5]))
+        raise error
+
+
 @pytest.mark.parametrize("error", [UserError, KeyboardInterrupt])
 def test_an_interrupted_run_leaves_no_list_and_no_scrap(tmp_path, error):
-    writer = DetectionWriter(tmp_path, CLASSES, [Path("a.jpg"), Path("b.jpg")], formats=FORMATS)
-    with pytest.raises(error), writer:
-        writer.add(detected("a.jpg"))
-        raise error
+    with pytest.raises(error):
+        write_and_fail(tmp_path, error, formats=FORMATS)
     assert files_below(tmp_path) == {"voc/a.xml", "yolo/a.txt"}  # those of a finished image are whole
 
 
 def test_an_interrupted_run_leaves_the_lists_of_the_run_before(tmp_path):
     write(tmp_path, [detected("a.jpg")], formats=["csv"])
     before = {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)}
-    writer = DetectionWriter(tmp_path, CLASSES, [Path("b.jpg")], formats=["csv"])
-    with pytest.raises(RuntimeError), writer:
-        writer.add(nothing("b.jpg"))
-        raise RuntimeError
+    with pytest.raises(RuntimeError):
+        write_and_fail(tmp_path, RuntimeError, formats=["csv"])
     assert {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)} == before
 
 

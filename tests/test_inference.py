@@ -1,0 +1,118 @@
+"""Detection in files: in the order given, without holding many, and a bad file is said to be one."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spp_det import inference
+from spp_det.config import Backbone as BackboneSettings
+from spp_det.config import Detection, Proposals, Pyramid
+from spp_det.data.synthetic import scene
+from spp_det.images import UnreadableImageError, read_image
+from spp_det.inference import DetectedImage, detect_files
+from spp_det.model.backbone import Backbone
+from spp_det.model.detector import Detector
+from spp_det.model.features import SPPFeatures
+from spp_det.model.model_file import Settings
+from spp_det.model.svm import LinearSVMs
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    """Two classes of random weights, without box regression."""
+    settings = Settings(
+        Proposals(),
+        BackboneSettings(name="zf5_small", weights="random", scales=(96,)),
+        Pyramid(levels=(2, 1)),
+        Detection(score_threshold=-1e3),
+    )
+    features = SPPFeatures.of(Backbone("zf5_small"), settings)
+    weight = torch.randn(2, features.dimension, generator=torch.Generator().manual_seed(0))
+    return Detector(("a", "b"), features, LinearSVMs(0.05 * weight, torch.zeros(2)), None, settings)
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory) -> list[Path]:
+    """Ten photos, each of its own width, the large ones first: they take longest to prepare."""
+    folder, paths = tmp_path_factory.mktemp("photos"), []
+    for index in range(10):
+        image = scene(np.random.default_rng(index), sizes=((140 - 4 * index, 100),)).image
+        paths.append(folder / f"{index}.png")
+        Image.fromarray(image).save(paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_each_file_gets_in_its_turn_what_the_detector_alone_finds_in_it(detector, paths, workers):
+    order = [paths[i] for i in (3, 0, 7, 1)]
+    results = list(detect_files(detector, order, workers))
+    assert [result.path for result in results] == order
+    for path, result in zip(order, results, strict=True):
+        np.testing.assert_array_equal(result.image, read_image(path))
+        alone = detector(path)
+        assert len(alone["scores"]) > 0
+        for key in ("boxes", "labels", "scores"):
+            np.testing.assert_array_equal(result.detections[key], alone[key])
+
+
+def test_a_single_file_is_searched_by_all_cores_to_the_same_result(detector, paths):
+    (single,) = detect_files(detector, paths[:1], 2)
+    first, _ = detect_files(detector, paths[:2], 2)
+    np.testing.assert_array_equal(single.detections["boxes"], first.detections["boxes"])
+    np.testing.assert_array_equal(single.detections["scores"], first.detections["scores"])
+
+
+def test_no_files_give_no_results(detector):
+    assert list(detect_files(detector, [], 2)) == []
+
+
+def test_few_images_are_read_ahead(detector, paths, monkeypatch):
+    read, lock = [], threading.Lock()
+
+    def counted(path):
+        with lock:
+            read.append(path)
+        return read_image(path)
+
+    monkeypatch.setattr(inference, "read_image", counted)
+    results = detect_files(detector, paths, workers=1)
+    for handed_out in range(1, 5):
+        next(results)
+        time.sleep(0.05)
+        assert handed_out <= len(read) <= handed_out + 2
+    results.close()
+    assert len(read) <= 6
+
+
+@pytest.fixture
+def blemished(paths, tmp_path) -> list[Path]:
+    """A photo, a text, a file that is not there, a photo."""
+    (tmp_path / "text.jpg").write_text("not a photo")
+    return [paths[0], tmp_path / "text.jpg", tmp_path / "none.jpg", paths[1]]
+
+
+def test_an_unreadable_file_yields_its_error_in_its_place_after_a_warning(detector, blemished, caplog):
+    with caplog.at_level(logging.WARNING, logger="spp_det"):
+        results = list(detect_files(detector, blemished, 2))
+    kinds = [DetectedImage, UnreadableImageError, UnreadableImageError, DetectedImage]
+    assert [type(result) for result in results] == kinds
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2
+    for line, path in zip(lines, blemished[1:3], strict=True):
+        assert line.startswith("skipped: ")
+        assert str(path) in line
+
+
+def test_strict_raises_the_error_after_the_results_before_it(detector, blemished):
+    results = detect_files(detector, blemished, 2, strict=True)
+    assert next(results).path == blemished[0]
+    with pytest.raises(UnreadableImageError, match=r"text\.jpg"):
+        next(results)
