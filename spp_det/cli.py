@@ -147,6 +147,27 @@ def demo(
         _say(f"{name:<9} {escape(str(path))}")
 
 
+@app.command()
+def benchmark(
+    out: Annotated[Path, typer.Option(help="File for the figures as JSON.")] = Path("benchmark.json"),
+    backbone: Annotated[str, typer.Option(help="The network of SPP-net and R-CNN alike.")] = "alexnet",
+    device: Device = "auto",
+    quick: Annotated[bool, typer.Option("--quick", help="Small, to see that it works.")] = False,
+) -> None:
+    """Time every stage beside what it replaces: roi_pool, OpenCV's own call, R-CNN. Minutes on a CPU."""
+    from rich.console import Console
+
+    from spp_det.benchmark import run_benchmark
+    from spp_det.cache import write_whole
+    from spp_det.devices import choose_device
+    from spp_det.report.tables import benchmark_table
+
+    figures = run_benchmark(backbone, str(choose_device(device)), quick)
+    write_whole(out, json.dumps(figures, indent=2) + "\n")
+    Console().print(benchmark_table(figures))
+    _say(f"figures: {out}")
+
+
 def _print_figures(figures: dict[str, Any]) -> None:
     from rich.console import Console
 

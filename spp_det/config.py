@@ -22,6 +22,9 @@ Positive = Annotated[float, Field(gt=0)]
 Side = Annotated[int, Field(ge=16, le=8192)]  # pixels
 
 
+Features = Literal["spp", "rcnn"]
+
+
 class Section(BaseModel):
     """A part of the configuration: immutable, and no key but its own."""
 
@@ -120,6 +123,8 @@ class SVM(Section):
     """A negative that overlaps a kept one of its image by more than this is dropped."""
     hard_score: float = -1.0001
     evict_score: float = -1.2
+    memory_mb: Annotated[int, Field(ge=1)] = 2048
+    """For the vectors of the examples; beyond it the easiest negatives are forgotten."""
     retrain_after: Annotated[int, Field(ge=1)] = 2000
     """New negatives of any one class that call for a new fit."""
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
@@ -172,6 +177,9 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     strict: bool = False
     """An image that cannot be read is an error, not a warning."""
+    features: Features = "spp"
+    """What windows are described by: ``spp`` pools one map of the image, ``rcnn``, the baseline, warps each
+    window and passes it through the network by itself (``backbone.scales`` and ``pyramid`` are then idle)."""
     data: Data = Data()
     proposals: Proposals = Proposals()
     backbone: Backbone = Backbone()

@@ -11,19 +11,24 @@ T = TypeVar("T")
 S = TypeVar("S")
 
 
-def ahead(function: Callable[[S], T], items: Iterable[S], workers: int) -> Iterator[T]:
-    """``map(function, items)`` on threads: results in order, at most two a worker waiting.
+def ahead(
+    function: Callable[[S], T], items: Iterable[S], workers: int, waiting: int | None = None
+) -> Iterator[T]:
+    """``map(function, items)`` on threads: results in order.
+
+    Beside the one that is in use, at most ``waiting`` results are under way or done (two a worker if None).
 
     An exception of ``function`` comes out in its turn; work that has not begun is then dropped.
     """
     pool = ThreadPoolExecutor(workers)
-    waiting: deque[Future[T]] = deque()
+    most = 2 * workers if waiting is None else waiting
+    queue: deque[Future[T]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > 2 * workers:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            queue.append(pool.submit(function, item))
+            if len(queue) > most:
+                yield queue.popleft().result()
+        while queue:
+            yield queue.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -21,7 +21,7 @@ LAYERS = (
     {"proposals", "data", "model"},
     {"training", "evaluation", "inference"},
     {"report"},
-    {"cli", "commands", "demo", "__main__"},
+    {"cli", "commands", "demo", "benchmark", "__main__"},
 )
 SIDEWAYS = {
     "images": {"errors", "opencv"},
@@ -30,7 +30,7 @@ SIDEWAYS = {
     "devices": {"errors"},
     "model": {"proposals"},  # the detector searches for windows by itself
     "demo": {"commands"},
-    "cli": {"commands", "demo"},
+    "cli": {"commands", "demo", "benchmark"},
     "__main__": {"cli"},
 }
 

@@ -16,8 +16,9 @@ from spp_det.devices import choose_device
 from spp_det.images import RGB, as_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.features import SPPFeatures
+from spp_det.model.features import SPPFeatures, WindowFeatures
 from spp_det.model.model_file import ModelFile, Settings, read_model, write_model
+from spp_det.model.rcnn import RCNNFeatures
 from spp_det.model.svm import LinearSVMs
 from spp_det.proposals import selective_search
 
@@ -39,6 +40,11 @@ def select(detections: Detections, kept: npt.NDArray[np.bool_]) -> Detections:
     )
 
 
+def features_of(backbone: Backbone, settings: Settings) -> WindowFeatures:
+    """What the settings describe windows by, on the backbone's device."""
+    return RCNNFeatures(backbone) if settings.features == "rcnn" else SPPFeatures.of(backbone, settings)
+
+
 class Detector:
     """Finds objects of known classes in images.
 
@@ -50,7 +56,7 @@ class Detector:
     def __init__(
         self,
         classes: Sequence[str],
-        features: SPPFeatures,
+        features: WindowFeatures,
         svms: LinearSVMs,
         regressor: BoxRegressor | None,
         settings: Settings,
@@ -127,7 +133,7 @@ class Detector:
         if model.geometry != backbone.geometry:
             raise ValueError(f"its {backbone.name} has another geometry than this version's")
         backbone.layers.load_state_dict(model.part("backbone."))
-        features = SPPFeatures.of(backbone.to(device), model.settings)
+        features = features_of(backbone.to(device), model.settings)
         shapes = {"svm.weight": (len(model.classes), features.dimension), "svm.bias": (len(model.classes),)}
         if "bbox.weight" in model.tensors:
             shapes["bbox.weight"] = (len(model.classes), features.dimension, 4)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
@@ -37,6 +37,26 @@ class ConvMap:
     enlargement: tuple[float, float]
 
 
+class WindowFeatures(Protocol):
+    """What describes windows: SPP-net's way, below, or R-CNN's, in `spp_det.model.rcnn`.
+
+    Attributes:
+        backbone: the network.
+        dimension: D, the length of a vector.
+        key: what the maps depend on beside the network; part of their key in the cache.
+    """
+
+    backbone: Backbone
+    dimension: int
+    key: tuple[object, ...]
+
+    def maps(self, image: RGB) -> list[ConvMap]:
+        """What the windows of an image share, computed once: RGB uint8 ``[H, W, 3]``."""
+
+    def pool(self, maps: Sequence[ConvMap], windows: Boxes) -> tuple[Tensor, Ints]:
+        """Vectors ``[M, D]`` of ``[N, 4]`` windows in pixels of the image, and which each has, ``[N]``."""
+
+
 class SPPFeatures:
     """Window features by spatial pyramid pooling."""
 
@@ -61,6 +81,7 @@ class SPPFeatures:
         self.mode: Mode = mode
         self.normalize: Normalize = normalize
         self.dimension = num_bins(levels) * backbone.channels
+        self.key: tuple[object, ...] = ("spp", self.scales, max_side)
 
     @classmethod
     def of(cls, backbone: Backbone, settings: Settings) -> SPPFeatures:

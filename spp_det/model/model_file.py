@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from spp_det.cache import write_whole
-from spp_det.config import Backbone, Detection, Proposals, Pyramid
+from spp_det.config import Backbone, Detection, Features, Proposals, Pyramid, Section
 from spp_det.errors import UserError
 from spp_det.model.geometry import Geometry
 
@@ -24,14 +24,14 @@ FORMAT = "spp_det 1"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What detection depends on beside the weights."""
+class Settings(Section):
+    """What detection depends on beside the weights: sections of the configuration."""
 
-    proposals: Proposals
-    backbone: Backbone
-    pyramid: Pyramid
-    detection: Detection
+    features: Features = "spp"
+    proposals: Proposals = Proposals()
+    backbone: Backbone = Backbone()
+    pyramid: Pyramid = Pyramid()
+    detection: Detection = Detection()
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,14 +63,14 @@ class ModelFile:
 
 def write_model(path: str | PathLike[str], model: ModelFile) -> None:
     """Write a model file, whole or not at all. Equal contents give equal bytes."""
-    sections = {name: section.model_dump(mode="json") for name, section in vars(model.settings).items()}
+    settings = model.settings.model_dump(mode="json")
     # The path of the pre-trained weights is of no use to whoever gets the model, and tells of its maker.
-    sections["backbone"]["weights"] = "random"
+    settings["backbone"]["weights"] = "random"
     metadata = {
         "classes": json.dumps(model.classes),
         "format": FORMAT,
         "geometry": json.dumps(vars(model.geometry), sort_keys=True),
-        "settings": json.dumps(sections, sort_keys=True),
+        "settings": json.dumps(settings, sort_keys=True),
     }
     tensors = {name: model.tensors[name].detach().cpu().contiguous() for name in sorted(model.tensors)}
     for name, tensor in tensors.items():
@@ -124,13 +124,7 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
         for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} holds a number that is not finite")
-        sections = json.loads(metadata["settings"])
-        settings = Settings(
-            Proposals(**sections["proposals"]),
-            Backbone(**sections["backbone"]),
-            Pyramid(**sections["pyramid"]),
-            Detection(**sections["detection"]),
-        )
+        settings = Settings.model_validate_json(metadata["settings"])
         geometry = Geometry(**json.loads(metadata["geometry"]))
         return assemble(ModelFile(tuple(json.loads(metadata["classes"])), settings, geometry, tensors))
     except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, UserError) as error:

@@ -55,5 +55,22 @@ def voc_table(figures: Mapping[str, Any]) -> Table:
     return table
 
 
+def benchmark_table(figures: Mapping[str, Any]) -> Table:
+    """Times and ratios of `run_benchmark`; a ratio says how much longer this, or R-CNN, takes than ours."""
+    machine = figures["machine"]
+    title = f"{machine['processor']}, {machine['cores']} cores, {machine['device']}; {figures['backbone']}"
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("what")
+    table.add_column("ms", justify="right")
+    table.add_column("ratio", justify="right")
+    for topic, rows in figures["figures"].items():
+        table.add_section()
+        table.add_row(topic, style="bold")
+        for row in rows:
+            ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
+            table.add_row(row["name"], f"{1000 * row['seconds']:.1f}", ratio)
+    return table
+
+
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"

@@ -18,7 +18,7 @@ from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, read_image
-from spp_det.model.features import ConvMap, SPPFeatures
+from spp_det.model.features import ConvMap, WindowFeatures
 from spp_det.opencv import cv2
 from spp_det.progress import track
 from spp_det.threads import ahead
@@ -45,7 +45,7 @@ class TrainingImages:
     def __init__(
         self,
         dataset: Dataset,
-        features: SPPFeatures,
+        features: WindowFeatures,
         search: Proposals,
         cache: Cache,
         workers: int,
@@ -77,10 +77,9 @@ class TrainingImages:
         self.images: list[_Prepared] = prepared
         self._maps_settings = (
             MAPS_VERSION,
+            features.key,
             features.backbone.name,
             features.backbone.digest(),
-            features.scales,
-            features.max_side,
         )
         for index in track(range(len(self)), f"conv5 maps ({features.backbone.name})"):
             self._maps(index)
@@ -132,7 +131,7 @@ class TrainingImages:
                 torch.from_numpy(found[f"cells{scale}"]).to(device).permute(2, 0, 1),
                 tuple(found[f"enlargement{scale}"].tolist()),
             )
-            for scale in range(len(self.features.scales))
+            for scale in range(len(found) // 2)
         ]
 
     def windows(self) -> list[LabelledWindows]:
@@ -148,7 +147,7 @@ class TrainingImages:
     def stream(self, order: Iterable[int], title: str) -> Iterator[Example]:
         """One pass over the images, with a progress bar; the next one is read while the last is used."""
         indices = [int(index) for index in order]
-        yield from track(ahead(self.example, indices, workers=1), title, len(indices))
+        yield from track(ahead(self.example, indices, workers=1, waiting=1), title, len(indices))
 
     def positives(self, min_iou: float) -> Iterator[tuple[Tensor, Ints]]:
         """Vectors ``[P, D]`` and labels ``[P]`` of the SVMs' positives, image by image."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp_det.boxes import Ints
+from spp_det.boxes import Floats, Ints
 from spp_det.config import SVM
 from spp_det.errors import UserError
 from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms
@@ -36,17 +36,20 @@ class Example:
 
 
 class ExamplePool:
-    """Examples of all classes: half-precision vectors in one growing array, and what each is to each class.
+    """Examples of all classes: half-precision vectors in one array, and what each is to each class.
+
+    The array is allocated whole, but memory that nobody has written to yet costs nothing.
 
     Conv5 maps are stored in half precision and a maximum invents no digits, so nothing is lost here; of
     hellinger vectors 11 bits of each number remain.
     """
 
-    def __init__(self, dimension: int, classes: int) -> None:
+    def __init__(self, dimension: int, classes: int, capacity: int) -> None:
         self.size = 0
+        self.capacity = capacity
         self.signs = np.zeros((0, classes), np.int8)
         self.alpha = np.zeros((0, classes))
-        self._vectors = torch.empty((0, dimension), dtype=torch.float16)
+        self._vectors = torch.from_numpy(np.empty((capacity, dimension), np.float16))
 
     @property
     def vectors(self) -> Tensor:
@@ -54,14 +57,11 @@ class ExamplePool:
         return self._vectors[: self.size]
 
     def add(self, vectors: Tensor, signs: npt.NDArray[np.int8]) -> None:
-        """Append ``[n, D]`` vectors and their ``[n, K]`` signs."""
-        old, total = self.size, self.size + len(vectors)
-        if total > len(self._vectors):
-            grown = torch.empty((max(total, old * 5 // 4), vectors.shape[1]), dtype=torch.float16)
-            grown[:old] = self.vectors
-            self._vectors = grown
-        self._vectors[old:total] = vectors
-        self.size = total
+        """Append ``[n, D]`` vectors and their ``[n, K]`` signs. Raises ValueError where they do not fit."""
+        old, self.size = self.size, self.size + len(vectors)
+        if self.size > self.capacity:
+            raise ValueError(f"{self.size} examples do not fit in the room for {self.capacity}")
+        self._vectors[old : self.size] = vectors
         self.signs = np.concatenate([self.signs, signs])
         self.alpha = np.concatenate([self.alpha, np.zeros(signs.shape)])
 
@@ -73,10 +73,25 @@ class ExamplePool:
 
     def evict(self, svms: LinearSVMs, below: float) -> None:
         """Forget negatives that score lower and carry no weight, and rows that then serve no class."""
-        starts = range(0, self.size, 1024)
-        scores = torch.cat([svms(self.vectors[start : start + 1024].float()) for start in starts]).numpy()
+        scores = self._scores(svms)
         self.signs[(self.signs < 0) & (scores < below) & (self.alpha == 0)] = 0
-        used = np.flatnonzero((self.signs != 0).any(axis=1))
+        self._keep(np.flatnonzero((self.signs != 0).any(axis=1)))
+
+    def make_room(self, svms: LinearSVMs, count: int) -> None:
+        """Forget the easiest rows that are no class's positive until ``count`` more fit, or all of them."""
+        positive = (self.signs > 0).any(axis=1)
+        excess = min(self.size + count - self.capacity, int((~positive).sum()))
+        if excess > 0:
+            hardest = np.where(self.signs < 0, self._scores(svms), -np.inf).max(axis=1)
+            hardest[positive] = np.inf
+            self._keep(np.sort(np.argsort(hardest, kind="stable")[excess:]))
+
+    def _scores(self, svms: LinearSVMs) -> Floats:
+        starts = range(0, self.size, 1024)
+        parts = [svms(self.vectors[start : start + 1024].float()).numpy() for start in starts]
+        return np.concatenate([np.zeros((0, self.signs.shape[1]), np.float32), *parts])
+
+    def _keep(self, used: Ints) -> None:
         for row, source in enumerate(used):  # in place: the vectors are most of the memory
             self._vectors[row] = self._vectors[source]
         self.signs, self.alpha, self.size = self.signs[used], self.alpha[used], len(used)
@@ -105,8 +120,10 @@ def train_svms(
     a positive.
     """
     objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
-    pool = ExamplePool(dimension, len(classes))
+    pool = ExamplePool(dimension, len(classes), settings.memory_mb * 2**20 // (2 * dimension))
     for vectors, labels in positives:
+        if pool.size + len(vectors) > pool.capacity:
+            raise UserError(f"svm.memory_mb = {settings.memory_mb}: too little for the positives alone")
         # A positive of one class says nothing to the others here: they meet it as a window, when mined.
         pool.add(vectors, np.where(np.arange(len(classes)) == labels[:, None], 1, 0).astype(np.int8))
     for label, name in enumerate(classes):
@@ -116,8 +133,14 @@ def train_svms(
     new = np.zeros(len(classes), np.int64)
     fits = 0
     for example in images:
-        new += _add_hard_negatives(pool, example, svms, settings)
-        if new.max() >= settings.retrain_after:
+        vectors, signs = _hard_negatives(example, svms, settings)
+        if pool.size + len(vectors) > pool.capacity and fits:
+            pool.make_room(svms, max(len(vectors), pool.capacity // 10))
+        room = pool.capacity - pool.size
+        pool.add(vectors[:room], signs[:room])
+        new += (signs[:room] < 0).sum(axis=0)
+        full = pool.size == pool.capacity
+        if new.max() >= settings.retrain_after or (full and new.any()):
             svms = pool.fit(objective, max(settings.tolerance, 1e-2)).svms
             pool.evict(svms, settings.evict_score)
             new[:] = 0
@@ -134,8 +157,8 @@ def train_svms(
     }
 
 
-def _add_hard_negatives(pool: ExamplePool, example: Example, svms: LinearSVMs, settings: SVM) -> Ints:
-    """Add what an image has to teach; returns the number of new negatives of each class ``[K]``."""
+def _hard_negatives(example: Example, svms: LinearSVMs, settings: SVM) -> tuple[Tensor, npt.NDArray[np.int8]]:
+    """What an image has to teach: vectors ``[n, D]`` and their signs ``[n, K]``."""
     scores = svms(example.vectors.float()).cpu().numpy()[example.vector_of]  # [N, K]
     negative = example.windows.class_overlaps(scores.shape[1]) < settings.negative_iou
     hard = negative & (scores > settings.hard_score)
@@ -144,6 +167,4 @@ def _add_hard_negatives(pool: ExamplePool, example: Example, svms: LinearSVMs, s
         kept = spread_out(example.windows.boxes, scores[:, label], hard[:, label], settings.duplicate_iou)
         signs[example.vector_of[kept], label] = -1
     rows = np.flatnonzero(signs.any(axis=1))
-    pool.add(example.vectors[rows], signs[rows])
-    counts: Ints = (signs < 0).sum(axis=0)
-    return counts
+    return example.vectors[rows], signs[rows]

@@ -18,8 +18,7 @@ from spp_det.data.voc import read_voc
 from spp_det.devices import choose_device
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
-from spp_det.model.detector import Detector
-from spp_det.model.features import SPPFeatures
+from spp_det.model.detector import Detector, features_of
 from spp_det.model.model_file import Settings
 from spp_det.training.images import TrainingImages
 from spp_det.training.mining import train_svms
@@ -57,9 +56,15 @@ def train(config: Config) -> Trained:
     dataset = read_dataset(config.data, config.data.train, config.data.classes)
     workers = config.runtime.workers or os.cpu_count() or 1
     device = choose_device(config.runtime.device)
-    settings = Settings(config.proposals, config.backbone, config.pyramid, config.detection)
+    settings = Settings(
+        features=config.features,
+        proposals=config.proposals,
+        backbone=config.backbone,
+        pyramid=config.pyramid,
+        detection=config.detection,
+    )
     backbone = Backbone(config.backbone.name).load_weights(config.backbone.weights, config.seed).to(device)
-    features = SPPFeatures.of(backbone, settings)
+    features = features_of(backbone, settings)
     cache = Cache(config.runtime.cache or config.output / "cache")
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
     clock.lap("proposals_and_maps")

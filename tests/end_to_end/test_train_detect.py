@@ -233,3 +233,16 @@ def test_generated_scenes_that_were_trained_on_are_told_apart(tmp_path):
     found = trained.detector([record.path for record in dataset.records])
     assert evaluate_voc(dataset, found).mAP_area > 0.5
     assert evaluate_voc(dataset, in_random_order(found)).mAP_area < 0.2
+
+
+def test_the_rcnn_baseline_trains_and_detects_by_the_same_calls(tmp_path):
+    write_split(tmp_path / "voc", "trainval", 6, (0.0, 1.0))
+    config = configure(tmp_path / "voc", tmp_path, features="rcnn", proposals={"max_side": 90})
+    detector = train(config).detector
+    assert detector.settings.features == "rcnn"
+    detector.save(tmp_path / "model.safetensors")
+    dataset = read_voc(tmp_path / "voc", "trainval", CLASSES)
+    found = Detector.load(tmp_path / "model.safetensors")([record.path for record in dataset.records])
+    # On what it was trained on: that the parts fit together, not how good it is.
+    assert evaluate_voc(dataset, found).mAP_area > 0.5
+    assert evaluate_voc(dataset, in_random_order(found)).mAP_area < 0.4

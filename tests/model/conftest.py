@@ -30,10 +30,10 @@ def random_detector(
 ) -> Detector:
     """Scores spread around 0, so that the threshold, the suppression and the limit all have work."""
     settings = Settings(
-        Proposals(max_side=400),
-        BackboneSettings(name="zf5_small", weights="random", scales=scales, max_side=600),
-        Pyramid(levels=levels),
-        Detection.model_validate(detection),
+        proposals=Proposals(max_side=400),
+        backbone=BackboneSettings(name="zf5_small", weights="random", scales=scales, max_side=600),
+        pyramid=Pyramid(levels=levels),
+        detection=Detection.model_validate(detection),
     )
     features = SPPFeatures.of(Backbone("zf5_small"), settings)
     generator = torch.Generator().manual_seed(0)

@@ -206,10 +206,10 @@ def test_the_arguments_are_left_as_they_were(backbone, image):
 
 def test_settings_describe_the_features(backbone):
     settings = Settings(
-        Proposals(),
-        BackboneSettings(name="zf5_small", scales=(100, 200), max_side=500),
-        Pyramid(levels=(3, 1), mode="average", normalize="hellinger"),
-        Detection(),
+        proposals=Proposals(),
+        backbone=BackboneSettings(name="zf5_small", scales=(100, 200), max_side=500),
+        pyramid=Pyramid(levels=(3, 1), mode="average", normalize="hellinger"),
+        detection=Detection(),
     )
     features = SPPFeatures.of(backbone, settings)
     assert (features.scales, features.max_side) == ((100, 200), 500)

@@ -54,7 +54,7 @@ def rows(numbers, dimension: int = 40) -> torch.Tensor:
 def test_rows_signs_and_dual_variables_stay_in_step(steps, seed):
     """Against a dictionary from a row's number to its vector, signs and dual variables."""
     rng = np.random.default_rng(seed)
-    pool, known, count = ExamplePool(40, 3), {}, 0
+    pool, known, count = ExamplePool(40, 3, capacity=10_000), {}, 0
     for step in ["add", *steps, "weigh", "evict"]:
         if step == "add":
             size = int(rng.integers(1, 30))
@@ -89,7 +89,7 @@ def test_rows_signs_and_dual_variables_stay_in_step(steps, seed):
 
 
 def test_only_easy_negatives_that_carry_no_weight_are_forgotten():
-    pool = ExamplePool(2, 2)
+    pool = ExamplePool(2, 2, capacity=6)
     svms = LinearSVMs(torch.eye(2), torch.zeros(2))  # the scores are the vector
     pool.add(
         torch.tensor([[-2.0, -2], [-2, 5], [-2, -2], [-1, -2], [-2, -2], [-1.25, -1.125]]),
@@ -105,10 +105,28 @@ def test_only_easy_negatives_that_carry_no_weight_are_forgotten():
     assert pool.signs.tolist() == [[1, 0], [0, -1], [-1, 0], [0, 1], [0, -1]]
 
 
+def test_what_does_not_fit_is_refused_and_the_easiest_negatives_make_room():
+    pool = ExamplePool(1, 2, capacity=5)
+    svms = LinearSVMs(torch.tensor([[1.0], [-1.0]]), torch.zeros(2))  # the vector and its opposite
+    signs = np.array([[-1, 0], [1, 0], [-1, -1], [0, -1], [-1, 0]], np.int8)
+    pool.add(torch.tensor([[-3.0], [-9.0], [-2.0], [1.0], [-2.5]]), signs)
+    with pytest.raises(ValueError, match="room for 5"):
+        pool.add(torch.zeros(1, 1), np.array([[-1, 0]], np.int8))
+    pool = ExamplePool(1, 2, capacity=5)
+    pool.add(torch.tensor([[-3.0], [-9.0], [-2.0], [1.0], [-2.5]]), signs)
+    pool.make_room(svms, 0)
+    assert pool.size == 5
+    pool.make_room(svms, 2)
+    assert pool.vectors[:, 0].tolist() == [-9, -2, 1]  # -2 is hard for the second class
+    assert pool.signs.tolist() == [[1, 0], [-1, -1], [0, -1]]
+    pool.make_room(svms, 5)
+    assert pool.vectors[:, 0].tolist() == [-9]
+
+
 def test_a_fit_of_the_pool_is_a_fit_of_its_vectors():
     """Each starts where the last one ended; that must not show in the result."""
     rng = np.random.default_rng(0)
-    pool = ExamplePool(40, 2)
+    pool = ExamplePool(40, 2, capacity=280)
     for _ in range(4):
         signs = rng.integers(-1, 2, (70, 2)).astype(np.int8)
         pool.add(rows(np.zeros(70)) + torch.from_numpy(signs[:, [0]].astype(np.float32)), signs)
@@ -124,8 +142,10 @@ def test_a_fit_of_the_pool_is_a_fit_of_its_vectors():
 
 def mined(example: Example, svms: LinearSVMs, config: SVM) -> tuple[ExamplePool, np.ndarray]:
     """What one image adds to an empty pool, and the counts that are reported."""
-    pool = ExamplePool(example.vectors.shape[1], len(svms.weight))
-    return pool, mining._add_hard_negatives(pool, example, svms, config)
+    vectors, signs = mining._hard_negatives(example, svms, config)
+    pool = ExamplePool(example.vectors.shape[1], len(svms.weight), capacity=len(vectors))
+    pool.add(vectors, signs)
+    return pool, (signs < 0).sum(axis=0)
 
 
 def numbered(windows: LabelledWindows, vector_of=None) -> Example:
@@ -296,6 +316,34 @@ def test_a_pass_with_fits_finds_about_what_all_negatives_teach():
     for example in stream(5, seed=3):
         difference = (mining_svms(example.vectors) - exhaustive(example.vectors)).abs()
         assert difference.mean() < 0.1
+
+
+@pytest.mark.parametrize("capacity", [70, 150])
+def test_with_little_room_it_keeps_to_it_and_learns_about_the_same(monkeypatch, capacity):
+    sizes = []
+
+    class Small(ExamplePool):
+        def __init__(self, dimension: int, classes: int, _capacity: int) -> None:
+            super().__init__(dimension, classes, capacity)
+
+        def add(self, vectors, signs) -> None:
+            super().add(vectors, signs)
+            sizes.append(self.size)
+
+    exhaustive, _ = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=100_000))
+    monkeypatch.setattr(mining, "ExamplePool", Small)
+    svms, figures = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=100_000))
+    assert max(sizes) == capacity  # so it was full
+    assert figures["fits"] > 1
+    for example in stream(5, seed=3):
+        difference = (svms(example.vectors) - exhaustive(example.vectors)).abs()
+        assert difference.mean() < 0.3
+
+
+def test_positives_that_do_not_fit_are_named_with_the_setting():
+    vectors = torch.zeros(3, 300_000)  # 0.6 MB each in half precision
+    with pytest.raises(UserError, match=r"svm\.memory_mb = 1"):
+        train_svms([(vectors, np.array([0, 0, 1]))], [], CLASSES, 300_000, 1.0, SVM(memory_mb=1))
 
 
 def test_the_result_does_not_depend_on_the_size_of_the_features():

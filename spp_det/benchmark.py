@@ -1,0 +1,237 @@
+"""`spp-det benchmark`: what each stage costs, beside what it replaces, in one run on one machine.
+
+Absolute times belong to the machine and to the moment; the ratios are what is claimed. All networks have
+random weights, which cost what trained ones cost. Everything runs on generated photos.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torchvision.ops import roi_pool
+
+from spp_det.boxes import Boxes
+from spp_det.config import Backbone as BackboneSettings
+from spp_det.config import Features
+from spp_det.data.synthetic import scene
+from spp_det.images import RGB
+from spp_det.model.backbone import Backbone
+from spp_det.model.bbox import BoxRegressor
+from spp_det.model.detector import Detector, features_of
+from spp_det.model.model_file import Settings
+from spp_det.model.pyramid import DETECTION_LEVELS, pool_windows
+from spp_det.model.svm import LinearSVMs
+from spp_det.opencv import cv2
+from spp_det.progress import track
+from spp_det.proposals import selective_search
+
+CLASSES = 20  # as many as Pascal VOC has
+PHOTO = (640, 480)  # width, height
+FIVE_SCALES = (480, 576, 688, 864, 1200)  # (P section 4.1)
+
+Row = dict[str, Any]
+Job = Callable[[], object]
+
+
+def run_benchmark(backbone: str = "alexnet", device: str = "cpu", quick: bool = False) -> dict[str, Any]:
+    """Measure everything. Returns the machine, and rows of figures by topic; see the functions below.
+
+    Args:
+        backbone: the network of SPP-net and R-CNN alike.
+        device: where the network runs.
+        quick: few windows and small photos, to see that it works; its figures mean nothing.
+    """
+    size = (200, 192) if quick else PHOTO
+    windows = 100 if quick else 2000
+    topics: dict[str, Callable[[], list[Row]]] = {
+        "pooling": lambda: pooling(device, windows),
+        "selective search": lambda: search_threads(size),
+        "after the proposals": lambda: after_proposals(backbone, device, size, windows),
+        "windows": lambda: growth_with_windows(backbone, device, size, windows),
+        "image size": lambda: growth_with_size(backbone, device, size, windows),
+    }
+    figures = {name: measure() for name, measure in track(list(topics.items()), "benchmark", len(topics))}
+    return {"machine": machine(device), "backbone": backbone, "figures": figures}
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads of torch": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "opencv": cv2.__version__,
+    }
+
+
+def pooling(device: str, count: int, channels: int = 256, height: int = 43, width: int = 57) -> list[Row]:
+    """`pool_windows` beside four calls of `roi_pool`, a loop over windows, and the copying of its result."""
+    generator = torch.Generator().manual_seed(0)
+    conv5 = torch.rand(channels, height, width, generator=generator).to(device)
+    conv5 = conv5[None].contiguous(memory_format=torch.channels_last)[0]
+    windows = random_cells(count, height, width)
+    # roi_pool rounds coordinates and takes the last cell as inclusive.
+    rois = torch.from_numpy(np.column_stack([np.zeros(count), windows - [0, 0, 1, 1]])).float().to(device)
+    layers = [nn.AdaptiveMaxPool2d(n) for n in DETECTION_LEVELS]
+    planes = conv5.contiguous()  # [C, h, w], which the others read best
+
+    def four_calls() -> torch.Tensor:
+        levels = [roi_pool(planes[None], rois, (n, n)).flatten(2).transpose(1, 2) for n in DETECTION_LEVELS]
+        return torch.cat(levels, dim=1)
+
+    def loop() -> torch.Tensor:
+        vectors = []
+        for x1, y1, x2, y2 in windows.tolist():
+            crop = planes[:, y1:y2, x1:x2]
+            vectors.append(torch.cat([layer(crop).flatten(1) for layer in layers], dim=1).T)
+        return torch.stack(vectors)
+
+    def ours() -> torch.Tensor:
+        return pool_windows(conv5, windows)
+
+    result = ours()
+    seconds = _seconds([ours, four_calls, loop, result.clone], device, repeats=5)
+    equal = bool(torch.equal(result, loop()))
+    return [
+        _row("pool_windows", seconds[0], bit_equal_to_the_loop=equal),
+        _row("4 x roi_pool", seconds[1], ratio=seconds[1] / seconds[0]),
+        _row("loop over windows", seconds[2], ratio=seconds[2] / seconds[0]),
+        _row("copy of the result", seconds[3], ratio=seconds[3] / seconds[0]),
+    ]
+
+
+def search_threads(size: tuple[int, int]) -> list[Row]:
+    """Selective search on 1 to all cores, beside OpenCV's own call of its fast preset."""
+    image = photo(0, size)
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+
+    def preset() -> None:
+        search = cv2.ximgproc.segmentation.createSelectiveSearchSegmentation()
+        search.setBaseImage(bgr)
+        search.switchToSelectiveSearchFast(150, 150, 0.8)
+        search.process()
+
+    threads = sorted({1, 2, os.cpu_count() or 1})
+    jobs: list[Job] = [preset, *(partial(selective_search, image, threads=n) for n in threads)]
+    seconds = _seconds(jobs, "cpu", repeats=3)
+    ours = [_row(f"{n} threads", s, ratio=seconds[0] / s) for n, s in zip(threads, seconds[1:], strict=True)]
+    return [_row("OpenCV's call", seconds[0]), *ours]
+
+
+def after_proposals(backbone: str, device: str, size: tuple[int, int], count: int) -> list[Row]:
+    """One photo from its windows to its detections: SPP-net at one and five scales, and R-CNN."""
+    image = photo(0, size)
+    windows = random_windows(count, size)
+    one, five = detector(backbone, device), detector(backbone, device, FIVE_SCALES)
+    rcnn = detector(backbone, device, features="rcnn")
+    spp, spp_five = _seconds([partial(d.detect, image, windows) for d in (one, five)], device, repeats=3)
+    (girshick,) = _seconds([partial(rcnn.detect, image, windows)], device, repeats=1, warm=False)
+    maps = one.features.maps(image)
+    vectors, _ = one.features.pool(maps, windows)
+    parts: dict[str, Job] = {
+        "conv5": partial(one.features.maps, image),
+        "projection and pooling": partial(one.features.pool, maps, windows),
+        "scoring": partial(one.svms, vectors),
+    }
+    shares = _seconds(list(parts.values()), device, repeats=3)
+    return [
+        _row("SPP-net, 1 scale", spp, ratio=girshick / spp),
+        *(_row(f"   {name}", s) for name, s in zip(parts, shares, strict=True)),
+        _row("SPP-net, 5 scales", spp_five, ratio=girshick / spp_five),
+        _row("R-CNN", girshick),
+    ]
+
+
+def growth_with_windows(backbone: str, device: str, size: tuple[int, int], most: int) -> list[Row]:
+    """Time after the proposals for more and more windows of one photo."""
+    image, spp = photo(0, size), detector(backbone, device)
+    counts = [most // 4, most // 2, most, 2 * most]
+    jobs = [partial(spp.detect, image, random_windows(n, size)) for n in counts]
+    return [_row(f"{n} windows", s) for n, s in zip(counts, _seconds(jobs, device, repeats=3), strict=True)]
+
+
+def growth_with_size(backbone: str, device: str, size: tuple[int, int], count: int) -> list[Row]:
+    """Time of selective search, and of all after it, for larger and larger photos."""
+    spp, rows = detector(backbone, device), []
+    for factor in (0.5, 1, 2):
+        grown = round(size[0] * factor), round(size[1] * factor)
+        image, windows = photo(0, grown), random_windows(count, grown)
+        jobs: list[Job] = [partial(selective_search, image), partial(spp.detect, image, windows)]
+        search, rest = _seconds(jobs, device, repeats=1)
+        name = f"{grown[0]}x{grown[1]}"
+        rows += [_row(f"{name}: search", search), _row(f"{name}: the rest", rest)]
+    return rows
+
+
+def detector(
+    backbone: str, device: str, scales: Sequence[int] = (688,), features: Features = "spp"
+) -> Detector:
+    """A detector with random weights; about one window in a hundred passes a class's threshold."""
+    settings = Settings(features=features, backbone=BackboneSettings(name=backbone, scales=tuple(scales)))
+    described = features_of(Backbone(backbone).to(device), settings)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(CLASSES, described.dimension, generator=generator) / described.dimension
+    weight -= weight.mean(dim=1, keepdim=True)
+    image = photo(1, (320, 240))
+    vectors, vector_of = described.pool(described.maps(image), random_windows(100, (320, 240)))
+    scores = LinearSVMs(weight, torch.zeros(CLASSES)).to(vectors.device)(vectors)[vector_of].cpu()
+    bias = settings.detection.score_threshold - scores.quantile(0.99, dim=0)
+    regressor = BoxRegressor(torch.zeros(CLASSES, described.dimension, 4), torch.zeros(CLASSES, 4))
+    names = [f"class {k}" for k in range(CLASSES)]
+    return Detector(names, described, LinearSVMs(weight, bias), regressor, settings)
+
+
+def photo(seed: int, size: tuple[int, int]) -> RGB:
+    """A generated photo, uint8 ``[H, W, 3]``; ``size`` is (width, height)."""
+    return scene(np.random.default_rng(seed), sizes=(size,)).image
+
+
+def random_windows(count: int, size: tuple[int, int]) -> Boxes:
+    """Windows of all shapes and places, float32 ``[N, 4]`` in pixels."""
+    return random_cells(count, size[1], size[0]).astype(np.float32)
+
+
+def random_cells(count: int, height: int, width: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Rectangles of all shapes and places, int64 ``[N, 4]``, half-open."""
+    rng = np.random.default_rng(0)
+    x, y = np.sort(rng.integers(0, width, (count, 2))), np.sort(rng.integers(0, height, (count, 2)))
+    return np.stack([x[:, 0], y[:, 0], x[:, 1] + 1, y[:, 1] + 1], axis=1).astype(np.int64)
+
+
+def _seconds(jobs: Sequence[Job], device: str, repeats: int, warm: bool = True) -> list[float]:
+    """The median time of each job; they take turns, so that a slow moment of the machine hits all."""
+    times: list[list[float]] = [[] for _ in jobs]
+    for turn in range(-1 if warm else 0, repeats):
+        for job, found in zip(jobs, times, strict=True):
+            start = time.perf_counter()
+            job()
+            if device.startswith("cuda"):
+                torch.cuda.synchronize(device)
+            if turn >= 0:
+                found.append(time.perf_counter() - start)
+    return [float(np.median(found)) for found in times]
+
+
+def _row(name: str, seconds: float, **more: Any) -> Row:
+    return {"name": name, "seconds": seconds, **more}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,83 @@
+"""The benchmark on small inputs: its figures, that they add up, and that its parts are what they say."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from spp_det import benchmark
+from spp_det.cli import app
+from spp_det.report.tables import benchmark_table
+
+
+@pytest.fixture(scope="module")
+def figures():
+    return benchmark.run_benchmark("zf5_small", quick=True)
+
+
+def test_every_topic_has_rows_with_times(figures):
+    assert list(figures["figures"]) == [
+        "pooling",
+        "selective search",
+        "after the proposals",
+        "windows",
+        "image size",
+    ]
+    for rows in figures["figures"].values():
+        assert rows
+        assert all(row["seconds"] > 0 for row in rows)
+    assert figures["machine"]["cores"] >= 1
+
+
+def test_the_pooling_that_is_timed_is_exact(figures):
+    ours = figures["figures"]["pooling"][0]
+    assert ours["name"] == "pool_windows"
+    assert ours["bit_equal_to_the_loop"] is True
+
+
+def test_ratios_are_those_of_the_times(figures):
+    ours, *others = figures["figures"]["pooling"]
+    for row in others:
+        assert row["ratio"] == pytest.approx(row["seconds"] / ours["seconds"])
+    spp = next(row for row in figures["figures"]["after the proposals"] if row["name"] == "SPP-net, 1 scale")
+    rcnn = figures["figures"]["after the proposals"][-1]
+    assert rcnn["name"] == "R-CNN"
+    assert spp["ratio"] == pytest.approx(rcnn["seconds"] / spp["seconds"])
+
+
+def test_random_windows_lie_inside():
+    windows = benchmark.random_windows(500, (64, 48))
+    assert windows.shape == (500, 4)
+    assert windows.dtype == np.float32
+    assert (windows[:, :2] >= 0).all()
+    assert (windows[:, 2:] <= [64, 48]).all()
+    assert (windows[:, 2:] > windows[:, :2]).all()
+
+
+def test_some_windows_of_the_timed_detector_pass_and_most_do_not():
+    """Otherwise suppression and regression would cost nothing, or everything."""
+    detector = benchmark.detector("zf5_small", "cpu")
+    windows = benchmark.random_windows(200, (160, 120))
+    found = detector.detect(benchmark.photo(0, (160, 120)), windows)
+    assert 0 < len(found["boxes"]) < 200 * benchmark.CLASSES / 2
+
+
+def test_the_table_shows_every_row(figures):
+    console = Console(record=True, width=120)
+    console.print(benchmark_table(figures))
+    text = console.export_text()
+    for rows in figures["figures"].values():
+        for row in rows:
+            assert row["name"].strip() in text
+
+
+def test_the_command_writes_the_figures(tmp_path, monkeypatch):
+    known = {"machine": benchmark.machine("cpu"), "backbone": "zf5_small", "figures": {"pooling": []}}
+    monkeypatch.setattr(benchmark, "run_benchmark", lambda *_: known)
+    result = CliRunner().invoke(app, ["benchmark", "--out", str(tmp_path / "b.json"), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "b.json").read_text()) == known
