@@ -7,14 +7,13 @@ python scripts/coco_eval.py INSTANCES.json RESULTS.json [--json OUT]
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
 
 from rich.console import Console
 
-from spp_det.cache import write_whole
+from spp_det.cache import write_json
 from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate_files
 from spp_det.report.tables import coco_table, voc_table
@@ -33,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         figures = evaluate_files(options.instances, options.results)
         if options.json:
-            write_whole(options.json, json.dumps(figures, indent=2) + "\n")
+            write_json(options.json, figures)
     except (UserError, OSError) as error:
         print(f"coco_eval: {error}", file=sys.stderr)
         return 2

@@ -58,6 +58,11 @@ def write_whole(path: Path, data: bytes | str) -> None:
         raise
 
 
+def write_json(path: Path, tree: object) -> None:
+    """Write figures, whole or not at all, for people and programs to read."""
+    write_whole(path, json.dumps(tree, indent=2) + "\n")
+
+
 class Cache:
     """Artefacts in ``FOLDER/STAGE/ab/abcdef....safetensors``. Several runs may share a folder at once."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from pathlib import Path
@@ -109,7 +108,7 @@ def evaluate(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
 ) -> None:
     """Score detections: the 12 COCO figures, and VOC AP at IoU .5 by area and by 11 points."""
-    from spp_det.cache import write_whole
+    from spp_det.cache import write_json
     from spp_det.data.coco import read_coco
     from spp_det.data.voc import read_voc
     from spp_det.evaluation.results import evaluate as figures_of
@@ -126,7 +125,7 @@ def evaluate(
         figures = figures_of(dataset, read_results(detections, dataset), instances=read_json(coco))
     _print_figures(figures)
     if json_out is not None:
-        write_whole(json_out, json.dumps(figures, indent=2) + "\n")
+        write_json(json_out, figures)
 
 
 @app.command()
@@ -158,12 +157,12 @@ def benchmark(
     from rich.console import Console
 
     from spp_det.benchmark import run_benchmark
-    from spp_det.cache import write_whole
+    from spp_det.cache import write_json
     from spp_det.devices import choose_device
     from spp_det.report.tables import benchmark_table
 
     figures = run_benchmark(backbone, str(choose_device(device)), quick)
-    write_whole(out, json.dumps(figures, indent=2) + "\n")
+    write_json(out, figures)
     Console().print(benchmark_table(figures))
     _say(f"figures: {out}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from spp_det.cache import write_whole
+from spp_det.cache import write_json, write_whole
 from spp_det.config import Config, dump_config
 from spp_det.data.records import Dataset
 from spp_det.devices import choose_device
@@ -56,7 +55,7 @@ def run_training(config: Config) -> dict[str, Any]:
     metrics = dict(trained.metrics)
     if test is not None:
         metrics["test"] = _score(trained.detector, config, test)
-    write_whole(config.output / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    write_json(config.output / "metrics.json", metrics)
     return metrics
 
 

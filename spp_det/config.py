@@ -23,6 +23,7 @@ Side = Annotated[int, Field(ge=16, le=8192)]  # pixels
 
 
 Features = Literal["spp", "rcnn"]
+Normalize = Literal["none", "hellinger"]
 
 
 class Section(BaseModel):
@@ -101,7 +102,7 @@ class Pyramid(Section):
 
     levels: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)] = (6, 3, 2, 1)
     mode: Literal["max", "average"] = "max"
-    normalize: Literal["none", "hellinger"] = "none"
+    normalize: Normalize = "none"
     """``none``: conv5 as it is (P). ``hellinger``: square roots of its cells, then all vectors of one
     length, so that a few strong channels do not drown the rest."""
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spp_det.cache import write_whole
+from spp_det.cache import write_json
 from spp_det.commands import detect_to_folder, run_training
 from spp_det.config import SVM, Backbone, BoxRegression, Config, Data, Pyramid
 from spp_det.data.synthetic import generate_voc
@@ -62,5 +61,5 @@ def run_demo(folder: Path, seed: int = 0) -> Demo:
     detect_to_folder(Detector.load(model), [record.path for record in test.records], found, draw=True)
     figures = evaluate(test, read_results(found / "detections.json", test))
     table = folder / "figures.json"
-    write_whole(table, json.dumps(figures, indent=2) + "\n")
+    write_json(table, figures)
     return Demo(figures, {"photos": data, "pictures": found / "pictures", "table": table, "model": model})

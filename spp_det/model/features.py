@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spp_det.boxes import Boxes, Ints
+from spp_det.config import Normalize
 from spp_det.images import RGB, resize_shorter_side
 from spp_det.model.backbone import Backbone
 from spp_det.model.model_file import Settings
 from spp_det.model.projection import closest_scale, project
 from spp_det.model.pyramid import Mode, distinct_rectangles, num_bins, pool_windows
-
-Normalize = Literal["none", "hellinger"]
 
 
 @dataclass(frozen=True, eq=False)

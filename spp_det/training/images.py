@@ -12,7 +12,7 @@ from torch import Tensor
 
 from spp_det import proposals
 from spp_det.boxes import Boxes, Ints
-from spp_det.cache import Cache, digest, file_digest
+from spp_det.cache import Arrays, Cache, digest, file_digest
 from spp_det.config import Proposals
 from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
@@ -96,35 +96,36 @@ class TrainingImages:
             return UnreadableImageError(f"{record.path}: {error.strerror}")
         settings = (proposals.VERSION, cv2.__version__, self.search.mode, self.search.max_side)
         proposals_key = digest(key, settings)
-        found = self.cache.load("proposals", proposals_key)
-        if found is None:
-            try:
-                image = read_image(record.path)
-            except UnreadableImageError as error:
-                return error
+
+        def search() -> Arrays:
+            image = read_image(record.path)
             boxes = proposals.selective_search(image, self.search.mode, self.search.max_side, threads=1)
-            found = {"boxes": boxes, "size": np.array(image.shape[1::-1])}
-            self.cache.store("proposals", proposals_key, found)
+            return {"boxes": boxes, "size": np.array(image.shape[1::-1])}
+
+        try:
+            found = self.cache.load_or_make("proposals", proposals_key, search)
+        except UnreadableImageError as error:
+            return error
         width, height = found["size"].tolist()
         record = fit_record(record, width, height)
         return _Prepared(record, LabelledWindows.of(record, found["boxes"]), key)
 
     def _maps(self, index: int) -> list[ConvMap]:
         image = self.images[index]
-        key = digest(image.key, self._maps_settings)
-        found = self.cache.load("maps", key)
-        if found is None:
-            maps = self.features.maps(read_image(image.record.path))
-            found = {}
-            for scale, conv_map in enumerate(maps):
+
+        def compute() -> Arrays:
+            arrays: Arrays = {}
+            for scale, conv_map in enumerate(self.features.maps(read_image(image.record.path))):
                 cells = conv_map.cells.permute(1, 2, 0).half()  # [h, w, C]
                 if not cells.isfinite().all():
                     raise UserError(
                         f"backbone.weights: conv5 of {image.record.path} does not fit into half precision"
                     )
-                found[f"cells{scale}"] = cells.cpu().numpy()
-                found[f"enlargement{scale}"] = np.array(conv_map.enlargement)
-            self.cache.store("maps", key, found)
+                arrays[f"cells{scale}"] = cells.cpu().numpy()
+                arrays[f"enlargement{scale}"] = np.array(conv_map.enlargement)
+            return arrays
+
+        found = self.cache.load_or_make("maps", digest(image.key, self._maps_settings), compute)
         device = self.features.backbone.mean.device
         return [
             ConvMap(

@@ -19,7 +19,7 @@ from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.images import read_image
 from spp_det.model.backbone import Backbone
-from spp_det.model.features import SPPFeatures
+from spp_det.model.features import ConvMap, SPPFeatures
 from spp_det.training.images import TrainingImages
 from spp_det.training.windows import LabelledWindows
 
@@ -317,3 +317,10 @@ def test_proposals_of_a_tiny_image_are_its_windows(prepare, voc, tmp_path):
     assert images.example(0).windows.boxes.tolist() == [[0, 0, 1, 1]]
     assert isinstance(images.windows()[1], LabelledWindows)
     assert images.example(1).vectors.isfinite().all()
+
+
+def test_maps_that_half_precision_cannot_hold_are_refused(prepare):
+    large = SPPFeatures(Backbone("zf5_small"), (64,), 400, (3, 1), "max")
+    large.maps = lambda _image: [ConvMap(torch.full((4, 3, 3), 1e6), (1.0, 1.0))]
+    with pytest.raises(UserError, match=r"backbone\.weights: conv5 of .* does not fit into half precision"):
+        prepare(features=large)
