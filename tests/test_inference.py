@@ -14,7 +14,7 @@ from PIL import Image
 
 from spp_det import inference
 from spp_det.config import Backbone as BackboneSettings
-from spp_det.config import Detection, Proposals, Pyramid
+from spp_det.config import Detection, Pyramid
 from spp_det.data.synthetic import scene
 from spp_det.images import UnreadableImageError, read_image
 from spp_det.inference import DetectedImage, detect_files
@@ -29,10 +29,9 @@ from spp_det.model.svm import LinearSVMs
 def detector() -> Detector:
     """Two classes of random weights, without box regression."""
     settings = Settings(
-        Proposals(),
-        BackboneSettings(name="zf5_small", weights="random", scales=(96,)),
-        Pyramid(levels=(2, 1)),
-        Detection(score_threshold=-1e3),
+        backbone=BackboneSettings(name="zf5_small", weights="random", scales=(96,)),
+        pyramid=Pyramid(levels=(2, 1)),
+        detection=Detection(score_threshold=-1e3),
     )
     features = SPPFeatures.of(Backbone("zf5_small"), settings)
     weight = torch.randn(2, features.dimension, generator=torch.Generator().manual_seed(0))
