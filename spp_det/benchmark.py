@@ -137,7 +137,7 @@ def after_proposals(backbone: str, device: str, size: tuple[int, int], count: in
     one, five = detector(backbone, device), detector(backbone, device, FIVE_SCALES)
     rcnn = detector(backbone, device, features="rcnn")
     spp, spp_five = _seconds([partial(d.detect, image, windows) for d in (one, five)], device, repeats=3)
-    (girshick,) = _seconds([partial(rcnn.detect, image, windows)], device, repeats=1, warm=False)
+    (warped,) = _seconds([partial(rcnn.detect, image, windows)], device, repeats=1, warm=False)
     maps = one.features.maps(image)
     vectors, _ = one.features.pool(maps, windows)
     parts: dict[str, Job] = {
@@ -147,10 +147,10 @@ def after_proposals(backbone: str, device: str, size: tuple[int, int], count: in
     }
     shares = _seconds(list(parts.values()), device, repeats=3)
     return [
-        _row("SPP-net, 1 scale", spp, ratio=girshick / spp),
+        _row("SPP-net, 1 scale", spp, ratio=warped / spp),
         *(_row(f"   {name}", s) for name, s in zip(parts, shares, strict=True)),
-        _row("SPP-net, 5 scales", spp_five, ratio=girshick / spp_five),
-        _row("R-CNN", girshick),
+        _row("SPP-net, 5 scales", spp_five, ratio=warped / spp_five),
+        _row("R-CNN", warped),
     ]
 
 

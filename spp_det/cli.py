@@ -164,7 +164,7 @@ def benchmark(
     figures = run_benchmark(backbone, str(choose_device(device)), quick)
     write_json(out, figures)
     Console().print(benchmark_table(figures))
-    _say(f"figures: {out}")
+    _say(f"figures: {escape(str(out))}")
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

@@ -62,7 +62,10 @@ class ModelFile:
 
 
 def write_model(path: str | PathLike[str], model: ModelFile) -> None:
-    """Write a model file, whole or not at all. Equal contents give equal bytes."""
+    """Write a model file, whole or not at all. Equal contents give equal bytes.
+
+    Raises UserError where a weight is not finite.
+    """
     settings = model.settings.model_dump(mode="json")
     # The path of the pre-trained weights is of no use to whoever gets the model, and tells of its maker.
     settings["backbone"]["weights"] = "random"
@@ -73,11 +76,15 @@ def write_model(path: str | PathLike[str], model: ModelFile) -> None:
         "settings": json.dumps(settings, sort_keys=True),
     }
     tensors = {name: model.tensors[name].detach().cpu().contiguous() for name in sorted(model.tensors)}
-    for name, tensor in tensors.items():
-        if not tensor.isfinite().all():
-            raise UserError(f"{name} holds a number that is not finite, so the model is not written")
+    if (name := _not_finite(tensors)) is not None:
+        raise UserError(f"{name} holds a number that is not finite, so the model is not written")
     metadata["crc32"] = _checksum(metadata, tensors)
     write_whole(Path(path), _with_sorted_metadata(save(tensors, metadata)))
+
+
+def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of a tensor that holds NaN or infinity; None where all are sound."""
+    return next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None)
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
@@ -121,9 +128,8 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
     try:
         if metadata["crc32"] != _checksum(metadata, tensors):
             raise ValueError("its checksum does not match")
-        for name, tensor in tensors.items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"{name} holds a number that is not finite")
+        if (name := _not_finite(tensors)) is not None:
+            raise ValueError(f"{name} holds a number that is not finite")
         settings = Settings.model_validate_json(metadata["settings"])
         geometry = Geometry(**json.loads(metadata["geometry"]))
         return assemble(ModelFile(tuple(json.loads(metadata["classes"])), settings, geometry, tensors))

@@ -58,10 +58,11 @@ class ExamplePool:
 
     def add(self, vectors: Tensor, signs: npt.NDArray[np.int8]) -> None:
         """Append ``[n, D]`` vectors and their ``[n, K]`` signs. Raises ValueError where they do not fit."""
-        old, self.size = self.size, self.size + len(vectors)
-        if self.size > self.capacity:
-            raise ValueError(f"{self.size} examples do not fit in the room for {self.capacity}")
-        self._vectors[old : self.size] = vectors
+        total = self.size + len(vectors)
+        if total > self.capacity:
+            raise ValueError(f"{total} examples do not fit in the room for {self.capacity}")
+        self._vectors[self.size : total] = vectors
+        self.size = total
         self.signs = np.concatenate([self.signs, signs])
         self.alpha = np.concatenate([self.alpha, np.zeros(signs.shape)])
 
@@ -109,6 +110,7 @@ def train_svms(
 
     All positives come first. One pass over the images then collects negatives that the current SVMs
     get wrong or nearly so; when enough are new, the SVMs are trained again and easy negatives forgotten.
+    The same happens when ``settings.memory_mb`` is full; what then still does not fit is left out.
 
     Args:
         positives: vectors ``[P, D]`` and labels ``[P]`` of the positives of each image.
@@ -117,7 +119,7 @@ def train_svms(
             ``settings.norm``.
 
     Returns the SVMs, for unscaled vectors, and figures for the log. Raises UserError for a class without
-    a positive.
+    a positive, and where the positives alone exceed the memory.
     """
     objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
     pool = ExamplePool(dimension, len(classes), settings.memory_mb * 2**20 // (2 * dimension))

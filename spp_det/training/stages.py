@@ -26,7 +26,7 @@ from spp_det.training.regression import mean_vector_norm, train_regressor
 
 logger = logging.getLogger(__name__)
 
-NORM_IMAGES, NORM_WINDOWS = 200, 200  # sampled for the mean norm of the vectors (R)
+NORM_IMAGES, NORM_WINDOWS = 200, 200  # sampled for the mean norm of the vectors
 
 
 def read_dataset(data: Data, split: str, classes: tuple[str, ...] | None = None) -> Dataset:

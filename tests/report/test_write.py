@@ -186,16 +186,16 @@ def test_not_even_a_name_that_looks_like_the_way_out_of_a_clash_is_overwritten(t
 
 def test_images_from_a_folder_beside_the_current_one_stay_inside_the_output(tmp_path, monkeypatch):
     """``detect model ../photos here`` gives paths with dots in them, which must not lead anywhere."""
-    (tmp_path / "work" / "here").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work")
+    (tmp_path / "desk" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "desk")
     write(tmp_path / "out", [nothing("../photos/a.jpg"), nothing("here/b.jpg")], formats=["yolo"])
     assert [image["file_name"] for image in listing_of(tmp_path / "out")["images"]] == [
         "photos/a.jpg",
-        "work/here/b.jpg",
+        "desk/here/b.jpg",
     ]
     assert {name for name in files_below(tmp_path / "out") if name.endswith(".txt")} == {
         "yolo/photos/a.txt",
-        "yolo/work/here/b.txt",
+        "yolo/desk/here/b.txt",
     }
 
 

@@ -112,8 +112,7 @@ def test_what_does_not_fit_is_refused_and_the_easiest_negatives_make_room():
     pool.add(torch.tensor([[-3.0], [-9.0], [-2.0], [1.0], [-2.5]]), signs)
     with pytest.raises(ValueError, match="room for 5"):
         pool.add(torch.zeros(1, 1), np.array([[-1, 0]], np.int8))
-    pool = ExamplePool(1, 2, capacity=5)
-    pool.add(torch.tensor([[-3.0], [-9.0], [-2.0], [1.0], [-2.5]]), signs)
+    assert pool.size == len(pool.signs) == 5  # as before
     pool.make_room(svms, 0)
     assert pool.size == 5
     pool.make_room(svms, 2)
