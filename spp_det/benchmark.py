@@ -10,8 +10,11 @@ import os
 import platform
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,19 +23,23 @@ from torch import nn
 from torchvision.ops import roi_pool
 
 from spp_det.boxes import Boxes
+from spp_det.commands import detect_to_folder, run_training
+from spp_det.config import FC, Features, Precision, parse_config
 from spp_det.config import Backbone as BackboneSettings
-from spp_det.config import Features
-from spp_det.data.synthetic import scene
-from spp_det.images import RGB
+from spp_det.data.synthetic import generate_voc, scene
+from spp_det.devices import has_bfloat16, peak_memory
+from spp_det.images import RGB, encode_jpeg, read_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.detector import Detector, features_of
+from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
 from spp_det.model.pyramid import DETECTION_LEVELS, pool_windows
 from spp_det.model.svm import LinearSVMs
 from spp_det.opencv import cv2
 from spp_det.progress import track
 from spp_det.proposals import selective_search
+from spp_det.threads import ahead
 
 CLASSES = 20  # as many as Pascal VOC has
 PHOTO = (640, 480)  # width, height
@@ -56,9 +63,14 @@ def run_benchmark(backbone: str = "alexnet", device: str = "cpu", quick: bool = 
         "pooling": lambda: pooling(device, windows),
         "selective search": lambda: search_threads(size),
         "after the proposals": lambda: after_proposals(backbone, device, size, windows),
+        "after the proposals, bfloat16": lambda: after_proposals(backbone, device, size, windows, "bfloat16"),
         "windows": lambda: growth_with_windows(backbone, device, size, windows),
         "image size": lambda: growth_with_size(backbone, device, size, windows),
+        "a folder": lambda: whole_folder(backbone, device, size, count=4 if quick else 24),
+        "training": lambda: growth_with_data(count=3 if quick else 25, size=size if quick else (320, 240)),
     }
+    if not has_bfloat16(torch.device(device)):
+        del topics["after the proposals, bfloat16"]
     figures = {name: measure() for name, measure in track(list(topics.items()), "benchmark", len(topics))}
     return {"machine": machine(device), "backbone": backbone, "figures": figures}
 
@@ -130,28 +142,43 @@ def search_threads(size: tuple[int, int]) -> list[Row]:
     return [_row("OpenCV's call", seconds[0]), *ours]
 
 
-def after_proposals(backbone: str, device: str, size: tuple[int, int], count: int) -> list[Row]:
-    """One photo from its windows to its detections: SPP-net at one and five scales, and R-CNN."""
+def after_proposals(
+    backbone: str, device: str, size: tuple[int, int], count: int, precision: Precision = "float32"
+) -> list[Row]:
+    """One photo from its windows to its detections: SPP-net at one and five scales, and R-CNN.
+
+    First with SVMs on pool5, then on fc7, whole and compressed (Fast R-CNN section 3.1).
+    """
     image = photo(0, size)
     windows = random_windows(count, size)
-    one, five = detector(backbone, device), detector(backbone, device, FIVE_SCALES)
-    rcnn = detector(backbone, device, features="rcnn")
-    spp, spp_five = _seconds([partial(d.detect, image, windows) for d in (one, five)], device, repeats=3)
-    (warped,) = _seconds([partial(rcnn.detect, image, windows)], device, repeats=1, warm=False)
+
+    def make(scales: Sequence[int] = (688,), features: Features = "spp", fc: FC | None = None) -> Detector:
+        return detector(backbone, device, scales, features, fc, precision)
+
+    one, rcnn = make(), make(features="rcnn")
     maps = one.features.maps(image)
-    vectors, _ = one.features.pool(maps, windows)
-    parts: dict[str, Job] = {
-        "conv5": partial(one.features.maps, image),
-        "projection and pooling": partial(one.features.pool, maps, windows),
-        "scoring": partial(one.svms, vectors),
+    vectors = one.features.vectors(maps, windows)
+    jobs: dict[str, Job] = {
+        "SPP-net, 1 scale": partial(one.detect, image, windows),
+        "   conv5": partial(one.features.maps, image),
+        "   pooling and scoring": partial(vectors.each, one.svms),
+        "SPP-net, 5 scales": partial(make(FIVE_SCALES).detect, image, windows),
     }
-    shares = _seconds(list(parts.values()), device, repeats=3)
-    return [
-        _row("SPP-net, 1 scale", spp, ratio=warped / spp),
-        *(_row(f"   {name}", s) for name, s in zip(parts, shares, strict=True)),
-        _row("SPP-net, 5 scales", spp_five, ratio=warped / spp_five),
-        _row("R-CNN", warped),
-    ]
+    seconds = _seconds(list(jobs.values()), device, repeats=3)
+    (warped,) = _seconds([partial(rcnn.detect, image, windows)], device, repeats=1, warm=False)
+    rows = [_row(name, s, ratio=warped / s) for name, s in zip(jobs, seconds, strict=True)]
+    rows.append(_row("R-CNN", warped))
+    width = 4096 if count > 1000 else 64
+    whole = FC(layer="fc7", weights="random", width=width)
+    exact = make(fc=whole)
+    small = make(fc=FC(layer="fc7", weights="random", width=width, rank=(width // 4, width // 16)))
+    fc_jobs = [partial(each.detect, image, windows) for each in (exact, small)]
+    seconds = _seconds(fc_jobs, device, repeats=3)
+    rcnn_fc = make(features="rcnn", fc=whole)
+    (warped,) = _seconds([partial(rcnn_fc.detect, image, windows)], device, repeats=1, warm=False)
+    names = ("SPP-net, 1 scale, fc7", "SPP-net, 1 scale, fc7 compressed")
+    rows += [_row(name, s, ratio=warped / s) for name, s in zip(names, seconds, strict=True)]
+    return [*rows, _row("R-CNN, fc7", warped)]
 
 
 def growth_with_windows(backbone: str, device: str, size: tuple[int, int], most: int) -> list[Row]:
@@ -175,22 +202,101 @@ def growth_with_size(backbone: str, device: str, size: tuple[int, int], count: i
     return rows
 
 
+def whole_folder(backbone: str, device: str, size: tuple[int, int], count: int) -> list[Row]:
+    """A folder of photos from files to files, beside its selective search alone."""
+    cores = os.cpu_count() or 1
+    with TemporaryDirectory() as place:
+        paths = []
+        for number in range(count):
+            paths.append(Path(place) / f"{number}.jpg")
+            paths[-1].write_bytes(encode_jpeg(photo(number, size)))
+        model = Path(place) / "model.safetensors"
+        detector(backbone, device).save(model)
+        alone, _ = _in_process(_search_files, paths, 1)
+        shared, _ = _in_process(_search_files, paths, cores)
+        whole, memory = _in_process(_detect_files, model, paths, Path(place) / "found", device)
+    return [
+        _row(f"selective search, {count} photos, 1 core", alone),
+        _row(f"selective search, {cores} cores", shared, ratio=alone / shared),
+        _row(
+            "detection, all cores", whole, ratio=alone / whole, images_per_second=count / whole, memory=memory
+        ),
+        _row("   beside a perfect search", alone / cores, ratio=whole / (alone / cores)),
+    ]
+
+
+def growth_with_data(count: int, size: tuple[int, int]) -> list[Row]:
+    """Training on more and more small photos, all of it from nothing, and the memory that took."""
+    rows = []
+    with TemporaryDirectory() as place:
+        for photos in (count, 2 * count, 4 * count):
+            root = Path(place) / str(photos)
+            generate_voc(root, {"trainval": photos}, seed=0, sizes=(size,))
+            seconds, memory = _in_process(_train, root)
+            rows.append(_row(f"{photos} photos", seconds, images_per_second=photos / seconds, memory=memory))
+    return rows
+
+
+def _search_files(paths: Sequence[Path], workers: int) -> None:
+    for _ in ahead(lambda path: selective_search(read_image(path), threads=1), paths, workers):
+        pass
+
+
+def _detect_files(model: Path, paths: Sequence[Path], folder: Path, device: str) -> None:
+    detect_to_folder(Detector.load(model, device), paths, folder)
+
+
+def _train(root: Path) -> None:
+    tree = {
+        "output": str(root / "run"),
+        "data": {"root": str(root)},
+        "backbone": {"name": "zf5_small", "weights": "random", "scales": [240]},
+        "runtime": {"device": "cpu"},
+    }
+    run_training(parse_config(tree, "benchmark"))
+
+
+def _in_process(job: Callable[..., None], *arguments: object) -> tuple[float, int | None]:
+    """Seconds and peak memory in MiB of a job in a process of its own, which has all the memory to itself."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        return processes.submit(_timed, job, arguments).result()
+
+
+def _timed(job: Callable[..., None], arguments: Sequence[object]) -> tuple[float, int | None]:
+    start = time.perf_counter()
+    job(*arguments)
+    return time.perf_counter() - start, peak_memory()
+
+
 def detector(
-    backbone: str, device: str, scales: Sequence[int] = (688,), features: Features = "spp"
+    backbone: str,
+    device: str,
+    scales: Sequence[int] = (688,),
+    features: Features = "spp",
+    fc: FC | None = None,
+    precision: Precision = "float32",
 ) -> Detector:
     """A detector with random weights; about one window in a hundred passes a class's threshold."""
-    settings = Settings(features=features, backbone=BackboneSettings(name=backbone, scales=tuple(scales)))
-    described = features_of(Backbone(backbone).to(device), settings)
+    fc = fc or FC()
+    settings = Settings(
+        features=features, backbone=BackboneSettings(name=backbone, scales=tuple(scales)), fc=fc
+    )
+    described = features_of(Backbone(backbone).to(device).at(precision), settings)
+    head = None if fc.layer == "pool5" else FCHead(fc.layer, described.dimension, fc.width)
+    if head is not None and fc.rank is not None:
+        head = head.compressed(fc.rank)
+    dimension = described.dimension if head is None else head.dimension
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(CLASSES, described.dimension, generator=generator) / described.dimension
+    weight = torch.randn(CLASSES, dimension, generator=generator) / dimension
     weight -= weight.mean(dim=1, keepdim=True)
-    image = photo(1, (320, 240))
-    vectors, vector_of = described.pool(described.maps(image), random_windows(100, (320, 240)))
-    scores = LinearSVMs(weight, torch.zeros(CLASSES)).to(vectors.device)(vectors)[vector_of].cpu()
-    bias = settings.detection.score_threshold - scores.quantile(0.99, dim=0)
-    regressor = BoxRegressor(torch.zeros(CLASSES, described.dimension, 4), torch.zeros(CLASSES, 4))
+    regressor = BoxRegressor(torch.zeros(CLASSES, 4, described.dimension), torch.zeros(CLASSES, 4))
     names = [f"class {k}" for k in range(CLASSES)]
-    return Detector(names, described, LinearSVMs(weight, bias), regressor, settings)
+    made = Detector(names, described, head, LinearSVMs(weight, torch.zeros(CLASSES)), regressor, settings)
+    vectors = described.vectors(described.maps(photo(1, (320, 240))), random_windows(100, (320, 240)))
+    scores = vectors.through(made.head).each(made.svms).cpu()[vectors.of]
+    bias = settings.detection.score_threshold - scores.quantile(0.99, dim=0)
+    made.svms = LinearSVMs(weight, bias).to(vectors.device)
+    return made
 
 
 def photo(seed: int, size: tuple[int, int]) -> RGB:

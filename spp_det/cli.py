@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -31,6 +31,9 @@ Overrides = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="An image that cannot be read is an error.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"], typer.Option(help="What the network multiplies in.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -75,15 +78,17 @@ def detect(
     score: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
     classes: Annotated[str | None, typer.Option(help="Only these, as a,b,c.")] = None,
     device: Device = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Threads for selective search; 0 is one a core.")] = 0,
+    precision: Precision = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Images at a time; 0 is one a core.")] = 0,
     strict: Strict = False,
 ) -> None:
     """Find objects in images. Scores are SVM margins: pictures show those above 0 unless --score is given."""
-    from spp_det.commands import detect_to_folder, load_detector
+    from spp_det.commands import detect_to_folder
     from spp_det.data.folder import find_images
+    from spp_det.model.detector import Detector
 
     paths = find_images(images)
-    detector = load_detector(model, device)
+    detector = Detector.load(model, device, precision)
     summary = detect_to_folder(
         detector,
         paths,

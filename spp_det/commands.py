@@ -14,7 +14,6 @@ import numpy as np
 from spp_det.cache import write_json, write_whole
 from spp_det.config import Config, dump_config
 from spp_det.data.records import Dataset
-from spp_det.devices import choose_device
 from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate, read_json, read_results
 from spp_det.images import UnreadableImageError
@@ -68,11 +67,6 @@ def _score(detector: Detector, config: Config, test: Dataset) -> dict[str, Any]:
     return figures | {"skipped": summary.skipped}
 
 
-def load_detector(path: Path, device: str) -> Detector:
-    """A detector from its model file, on the named device (see `choose_device`)."""
-    return Detector.load(path, str(choose_device(device)))
-
-
 def detect_to_folder(
     detector: Detector,
     paths: Sequence[Path],
@@ -90,7 +84,7 @@ def detect_to_folder(
     Args:
         score: leave out detections that score less.
         only: names of the classes to keep, ``"a,b"``; None keeps all.
-        workers: threads for selective search; 0 is one a core.
+        workers: images at a time; 0 is one a core.
         strict: raise UserError for a file that cannot be read, rather than skip it.
     """
     labels = _labels(detector.classes, only)

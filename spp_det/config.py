@@ -22,6 +22,7 @@ Positive = Annotated[float, Field(gt=0)]
 Side = Annotated[int, Field(ge=16, le=8192)]  # pixels
 
 
+Precision = Literal["auto", "float32", "bfloat16"]
 Features = Literal["spp", "rcnn"]
 Normalize = Literal["none", "hellinger"]
 
@@ -107,6 +108,27 @@ class Pyramid(Section):
     length, so that a few strong channels do not drown the rest."""
 
 
+class FC(Section):
+    """The fully connected layers between the pyramid and the SVMs (P section 4.1)."""
+
+    layer: Literal["pool5", "fc6", "fc7"] = "pool5"
+    """What the SVMs see; pool5, the pyramid's vector itself, leaves the rest of this section idle."""
+    weights: str = "default"
+    """``default`` (the ImageNet network's; random where torchvision's has no such layers), ``random``, or a
+    ``.safetensors`` or ``.pth`` file of the whole network in torchvision's names."""
+    width: Annotated[int, Field(ge=1, le=16384)] = 4096
+    """Outputs of each layer; pre-trained layers insist on their own."""
+    rank: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    """Compress fc6 and fc7 to these ranks after training; Fast R-CNN (section 3.1) took 1024 and 256."""
+
+    @field_validator("rank", mode="before")
+    @classmethod
+    def _two_ranks(cls, rank: Any) -> Any:
+        if rank is not None and (not isinstance(rank, list | tuple) or len(rank) != 2):
+            raise ValueError("must be a list of two ranks, of fc6 and of fc7")
+        return rank
+
+
 class SVM(Section):
     """One linear SVM a class, with one pass of hard-negative mining (P section 4.1, R)."""
 
@@ -124,7 +146,7 @@ class SVM(Section):
     """A negative that overlaps a kept one of its image by more than this is dropped."""
     hard_score: float = -1.0001
     evict_score: float = -1.2
-    memory_mb: Annotated[int, Field(ge=1)] = 2048
+    memory_mb: Annotated[int, Field(ge=1)] = 896
     """For the vectors of the examples; beyond it the easiest negatives are forgotten."""
     retrain_after: Annotated[int, Field(ge=1)] = 2000
     """New negatives of any one class that call for a new fit."""
@@ -167,6 +189,8 @@ class Runtime(Section):
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``..."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Threads for images in parallel; 0 means one a core."""
+    precision: Precision = "auto"
+    """Of the network: ``auto`` is bfloat16 where the device has it in hardware and conv5 stays the same."""
     cache: Path | None = None
     """Folder for proposals and conv5 maps, may be shared by runs; None means OUTPUT/cache."""
 
@@ -185,6 +209,7 @@ class Config(Section):
     proposals: Proposals = Proposals()
     backbone: Backbone = Backbone()
     pyramid: Pyramid = Pyramid()
+    fc: FC = FC()
     svm: SVM = SVM()
     bbox: BoxRegression = BoxRegression()
     detection: Detection = Detection()

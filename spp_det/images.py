@@ -138,6 +138,12 @@ def resize_shorter_side(image: RGB, size: int, max_side: int) -> RGB:
     return np.asarray(cv2.resize(image, (new_width, new_height), interpolation=method), dtype=np.uint8)
 
 
+def encode_jpeg(image: RGB, quality: int = 92) -> bytes:
+    """An RGB uint8 ``[H, W, 3]`` image as the contents of a JPEG file."""
+    _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return encoded.tobytes()
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """The open file and its identified image, not decoded; every failure as an `UnreadableImageError`."""

@@ -1,9 +1,9 @@
-"""Detection in many image files: decoding and selective search run ahead while the network works."""
+"""Detection in many image files, on all cores, in order, with few images in memory at a time."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,10 @@ def detect_files(
     are in memory at a time, however many paths there are.
     """
     search = detector.settings.proposals
-    threads = None if len(paths) == 1 else 1  # a single image gets all cores
+    on_cpu = detector.features.backbone.mean.device.type == "cpu"
+    # One image gets all cores. Of many, each core takes its own, and on a CPU through the network too: a core
+    # is then never asked for by two threads, and nothing waits for the slowest share of an operation.
+    threads = None if len(paths) == 1 else 1
 
     def prepare(path: Path) -> tuple[RGB, Boxes] | UnreadableImageError:
         try:
@@ -43,12 +46,25 @@ def detect_files(
             return error
         return image, selective_search(image, search.mode, search.max_side, threads)
 
-    for path, prepared in zip(paths, ahead(prepare, paths, workers), strict=True):
+    def detect(
+        path: Path, prepared: tuple[RGB, Boxes] | UnreadableImageError
+    ) -> DetectedImage | UnreadableImageError:
         if isinstance(prepared, UnreadableImageError):
+            return prepared
+        return DetectedImage(path, prepared[0], detector.detect(*prepared))
+
+    def whole(path: Path) -> DetectedImage | UnreadableImageError:
+        return detect(path, prepare(path))
+
+    if len(paths) == 1:
+        results: Iterable[DetectedImage | UnreadableImageError] = map(whole, paths)
+    elif on_cpu:
+        results = ahead(whole, paths, workers)
+    else:
+        results = map(detect, paths, ahead(prepare, paths, workers))
+    for result in results:
+        if isinstance(result, UnreadableImageError):
             if strict:
-                raise prepared
-            logger.warning("skipped: %s", prepared)
-            yield prepared
-        else:
-            image, windows = prepared
-            yield DetectedImage(path, image, detector.detect(image, windows))
+                raise result
+            logger.warning("skipped: %s", result)
+        yield result

@@ -1,14 +1,55 @@
-"""Work that runs ahead of whoever consumes it."""
+"""Work on several threads: side by side on all cores, or ahead of whoever consumes it."""
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from threading import Barrier, Lock
 from typing import TypeVar
+
+import torch
 
 T = TypeVar("T")
 S = TypeVar("S")
+_starting = Lock()
+
+
+def on_all_cores(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """``[function(item) for item in items]``, each on one of as many threads as torch would use.
+
+    What torch and OpenCV's own threads would share out, an operation at a time, is shared out whole. On a
+    thread that is itself one of several it is a plain loop.
+    """
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [function(item) for item in items]
+    return list(_one_a_core(threads, os.getpid()).map(function, items))
+
+
+@cache
+def _one_a_core(threads: int, pid: int) -> ThreadPoolExecutor:  # noqa: ARG001  (a forked child needs its own)
+    return single_threaded(threads)
+
+
+def single_threaded(count: int) -> ThreadPoolExecutor:
+    """Threads on which an operation of torch uses no others."""
+
+    def alone() -> None:
+        torch.set_num_threads(1)
+        torch.get_num_threads()  # a thread's first look takes over what was set last, on any thread
+
+    # What a thread sets is also where threads started later begin. That is put back, by a thread of its own:
+    # the caller may be at another number.
+    with _starting, ThreadPoolExecutor(1) as look, ThreadPoolExecutor(1) as restore:
+        others = look.submit(torch.get_num_threads).result()
+        pool = ThreadPoolExecutor(count, initializer=alone)
+        started = Barrier(count)
+        list(pool.map(lambda _: started.wait(), range(count)))
+        restore.submit(torch.set_num_threads, others).result()
+    return pool
 
 
 def ahead(
@@ -20,7 +61,7 @@ def ahead(
 
     An exception of ``function`` comes out in its turn; work that has not begun is then dropped.
     """
-    pool = ThreadPoolExecutor(workers)
+    pool = single_threaded(workers)
     most = 2 * workers if waiting is None else waiting
     queue: deque[Future[T]] = deque()
     try:

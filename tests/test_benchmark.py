@@ -6,11 +6,14 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
 from spp_det import benchmark
 from spp_det.cli import app
+from spp_det.config import FC
+from spp_det.devices import has_bfloat16
 from spp_det.report.tables import benchmark_table
 
 
@@ -20,12 +23,16 @@ def figures():
 
 
 def test_every_topic_has_rows_with_times(figures):
+    rounded = ["after the proposals, bfloat16"] if has_bfloat16(torch.device("cpu")) else []
     assert list(figures["figures"]) == [
         "pooling",
         "selective search",
         "after the proposals",
+        *rounded,
         "windows",
         "image size",
+        "a folder",
+        "training",
     ]
     for rows in figures["figures"].values():
         assert rows
@@ -43,10 +50,26 @@ def test_ratios_are_those_of_the_times(figures):
     ours, *others = figures["figures"]["pooling"]
     for row in others:
         assert row["ratio"] == pytest.approx(row["seconds"] / ours["seconds"])
-    spp = next(row for row in figures["figures"]["after the proposals"] if row["name"] == "SPP-net, 1 scale")
-    rcnn = figures["figures"]["after the proposals"][-1]
-    assert rcnn["name"] == "R-CNN"
-    assert spp["ratio"] == pytest.approx(rcnn["seconds"] / spp["seconds"])
+    for topic in figures["figures"]:
+        if topic.startswith("after the proposals"):
+            rows = {row["name"]: row for row in figures["figures"][topic]}
+            for name, row in rows.items():
+                rcnn = rows["R-CNN, fc7" if "fc7" in name else "R-CNN"]  # each beside the one of its layers
+                if row is rcnn:
+                    assert "ratio" not in row
+                else:
+                    assert row["ratio"] == pytest.approx(rcnn["seconds"] / row["seconds"])
+            assert {"SPP-net, 1 scale", "SPP-net, 5 scales", "SPP-net, 1 scale, fc7"} < rows.keys()
+
+
+def test_speeds_are_those_of_the_times(figures):
+    alone, *_, whole, beside = figures["figures"]["a folder"]
+    assert whole["images_per_second"] == pytest.approx(4 / whole["seconds"])
+    assert whole["ratio"] == pytest.approx(alone["seconds"] / whole["seconds"])
+    assert beside["seconds"] == pytest.approx(alone["seconds"] / figures["machine"]["cores"])
+    assert [row["name"] for row in figures["figures"]["training"]] == ["3 photos", "6 photos", "12 photos"]
+    for photos, row in zip((3, 6, 12), figures["figures"]["training"], strict=True):
+        assert row["images_per_second"] == pytest.approx(photos / row["seconds"])
 
 
 def test_random_windows_lie_inside():
@@ -58,9 +81,14 @@ def test_random_windows_lie_inside():
     assert (windows[:, 2:] > windows[:, :2]).all()
 
 
-def test_some_windows_of_the_timed_detector_pass_and_most_do_not():
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layer", ["pool5", "fc6", "fc7"])
+def test_some_windows_of_the_timed_detector_pass_and_most_do_not(layer, precision):
     """Otherwise suppression and regression would cost nothing, or everything."""
-    detector = benchmark.detector("zf5_small", "cpu")
+    fc = FC(layer=layer, weights="random", width=64)
+    detector = benchmark.detector("zf5_small", "cpu", fc=fc, precision=precision)
+    assert detector.features.backbone.precision == getattr(torch, precision)
+    assert (detector.head is None) == (layer == "pool5")
     windows = benchmark.random_windows(200, (160, 120))
     found = detector.detect(benchmark.photo(0, (160, 120)), windows)
     assert 0 < len(found["boxes"]) < 200 * benchmark.CLASSES / 2

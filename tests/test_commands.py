@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from spp_det.commands import detect_to_folder, load_detector, run_training
+from spp_det.commands import detect_to_folder, run_training
 from spp_det.config import Config, parse_config
 from spp_det.data.coco import coco_instances
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError
+from spp_det.model.detector import Detector
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def metrics(folder):
 @pytest.fixture(scope="module")
 def detector(folder, metrics):
     assert metrics["images"] == 6
-    return load_detector(folder / "run" / "model.safetensors", "cpu")
+    return Detector.load(folder / "run" / "model.safetensors")
 
 
 @pytest.fixture(scope="module")

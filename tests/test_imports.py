@@ -30,6 +30,7 @@ SIDEWAYS = {
     "devices": {"errors"},
     "model": {"proposals"},  # the detector searches for windows by itself
     "demo": {"commands"},
+    "benchmark": {"commands"},  # it times whole trainings and folders
     "cli": {"commands", "demo", "benchmark"},
     "__main__": {"cli"},
 }

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ def detector() -> Detector:
     )
     features = SPPFeatures.of(Backbone("zf5_small"), settings)
     weight = torch.randn(2, features.dimension, generator=torch.Generator().manual_seed(0))
-    return Detector(("a", "b"), features, LinearSVMs(0.05 * weight, torch.zeros(2)), None, settings)
+    return Detector(("a", "b"), features, None, LinearSVMs(0.05 * weight, torch.zeros(2)), None, settings)
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,106 @@ def test_a_single_file_is_searched_by_all_cores_to_the_same_result(detector, pat
     first, _ = detect_files(detector, paths[:2], 2)
     np.testing.assert_array_equal(single.detections["boxes"], first.detections["boxes"])
     np.testing.assert_array_equal(single.detections["scores"], first.detections["scores"])
+
+
+def test_the_number_of_workers_changes_no_detection(detector, paths):
+    one, two = (list(detect_files(detector, paths, workers)) for workers in (1, 2))
+    assert [result.path for result in one] == [result.path for result in two] == paths
+    for a, b in zip(one, two, strict=True):
+        assert len(a.detections["scores"]) > 0
+        for key in ("boxes", "labels", "scores"):
+            np.testing.assert_array_equal(a.detections[key], b.detections[key])
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """Of every search and every pass through the network: the thread, its cores for OpenCV and for torch."""
+    searches, passes = [], []
+    search, maps = inference.selective_search, SPPFeatures.maps
+
+    def noted_search(image, mode, max_side, threads):
+        searches.append((threading.get_ident(), threads))
+        return search(image, mode, max_side, threads)
+
+    def noted_maps(self, image):
+        passes.append((threading.get_ident(), torch.get_num_threads()))
+        return maps(self, image)
+
+    monkeypatch.setattr(inference, "selective_search", noted_search)
+    monkeypatch.setattr(SPPFeatures, "maps", noted_maps)
+    return searches, passes
+
+
+@pytest.fixture
+def three_threads():
+    """As on a machine of three cores, whatever there is."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_of_several_files_each_is_searched_and_seen_by_one_core(detector, paths, looks, workers):
+    for _ in detect_files(detector, paths, workers):
+        assert torch.get_num_threads() == 3  # whoever draws or writes keeps what it had
+    searches, passes = looks
+    assert [threads for _, threads in searches] == [1] * 10
+    assert [threads for _, threads in passes] == [1] * 10
+    assert sorted(ident for ident, _ in searches) == sorted(ident for ident, _ in passes)
+    idents = {ident for ident, _ in passes}
+    assert len(idents) <= workers
+    assert threading.get_ident() not in idents
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_a_single_file_gets_all_cores(detector, paths, looks):
+    list(detect_files(detector, paths[:1], 2))
+    assert looks == ([(threading.get_ident(), None)], [(threading.get_ident(), 3)])
+
+
+def test_on_a_gpu_files_are_searched_ahead_and_seen_one_after_the_other(detector, paths, looks):
+    """By a detector that says so, but computes here."""
+    gpu = SimpleNamespace(mean=SimpleNamespace(device=torch.device("cuda")))
+    features = SimpleNamespace(backbone=gpu)
+    there = SimpleNamespace(settings=detector.settings, features=features, detect=detector.detect)
+    results = list(detect_files(there, paths, 2))
+    searches, passes = looks
+    assert threading.get_ident() not in {ident for ident, _ in searches}
+    assert [threads for _, threads in searches] == [1] * 10
+    assert {ident for ident, _ in passes} == {threading.get_ident()}
+    assert [result.path for result in results] == paths
+    for found, expected in zip(results, detect_files(detector, paths, 2), strict=True):
+        np.testing.assert_array_equal(found.detections["labels"], expected.detections["labels"])
+        np.testing.assert_allclose(found.detections["scores"], expected.detections["scores"], atol=1e-4)
+
+
+def test_as_many_files_are_seen_at_once_as_there_are_workers(detector, paths, monkeypatch):
+    together, maps = threading.Barrier(5, timeout=20), SPPFeatures.maps
+
+    def waiting(self, image):
+        together.wait()
+        return maps(self, image)
+
+    monkeypatch.setattr(SPPFeatures, "maps", waiting)
+    assert len(list(detect_files(detector, paths, 5))) == 10
+
+
+def test_an_error_of_the_detector_comes_in_its_turn(detector, paths, monkeypatch):
+    """No error of a file: it is not skipped, whatever thread it came from."""
+    maps = SPPFeatures.maps
+
+    def failing(self, image):
+        if image.shape[1] == 140 - 4 * 2:  # the third
+            raise MemoryError("too large")
+        return maps(self, image)
+
+    monkeypatch.setattr(SPPFeatures, "maps", failing)
+    results = detect_files(detector, paths, 3)
+    assert [next(results).path for _ in range(2)] == paths[:2]
+    with pytest.raises(MemoryError, match="too large"):
+        next(results)
 
 
 def test_no_files_give_no_results(detector):
@@ -115,3 +216,11 @@ def test_strict_raises_the_error_after_the_results_before_it(detector, blemished
     assert next(results).path == blemished[0]
     with pytest.raises(UnreadableImageError, match=r"text\.jpg"):
         next(results)
+
+
+def test_a_single_file_that_cannot_be_read_is_treated_alike(detector, blemished, caplog):
+    (result,) = detect_files(detector, blemished[1:2], 2)
+    assert isinstance(result, UnreadableImageError)
+    assert "text.jpg" in caplog.text
+    with pytest.raises(UnreadableImageError, match=r"text\.jpg"):
+        list(detect_files(detector, blemished[1:2], 2, strict=True))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from spp_det.boxes import Boxes, Floats, Ints, decode_deltas
 
@@ -16,7 +18,7 @@ class BoxRegressor:
     """One linear map a class from a vector to ``(dx/w, dy/h, log dw, log dh)``.
 
     Attributes:
-        weight: float32 ``[K, D, 4]``.
+        weight: float32 ``[K, 4, D]``: like the SVMs', each row is read in order.
         bias: float32 ``[K, 4]``. A class without examples has zeros: its boxes stay.
     """
 
@@ -26,10 +28,12 @@ class BoxRegressor:
     def __call__(self, vectors: Tensor, labels: Ints, boxes: Boxes) -> Boxes:
         """Refine ``[N, 4]`` boxes of classes ``[N]`` with their vectors ``[N, D]``."""
         deltas = np.zeros((len(boxes), 4), np.float32)
-        for label in np.unique(labels):
-            mine = np.flatnonzero(labels == label)
-            rows = vectors[torch.from_numpy(mine).to(vectors.device)]
-            deltas[mine] = torch.addmm(self.bias[label], rows, self.weight[label]).cpu().numpy()
+        # Runs of one class: views, not copies, of vectors. No labels have no run.
+        ends = np.flatnonzero(np.diff(labels, prepend=-1, append=-1))
+        for start, stop in pairwise(ends):
+            label = labels[start]
+            moves = F.linear(vectors[start:stop], self.weight[label], self.bias[label])
+            deltas[start:stop] = moves.cpu().numpy()
         return decode_deltas(boxes, deltas)
 
     def to(self, device: torch.device) -> BoxRegressor:
@@ -40,7 +44,7 @@ class BoxRegressor:
 def fit_ridge(
     vectors: Tensor, targets: Floats, ridge: float, vector_of: Ints | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Ridge regression of whitened, centred targets: ``[m, D], [n, 4] -> weight [D, 4], bias [4]``.
+    """Ridge regression of whitened, centred targets: ``[m, D], [n, 4] -> weight [4, D], bias [4]``.
 
     Minimises ``sum |T (y - mean(y)) - X w - b|^2 + ridge |w|^2`` with T the whitening of the targets (so
     that one ``ridge`` suits all four) and an unpenalised b, and undoes T in the result.
@@ -48,7 +52,8 @@ def fit_ridge(
     Example i has the vector ``vector_of[i]`` (None: its own). Examples of one vector differ by a
     constant from a single one with their mean target and their number as its weight, so the problem
     has m rows however large n is. There are mostly fewer of them than dimensions, so the m x m dual is
-    solved: ``w = X' (X X' + ridge I)^-1 T y``.
+    solved: ``w = X' (X X' + ridge I)^-1 T y``. The vectors may be in half precision; a block of them at a
+    time is then made float32.
     """
     vector_of = np.arange(len(vectors)) if vector_of is None else vector_of
     row_of = torch.from_numpy(vector_of).to(vectors.device)
@@ -57,15 +62,28 @@ def fit_ridge(
     whiten, unwhiten = _whitening(y - target_mean)
     number = torch.bincount(row_of, minlength=len(vectors)).double()  # examples of each vector
     root = number.sqrt()[:, None]
-    vector_mean = (number.to(vectors.dtype) / len(y)) @ vectors
-    centred = (vectors - vector_mean).mul_(root.to(vectors.dtype))
+    share = (number / len(y)).float()
+    blocks = [slice(start, start + _BLOCK) for start in range(0, len(vectors), _BLOCK)]
+    vector_mean = torch.stack([share[rows] @ vectors[rows].float() for rows in blocks]).sum(0)
+
+    def centred(rows: slice) -> Tensor:
+        return (vectors[rows].float() - vector_mean).mul_(root[rows])  # [block, D]
+
+    gram = torch.empty(len(vectors), len(vectors), dtype=torch.float64, device=vectors.device)
+    for index, rows in enumerate(blocks):
+        left = centred(rows)
+        for columns in blocks[: index + 1]:  # the rest is symmetric
+            product = left @ (left if columns == rows else centred(columns)).T
+            gram[rows, columns], gram[columns, rows] = product, product.T
+    gram.diagonal().add_(ridge)
     sums = torch.zeros(len(vectors), 4, dtype=torch.float64, device=vectors.device)
     sums.index_add_(0, row_of, (y - target_mean) @ whiten)
-    gram = (centred @ centred.T).double()  # [m, m]
-    gram.diagonal().add_(ridge)
-    dual = torch.linalg.solve(gram, sums / root.clamp(min=1))  # [m, 4]
-    weight = centred.T @ (dual @ unwhiten).to(vectors.dtype)  # [D, 4]
-    return weight, target_mean.to(vectors.dtype) - vector_mean @ weight
+    dual = torch.cholesky_solve(sums / root.clamp(min=1), torch.linalg.cholesky(gram)) @ unwhiten  # [m, 4]
+    weight = torch.stack([dual[rows].float().T @ centred(rows) for rows in blocks]).sum(0)  # [4, D]
+    return weight, target_mean.float() - weight @ vector_mean
+
+
+_BLOCK = 512  # rows
 
 
 def _whitening(centred: Tensor) -> tuple[Tensor, Tensor]:

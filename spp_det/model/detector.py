@@ -12,11 +12,13 @@ import PIL.Image
 import torch
 
 from spp_det.boxes import Boxes, Floats, Ints, clip, nms
+from spp_det.config import Precision
 from spp_det.devices import choose_device
 from spp_det.images import RGB, as_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.features import SPPFeatures, WindowFeatures
+from spp_det.model.head import FCHead
 from spp_det.model.model_file import ModelFile, Settings, read_model, write_model
 from spp_det.model.rcnn import RCNNFeatures
 from spp_det.model.svm import LinearSVMs
@@ -42,7 +44,9 @@ def select(detections: Detections, kept: npt.NDArray[np.bool_]) -> Detections:
 
 def features_of(backbone: Backbone, settings: Settings) -> WindowFeatures:
     """What the settings describe windows by, on the backbone's device."""
-    return RCNNFeatures(backbone) if settings.features == "rcnn" else SPPFeatures.of(backbone, settings)
+    if settings.features == "rcnn":
+        return RCNNFeatures(backbone)
+    return SPPFeatures.of(backbone, settings)
 
 
 class Detector:
@@ -57,6 +61,7 @@ class Detector:
         self,
         classes: Sequence[str],
         features: WindowFeatures,
+        head: FCHead | None,
         svms: LinearSVMs,
         regressor: BoxRegressor | None,
         settings: Settings,
@@ -64,6 +69,7 @@ class Detector:
         device = features.backbone.mean.device
         self.classes = tuple(classes)
         self.features = features
+        self.head = None if head is None else head.to(device).at(features.backbone.precision)
         self.svms = svms.to(device)
         self.regressor = None if regressor is None else regressor.to(device)
         self.settings = settings
@@ -84,19 +90,19 @@ class Detector:
         if windows is None:
             windows = selective_search(image, self.settings.proposals.mode, self.settings.proposals.max_side)
         maps = self.features.maps(image)  # the whole image, once a scale
-        vectors, vector_of = self.features.pool(maps, windows)  # [M, D], one a distinct rectangle of cells
-        scores = self.svms(vectors).cpu().numpy()[vector_of]  # [N, K]
+        vectors = self.features.vectors(maps, windows)  # pool5 [M, D], one a distinct rectangle of cells
+        scores = vectors.through(self.head).each(self.svms).cpu().numpy()[vectors.of]  # [N, K]
         kept, labels = self._suppress(windows, scores)
         boxes = windows[kept]
         if self.regressor is not None:
-            boxes = self.regressor(
-                vectors[torch.from_numpy(vector_of[kept]).to(vectors.device)], labels, boxes
-            )
+            boxes = self.regressor(vectors.of_windows(kept), labels, boxes)
         boxes = clip(boxes, image.shape[1], image.shape[0])
-        return Detections(boxes=boxes, labels=labels, scores=scores[kept, labels])
+        found = scores[kept, labels]
+        best = np.argsort(-found, kind="stable")
+        return Detections(boxes=boxes[best], labels=labels[best], scores=found[best])
 
     def _suppress(self, windows: Boxes, scores: Floats) -> tuple[Ints, Ints]:
-        """Windows ``[M]`` and labels ``[M]`` left after threshold and NMS of each class, best first."""
+        """Windows ``[M]`` and labels ``[M]`` left after threshold and NMS of each class, class by class."""
         kept, labels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         settings = self.settings.detection
         for label in range(len(self.classes)):
@@ -104,41 +110,45 @@ class Detector:
             best = nms(windows[passing], scores[passing, label], settings.nms)[: settings.max_per_image]
             kept.append(passing[best])
             labels.append(np.full(len(best), label, np.int64))
-        window, label_of = np.concatenate(kept), np.concatenate(labels)
-        order = np.argsort(-scores[window, label_of], kind="stable")
-        return window[order], label_of[order]
+        return np.concatenate(kept), np.concatenate(labels)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything into one safetensors file, whole or not at all. Equal models give equal bytes."""
         tensors = {f"backbone.{name}": t for name, t in self.features.backbone.layers.state_dict().items()}
+        if self.head is not None:
+            tensors |= {f"fc.{name}": tensor for name, tensor in self.head.layers.state_dict().items()}
         tensors |= {"svm.weight": self.svms.weight, "svm.bias": self.svms.bias}
         if self.regressor is not None:
             tensors |= {"bbox.weight": self.regressor.weight, "bbox.bias": self.regressor.bias}
         write_model(path, ModelFile(self.classes, self.settings, self.features.backbone.geometry, tensors))
 
     @classmethod
-    def load(cls, path: str | PathLike[str], device: str = "cpu") -> Detector:
-        """Read a model file onto a device (see `choose_device`). Nothing in the file is executed.
+    def load(cls, path: str | PathLike[str], device: str = "cpu", precision: Precision = "auto") -> Detector:
+        """Read a model file onto a device (see `choose_device`), to compute
+        at a precision (see `Backbone.at`). Nothing in the file is executed.
 
         Raises `UserError` where the file is absent, damaged, of another version, or not ours, and for a
         device that is not there.
         """
         chosen = choose_device(device)
-        return read_model(path, lambda model: cls._assemble(model, chosen))
+        return read_model(path, lambda model: cls._assemble(model, chosen, precision))
 
     @classmethod
-    def _assemble(cls, model: ModelFile, device: torch.device) -> Detector:
+    def _assemble(cls, model: ModelFile, device: torch.device, precision: Precision) -> Detector:
         """Put the parts together; ValueError, KeyError or RuntimeError where they do not fit each other."""
         backbone = Backbone(model.settings.backbone.name)
         if model.geometry != backbone.geometry:
             raise ValueError(f"its {backbone.name} has another geometry than this version's")
         backbone.layers.load_state_dict(model.part("backbone."))
-        features = features_of(backbone.to(device), model.settings)
-        shapes = {"svm.weight": (len(model.classes), features.dimension), "svm.bias": (len(model.classes),)}
+        features = features_of(backbone.to(device).at(precision), model.settings)
+        fc = model.part("fc.")
+        head = FCHead.from_state(fc, features.dimension) if fc else None
+        described = features.dimension if head is None else head.dimension
+        shapes = {"svm.weight": (len(model.classes), described), "svm.bias": (len(model.classes),)}
         if "bbox.weight" in model.tensors:
-            shapes["bbox.weight"] = (len(model.classes), features.dimension, 4)
+            shapes["bbox.weight"] = (len(model.classes), 4, features.dimension)
             shapes["bbox.bias"] = (len(model.classes), 4)
         heads = {name: model.tensor(name, shape) for name, shape in shapes.items()}
         svms = LinearSVMs(heads["svm.weight"], heads["svm.bias"])
         regressor = BoxRegressor(heads["bbox.weight"], heads["bbox.bias"]) if "bbox.weight" in heads else None
-        return cls(model.classes, features, svms, regressor, model.settings)
+        return cls(model.classes, features, head, svms, regressor, model.settings)

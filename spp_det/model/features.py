@@ -6,8 +6,8 @@ rectangle of cells of one of those maps.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +21,10 @@ from spp_det.model.backbone import Backbone
 from spp_det.model.model_file import Settings
 from spp_det.model.projection import closest_scale, project
 from spp_det.model.pyramid import Mode, distinct_rectangles, num_bins, pool_windows
+from spp_det.threads import on_all_cores
+
+CHUNK_BYTES = 6 * 2**20  # of vectors made and used at a time by one core: they stay in its cache
+GPU_CHUNK_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +40,88 @@ class ConvMap:
     enlargement: tuple[float, float]
 
 
+@dataclass(frozen=True, eq=False)
+class WindowVectors:
+    """The vectors of an image's windows, made when they are asked for: all of them at once rarely are.
+
+    Attributes:
+        make: the vectors ``[n, D]`` of rows ``[n]``.
+        of: int64 ``[N]``: the row of each window.
+        chunk: rows that `each` makes at a time.
+        device: where the vectors are made.
+    """
+
+    make: Callable[[Ints], Tensor]
+    of: Ints
+    chunk: int
+    device: torch.device
+
+    @classmethod
+    def held(cls, vectors: Tensor, of: Ints) -> WindowVectors:
+        """Vectors ``[M, D]`` that there are already."""
+
+        def make(rows: Ints) -> Tensor:
+            return vectors[torch.from_numpy(rows)]
+
+        return cls(make, of, chunk_size(vectors.shape[1], vectors.device), vectors.device)
+
+    def __len__(self) -> int:
+        """M, the number of distinct vectors: windows with the same cells share one."""
+        return int(self.of.max()) + 1 if len(self.of) else 0
+
+    def of_windows(self, windows: Ints) -> Tensor:
+        """The vectors ``[n, D]`` of windows ``[n]``, a copy for each."""
+        return self.make(self.of[windows])
+
+    def through(self, layers: Callable[[Tensor], Tensor] | None) -> WindowVectors:
+        """What layers ``[n, D] -> [n, D']`` make of the vectors, when asked for; None changes nothing."""
+        if layers is None:
+            return self
+        make, then = self.make, layers
+        return replace(self, make=lambda rows: then(make(rows)))
+
+    @torch.inference_mode()
+    def each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """``function`` of all vectors, ``[M, D] -> [M, ...]``, a cacheful at a time on all cores.
+
+        It must treat every vector by itself.
+        """
+        rows = np.arange(len(self))
+        chunks = [rows[start : start + self.chunk] for start in range(0, max(1, len(rows)), self.chunk)]
+
+        def one(chunk: Ints) -> Tensor:
+            with torch.inference_mode():  # a setting of each thread
+                return function(self.make(chunk))
+
+        return torch.cat(on_all_cores(one, chunks) if self.device.type == "cpu" else [one(c) for c in chunks])
+
+
+def chunk_size(dimension: int, device: torch.device) -> int:
+    """How many vectors of that length to make and use at a time."""
+    most = CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
+    return max(1, most // (4 * dimension))
+
+
 class WindowFeatures(Protocol):
     """What describes windows: SPP-net's way, below, or R-CNN's, in `spp_det.model.rcnn`.
 
     Attributes:
         backbone: the network.
+        levels: of the pyramid, in the order of the vector's bins.
         dimension: D, the length of a vector.
         key: what the maps depend on beside the network; part of their key in the cache.
     """
 
     backbone: Backbone
+    levels: tuple[int, ...]
     dimension: int
     key: tuple[object, ...]
 
     def maps(self, image: RGB) -> list[ConvMap]:
         """What the windows of an image share, computed once: RGB uint8 ``[H, W, 3]``."""
 
-    def pool(self, maps: Sequence[ConvMap], windows: Boxes) -> tuple[Tensor, Ints]:
-        """Vectors ``[M, D]`` of ``[N, 4]`` windows in pixels of the image, and which each has, ``[N]``."""
+    def vectors(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
+        """The vectors of ``[N, 4]`` windows in pixels of the image."""
 
 
 class SPPFeatures:
@@ -101,32 +169,44 @@ class SPPFeatures:
             maps.append(ConvMap(self.backbone(pixels)[0], enlargement))
         return maps
 
-    def pool(self, maps: Sequence[ConvMap], windows: Boxes) -> tuple[Tensor, Ints]:
+    def vectors(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
         """Vectors of ``[N, 4]`` windows in pixels of the image.
 
-        Returns float32 ``[M, bins * C]``, one a distinct (scale, rectangle of cells), and int64 ``[N]``: the
-        vector of each window. Each window is taken at the scale where its area is closest to
-        224 x 224 pixels.
+        They are float32 ``[M, bins * C]``, one a distinct (scale, rectangle of cells). Each window is
+        taken at the scale where its area is closest to 224 x 224 pixels.
         """
         factors = [float(np.sqrt(m.enlargement[0] * m.enlargement[1])) for m in maps]
         scale_of = closest_scale(windows, factors)
-        vector_of = np.zeros(len(windows), np.int64)
-        vectors: list[Tensor] = []
-        total = 0
+        rectangles, row_of = np.zeros((0, 4), np.int64), np.zeros(len(windows), np.int64)
+        map_of = np.zeros(0, np.int64)  # of each rectangle
         for index, conv_map in enumerate(maps):
             mine = np.flatnonzero(scale_of == index)
             scaled = windows[mine] * np.array(conv_map.enlargement * 2, np.float32)
             height, width = conv_map.cells.shape[1:]
-            rectangles = project(scaled, self.backbone.geometry, height, width)
-            distinct, inverse = distinct_rectangles(rectangles)
-            cells = conv_map.cells.float()
-            if self.normalize == "hellinger":
-                cells = cells.sqrt()  # of a few cells, not of every vector
-            vectors.append(pool_windows(cells, distinct, self.levels, self.mode).flatten(1))
-            vector_of[mine] = total + inverse
-            total += len(distinct)
-        pooled = vectors[0] if len(vectors) == 1 else torch.cat(vectors)
+            distinct, inverse = distinct_rectangles(project(scaled, self.backbone.geometry, height, width))
+            row_of[mine] = len(rectangles) + inverse
+            rectangles = np.concatenate([rectangles, distinct])
+            map_of = np.concatenate([map_of, np.full(len(distinct), index)])
+        cells = [conv_map.cells.float() for conv_map in maps]
         if self.normalize == "hellinger":
-            length = torch.linalg.vector_norm(pooled, dim=1, keepdim=True)
-            pooled *= self.dimension**0.5 / length.clamp(min=1e-12)
-        return pooled, vector_of
+            cells = [each.sqrt() for each in cells]  # of a few cells, not of every vector
+
+        def make(rows: Ints) -> Tensor:
+            used = np.unique(map_of[rows])
+            if len(used) == 1:
+                return self._pool(cells[used[0]], rectangles[rows])
+            pooled = cells[0].new_empty((len(rows), self.dimension))
+            for index in used:
+                mine = np.flatnonzero(map_of[rows] == index)
+                pooled[torch.from_numpy(mine)] = self._pool(cells[index], rectangles[rows[mine]])
+            return pooled
+
+        return WindowVectors(make, row_of, chunk_size(self.dimension, cells[0].device), cells[0].device)
+
+    def _pool(self, cells: Tensor, rectangles: Ints) -> Tensor:
+        """``[C, h, w], [n, 4] -> [n, D]``."""
+        vectors = pool_windows(cells, rectangles, self.levels, self.mode).flatten(1)
+        if self.normalize == "hellinger":
+            length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+            vectors *= self.dimension**0.5 / length.clamp(min=1e-12)
+        return vectors

@@ -16,11 +16,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from spp_det.cache import write_whole
-from spp_det.config import Backbone, Detection, Features, Proposals, Pyramid, Section
+from spp_det.config import FC, Backbone, Detection, Features, Proposals, Pyramid, Section
 from spp_det.errors import UserError
 from spp_det.model.geometry import Geometry
 
-FORMAT = "spp_det 1"
+FORMAT = "spp_det 2"
 T = TypeVar("T")
 
 
@@ -31,6 +31,7 @@ class Settings(Section):
     proposals: Proposals = Proposals()
     backbone: Backbone = Backbone()
     pyramid: Pyramid = Pyramid()
+    fc: FC = FC()
     detection: Detection = Detection()
 
 
@@ -41,7 +42,7 @@ class ModelFile:
     Attributes:
         classes: names, in the order of the SVMs' rows.
         geometry: of the backbone's map, as derived when the model was trained.
-        tensors: all weights by name, under ``backbone.``, ``svm.`` and ``bbox.``.
+        tensors: all weights by name, under ``backbone.``, ``fc.``, ``svm.`` and ``bbox.``.
     """
 
     classes: tuple[str, ...]
@@ -67,8 +68,8 @@ def write_model(path: str | PathLike[str], model: ModelFile) -> None:
     Raises UserError where a weight is not finite.
     """
     settings = model.settings.model_dump(mode="json")
-    # The path of the pre-trained weights is of no use to whoever gets the model, and tells of its maker.
-    settings["backbone"]["weights"] = "random"
+    # Paths of pre-trained weights are of no use to whoever gets the model, and tell of its maker.
+    settings["backbone"]["weights"] = settings["fc"]["weights"] = "random"
     metadata = {
         "classes": json.dumps(model.classes),
         "format": FORMAT,

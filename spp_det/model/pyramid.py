@@ -17,10 +17,7 @@ It beats one `roi_pool` call a level for three reasons, and none of them is an a
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from typing import Literal
 
 import numba
@@ -30,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spp_det.boxes import Ints
+from spp_det.threads import on_all_cores
 
 Mode = Literal["max", "average"]
 DETECTION_LEVELS = (6, 3, 2, 1)  # 50 bins (P section 4.1)
@@ -171,18 +169,8 @@ def _pool_on_cpu(channels_last: Tensor, windows: Ints, levels: tuple[int, ...], 
         stop = min(start + _CHUNK, len(distinct))
         _kernel(cells, distinct, sharers, ends, start, stop, plan, mode == "average", vectors)
 
-    chunks = range(0, len(distinct), _CHUNK)
-    if len(chunks) == 1 or torch.get_num_threads() == 1:
-        for start in chunks:
-            pool_chunk(start)
-    else:
-        list(_threads(torch.get_num_threads(), os.getpid()).map(pool_chunk, chunks))
+    on_all_cores(pool_chunk, range(0, len(distinct), _CHUNK))
     return torch.from_numpy(vectors)
-
-
-@cache
-def _threads(count: int, pid: int) -> ThreadPoolExecutor:  # noqa: ARG001  (a forked child needs its own)
-    return ThreadPoolExecutor(count, thread_name_prefix="pool_windows")
 
 
 # The kernels release the GIL and are compiled once an installation (cache=True). Plain threads share

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from spp_det.boxes import Boxes, Ints
 from spp_det.images import RGB
 from spp_det.model.backbone import Backbone
-from spp_det.model.features import ConvMap
+from spp_det.model.features import ConvMap, WindowVectors
 from spp_det.opencv import cv2
 
 SIDE = 227  # pixels of a warped window
@@ -31,6 +31,7 @@ class RCNNFeatures:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        self.levels: tuple[int, ...] = (LEVEL,)
         self.dimension = LEVEL**2 * backbone.channels
         self.key: tuple[object, ...] = ("rcnn",)
         self._fill = backbone.mean.flatten().tolist()  # the colour that the network takes for nothing
@@ -39,22 +40,35 @@ class RCNNFeatures:
         """RGB uint8 ``[H, W, 3]`` to itself: nothing is computed that windows could share."""
         return [ConvMap(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), (1.0, 1.0))]
 
-    @torch.inference_mode()
-    def pool(self, maps: Sequence[ConvMap], windows: Boxes) -> tuple[Tensor, Ints]:
-        """Vectors of ``[N, 4]`` windows in pixels of the image.
+    def vectors(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
+        """Vectors of ``[N, 4]`` windows in pixels of the image: float32 ``[M, 36 * C]``, one a distinct one.
 
-        Returns float32 ``[M, 36 * C]``, one a distinct window, and int64 ``[N]``: the vector of each window.
+        A window passes the network when it is first asked for, and never again.
         """
         image = np.ascontiguousarray(maps[0].cells.permute(1, 2, 0).cpu().to(torch.uint8).numpy())
-        distinct, vector_of = np.unique(windows, axis=0, return_inverse=True)
+        distinct, row_of = np.unique(windows, axis=0, return_inverse=True)
         device = self.backbone.mean.device
+        known = np.zeros(len(distinct), bool)
         vectors = torch.empty((len(distinct), self.dimension), device=device)
-        for start in range(0, len(distinct), BATCH):
-            warped = np.stack([warp(image, box, self._fill) for box in distinct[start : start + BATCH]])
-            conv5 = self.backbone(torch.from_numpy(warped).to(device).permute(0, 3, 1, 2))
-            bins = F.adaptive_max_pool2d(conv5, LEVEL).flatten(2).transpose(1, 2)  # [B, 36, C]
-            vectors[start : start + BATCH] = bins.flatten(1)
-        return vectors, vector_of.reshape(-1)
+
+        @torch.inference_mode()
+        def make(rows: Ints) -> Tensor:
+            new = np.unique(rows[~known[rows]])
+            for batch in np.split(new, range(BATCH, len(new), BATCH)):
+                vectors[torch.from_numpy(batch)] = self._describe(image, distinct[batch])
+            known[new] = True
+            return vectors[torch.from_numpy(rows)]
+
+        return WindowVectors(make, row_of.reshape(-1), BATCH, device)
+
+    def _describe(self, image: RGB, windows: Boxes) -> Tensor:
+        """``[n, 36 * C]``, all through the network together."""
+        if not len(windows):
+            return torch.empty((0, self.dimension), device=self.backbone.mean.device)
+        warped = torch.from_numpy(np.stack([warp(image, box, self._fill) for box in windows]))
+        conv5 = self.backbone(warped.to(self.backbone.mean.device).permute(0, 3, 1, 2))
+        bins = F.adaptive_max_pool2d(conv5, LEVEL).flatten(2).transpose(1, 2)  # [n, 36, C]
+        return bins.flatten(1)
 
 
 def warp(image: RGB, box: Boxes, fill: Sequence[float]) -> RGB:

@@ -44,7 +44,7 @@ class LinearSVMs:
 
 @dataclass(frozen=True)
 class Hinge:
-    """The objective of one class, for examples ``x_i`` with signs ``y_i`` (0: not an example)::
+    """The objective of one class, for examples ``x_i`` with signs ``y_i``::
 
         1/2 |w|^2 + 1/2 b^2 + sum_i C_i max(0, 1 - y_i (w . x_i + bias * b))
 
@@ -92,7 +92,8 @@ def fit_svms(
 
     Args:
         vectors: float16 ``[n, D]``, finite, on the CPU.
-        signs: int8 ``[n, K]``: 1 positive, -1 negative, 0 not an example of the class.
+        signs: int8 ``[n, K]``: above 0 positive, below negative, 0 not an example of the class. Its size is
+            the number of equal examples that the row stands for.
         alpha: where to start; zeros if None.
         seed: of the order of the steps: in a fixed order the ascent crawls, because vectors that are never
             negative all lean the same way.
@@ -103,7 +104,8 @@ def fit_svms(
     if vectors.dtype != torch.float16 or len(vectors) != n:  # the compiled code reads memory unchecked
         raise ValueError(f"vectors must be float16 [{n}, D], got {vectors.dtype} {list(vectors.shape)}")
     # Solved for unscaled vectors: w x = (w / scale)(x scale), so C grows by scale^2 and the bias shrinks.
-    C = objective.C * objective.scale**2 * np.where(signs > 0, objective.positive_weight, 1.0) * (signs != 0)
+    weight_of = np.where(signs > 0, objective.positive_weight, 1.0) * np.abs(signs.astype(np.float64))
+    C = objective.C * objective.scale**2 * weight_of
     bias = objective.bias / objective.scale
     alpha = np.zeros((n, classes)) if alpha is None else np.clip(alpha, 0, C)
     bits = vectors.contiguous().view(torch.int16).numpy().view(np.uint16)
@@ -113,7 +115,15 @@ def fit_svms(
         solved = alpha[rows, k]
         weight = np.zeros(vectors.shape[1], np.float32)
         bias_weight, primal, gap = _coordinate_ascent(
-            bits, rows, signs[rows, k].astype(np.float64), C[rows, k], bias, solved, weight, tolerance, seed
+            bits,
+            rows,
+            np.sign(signs[rows, k]).astype(np.float64),
+            C[rows, k],
+            bias,
+            solved,
+            weight,
+            tolerance,
+            seed,
         )
         alpha[rows, k] = solved
         if gap > tolerance:

@@ -63,12 +63,16 @@ def benchmark_table(figures: Mapping[str, Any]) -> Table:
     table.add_column("what")
     table.add_column("ms", justify="right")
     table.add_column("ratio", justify="right")
+    table.add_column("images/s", justify="right")
+    table.add_column("peak MiB", justify="right")
     for topic, rows in figures["figures"].items():
         table.add_section()
         table.add_row(topic, style="bold")
         for row in rows:
             ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
-            table.add_row(row["name"], f"{1000 * row['seconds']:.1f}", ratio)
+            speed = f"{row['images_per_second']:.1f}" if "images_per_second" in row else ""
+            memory = str(row.get("memory") or "")
+            table.add_row(row["name"], f"{1000 * row['seconds']:.1f}", ratio, speed, memory)
     return table
 
 

@@ -16,14 +16,12 @@ import numpy as np
 from spp_det.cache import write_whole
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.errors import UserError
+from spp_det.images import encode_jpeg
 from spp_det.inference import DetectedImage
 from spp_det.model.detector import Detections, select
-from spp_det.opencv import cv2
 from spp_det.report.draw import draw_detections
 
 FORMATS = ("coco", "voc", "yolo", "csv")
-
-JPEG_QUALITY = 92
 
 
 class DetectionWriter:
@@ -111,9 +109,7 @@ class DetectionWriter:
             picture = draw_detections(
                 found.image, shown["boxes"], shown["labels"], shown["scores"], self.classes
             )
-            settings = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]
-            _, encoded = cv2.imencode(".jpg", picture[:, :, ::-1], settings)
-            write_whole(self.folder / "pictures" / f"{stem}.jpg", encoded.tobytes())
+            write_whole(self.folder / "pictures" / f"{stem}.jpg", encode_jpeg(picture))
 
     def _stem(self, name: PurePosixPath) -> str:
         """The name without its suffix; with it where ``a.png`` lies beside ``a.jpg``."""

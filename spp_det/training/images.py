@@ -7,18 +7,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from spp_det import proposals
-from spp_det.boxes import Boxes, Ints
+from spp_det.boxes import Ints
 from spp_det.cache import Arrays, Cache, digest, file_digest
 from spp_det.config import Proposals
 from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, read_image
-from spp_det.model.features import ConvMap, WindowFeatures
+from spp_det.model.features import ConvMap, WindowFeatures, WindowVectors
+from spp_det.model.head import FCHead
 from spp_det.opencv import cv2
 from spp_det.progress import track
 from spp_det.threads import ahead
@@ -58,6 +60,7 @@ class TrainingImages:
         self.features = features
         self.search = search
         self.cache = cache
+        self.classes = len(dataset.classes)
         self.skipped: list[str] = []
         prepared = []
         for record, result in zip(
@@ -81,8 +84,11 @@ class TrainingImages:
             features.backbone.name,
             features.backbone.digest(),
         )
-        for index in track(range(len(self)), f"conv5 maps ({features.backbone.name})"):
-            self._maps(index)
+        # A network on the CPU takes one image a core; a GPU takes one after the other.
+        networks = workers if features.backbone.mean.device.type == "cpu" else 1
+        title = f"conv5 maps ({features.backbone.name})"
+        for _ in track(ahead(self._maps, range(len(self)), networks, waiting=networks), title, len(self)):
+            pass
 
     def __len__(self) -> int:
         """The number of readable images."""
@@ -139,33 +145,43 @@ class TrainingImages:
         """Of every image."""
         return [image.windows for image in self.images]
 
-    def example(self, index: int) -> Example:
-        """One image with the vectors of all its windows."""
-        windows = self.images[index].windows
-        vectors, vector_of = self.features.pool(self._maps(index), windows.boxes)
-        return Example(windows, vectors.cpu(), vector_of)
+    def vectors(self, index: int) -> WindowVectors:
+        """The pool5 vectors of one image's windows."""
+        return self.features.vectors(self._maps(index), self.images[index].windows.boxes)
 
-    def stream(self, order: Iterable[int], title: str) -> Iterator[Example]:
+    def stream(self, order: Iterable[int], title: str, head: FCHead | None = None) -> Iterator[Example]:
         """One pass over the images, with a progress bar; the next one is read while the last is used."""
-        indices = [int(index) for index in order]
-        yield from track(ahead(self.example, indices, workers=1, waiting=1), title, len(indices))
 
-    def positives(self, min_iou: float) -> Iterator[tuple[Tensor, Ints]]:
-        """Vectors ``[P, D]`` and labels ``[P]`` of the SVMs' positives, image by image."""
+        def example(index: int) -> Example:
+            return Example(self.images[index].windows, self.vectors(index).through(head))
+
+        indices = [int(index) for index in order]
+        yield from track(ahead(example, indices, workers=1, waiting=1), title, len(indices))
+
+    def positives(
+        self, min_iou: float, head: FCHead | None = None
+    ) -> Iterator[tuple[Tensor, npt.NDArray[np.int8]]]:
+        """Distinct vectors ``[P, D]`` of the SVMs' positives, and their signs ``[P, K]``, image by image.
+
+        A sign counts the windows of its class that share the vector: near an object they are many. A
+        positive of one class says nothing to the others here: they meet it as a window, when mined.
+        """
         for index, image in enumerate(self.images):
             windows, labels = image.windows.positives(min_iou)
             if len(windows):
-                vectors, vector_of = self.vectors_of(index, windows)
-                yield vectors[torch.from_numpy(vector_of)], labels
+                vectors = self.vectors(index)
+                rows, vector_of = np.unique(vectors.of[windows], return_inverse=True)
+                signs = np.zeros((len(rows), self.classes), np.int64)
+                np.add.at(signs, (vector_of, labels), 1)
+                yield vectors.through(head).make(rows).cpu(), np.minimum(signs, 127).astype(np.int8)
 
     def sample(self, index: int, most: int, generator: np.random.Generator) -> Tensor:
         """Vectors ``[n, D]`` of windows drawn from one image, of all where it has no more than ``most``."""
         drawn = generator.permutation(len(self.images[index].windows.boxes))[:most]
-        vectors, vector_of = self.vectors_of(index, drawn)
-        return vectors[torch.from_numpy(vector_of)]
+        return self.vectors(index).of_windows(drawn)
 
-    def vectors_of(self, index: int, windows: Ints) -> tuple[Tensor, Ints]:
+    def distinct_vectors(self, index: int, windows: Ints) -> tuple[Tensor, Ints]:
         """Distinct vectors ``[M, D]`` of windows ``[n]`` of one image, and which of them each has ``[n]``."""
-        boxes: Boxes = self.images[index].windows.boxes[windows]
-        vectors, vector_of = self.features.pool(self._maps(index), boxes)
-        return vectors.cpu(), vector_of
+        vectors = self.vectors(index)
+        rows, vector_of = np.unique(vectors.of[windows], return_inverse=True)
+        return vectors.make(rows).cpu(), vector_of

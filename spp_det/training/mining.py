@@ -14,6 +14,7 @@ from torch import Tensor
 from spp_det.boxes import Floats, Ints
 from spp_det.config import SVM
 from spp_det.errors import UserError
+from spp_det.model.features import WindowVectors
 from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms
 from spp_det.training.windows import LabelledWindows, spread_out
 
@@ -26,13 +27,11 @@ class Example:
 
     Attributes:
         windows: its labelled windows, N of them.
-        vectors: float ``[M, D]``, one a distinct rectangle of cells.
-        vector_of: int64 ``[N]``: the vector of each window.
+        vectors: theirs, ``[M, D]`` when they are asked for.
     """
 
     windows: LabelledWindows
-    vectors: Tensor
-    vector_of: Ints
+    vectors: WindowVectors
 
 
 class ExamplePool:
@@ -99,7 +98,7 @@ class ExamplePool:
 
 
 def train_svms(
-    positives: Iterable[tuple[Tensor, Ints]],
+    positives: Iterable[tuple[Tensor, npt.NDArray[np.int8]]],
     images: Iterable[Example],
     classes: tuple[str, ...],
     dimension: int,
@@ -113,7 +112,7 @@ def train_svms(
     The same happens when ``settings.memory_mb`` is full; what then still does not fit is left out.
 
     Args:
-        positives: vectors ``[P, D]`` and labels ``[P]`` of the positives of each image.
+        positives: vectors ``[P, D]`` and signs ``[P, K]`` of the positives of each image; see `fit_svms`.
         images: every training image once, best in random order: neighbours in a list look alike.
         mean_norm: mean Euclidean norm of sampled vectors; features are scaled so that it becomes
             ``settings.norm``.
@@ -123,11 +122,13 @@ def train_svms(
     """
     objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
     pool = ExamplePool(dimension, len(classes), settings.memory_mb * 2**20 // (2 * dimension))
-    for vectors, labels in positives:
+    for vectors, signs in positives:
         if pool.size + len(vectors) > pool.capacity:
-            raise UserError(f"svm.memory_mb = {settings.memory_mb}: too little for the positives alone")
-        # A positive of one class says nothing to the others here: they meet it as a window, when mined.
-        pool.add(vectors, np.where(np.arange(len(classes)) == labels[:, None], 1, 0).astype(np.int8))
+            raise UserError(
+                f"svm.memory_mb = {settings.memory_mb}: too little for the positives alone; raise it, or "
+                "svm.positive_iou"
+            )
+        pool.add(vectors, signs)
     for label, name in enumerate(classes):
         if not (pool.signs[:, label] > 0).any():
             raise UserError(f"class {name!r} has no positive example in the training images")
@@ -161,12 +162,13 @@ def train_svms(
 
 def _hard_negatives(example: Example, svms: LinearSVMs, settings: SVM) -> tuple[Tensor, npt.NDArray[np.int8]]:
     """What an image has to teach: vectors ``[n, D]`` and their signs ``[n, K]``."""
-    scores = svms(example.vectors.float()).cpu().numpy()[example.vector_of]  # [N, K]
+    vector_of = example.vectors.of
+    scores = example.vectors.each(svms.to(example.vectors.device)).cpu().numpy()[vector_of]  # [N, K]
     negative = example.windows.class_overlaps(scores.shape[1]) < settings.negative_iou
     hard = negative & (scores > settings.hard_score)
     signs = np.zeros((len(example.vectors), scores.shape[1]), np.int8)  # of each vector
     for label in range(scores.shape[1]):
         kept = spread_out(example.windows.boxes, scores[:, label], hard[:, label], settings.duplicate_iou)
-        signs[example.vector_of[kept], label] = -1
+        signs[vector_of[kept], label] = -1
     rows = np.flatnonzero(signs.any(axis=1))
-    return example.vectors[rows], signs[rows]
+    return example.vectors.make(rows).cpu(), signs[rows]

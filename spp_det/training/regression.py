@@ -34,8 +34,8 @@ def train_regressor(
         generator: draws ``settings.max_windows`` examples where a class has more.
     """
     pairs = [image.near(settings.min_iou) for image in windows]
-    scale = settings.norm / mean_norm
-    weight, bias = torch.zeros(len(classes), dimension, 4), torch.zeros(len(classes), 4)
+    ridge = settings.ridge * (mean_norm / settings.norm) ** 2  # for the vectors as they are
+    weight, bias = torch.zeros(len(classes), 4, dimension), torch.zeros(len(classes), 4)
     for label in range(len(classes)):
         chosen = _draw(windows, pairs, label, settings.max_windows, generator)
         vectors: list[Tensor] = []
@@ -47,9 +47,9 @@ def train_regressor(
             boxes = windows[image].boxes
             targets.append(encode_deltas(boxes[index], boxes[objects]))  # objects come first among them
         if vectors:
-            examples = torch.cat(vectors).float().mul_(scale)
-            w, b = fit_ridge(examples, np.concatenate(targets), settings.ridge, np.concatenate(vector_of))
-            weight[label], bias[label] = w.mul_(scale), b
+            weight[label], bias[label] = fit_ridge(
+                torch.cat(vectors), np.concatenate(targets), ridge, np.concatenate(vector_of)
+            )
     return BoxRegressor(weight, bias)
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from spp_det.cache import Cache
-from spp_det.config import Config, Data
+from spp_det.config import FC, Config, Data
 from spp_det.data.coco import read_coco
 from spp_det.data.records import Dataset
 from spp_det.data.voc import read_voc
-from spp_det.devices import choose_device
+from spp_det.devices import choose_device, peak_memory
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector, features_of
+from spp_det.model.features import WindowFeatures
+from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
 from spp_det.training.images import TrainingImages
 from spp_det.training.mining import train_svms
@@ -61,23 +64,33 @@ def train(config: Config) -> Trained:
         proposals=config.proposals,
         backbone=config.backbone,
         pyramid=config.pyramid,
+        fc=config.fc,
         detection=config.detection,
     )
-    backbone = Backbone(config.backbone.name).load_weights(config.backbone.weights, config.seed).to(device)
+    backbone = Backbone(config.backbone.name).load_weights(config.backbone.weights, config.seed)
+    backbone.to(device).at(config.runtime.precision)
     features = features_of(backbone, settings)
     cache = Cache(config.runtime.cache or config.output / "cache")
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
     clock.lap("proposals_and_maps")
+    head = _head(config.fc, features, config.seed)
     generator = np.random.default_rng(config.seed)
-    sample = generator.permutation(len(images))[:NORM_IMAGES]
-    mean_norm = mean_vector_norm(images.sample(int(i), NORM_WINDOWS, generator) for i in sample)
+    drawn = generator.permutation(len(images))[:NORM_IMAGES].tolist()
+    seeds = generator.integers(2**32, size=len(drawn))
+
+    def sampled() -> Iterator[Tensor]:
+        for index, seed in zip(drawn, seeds, strict=True):
+            yield images.sample(index, NORM_WINDOWS, np.random.default_rng(seed))
+
+    pool5_norm = mean_vector_norm(sampled())
+    norm = pool5_norm if head is None else mean_vector_norm(map(head, sampled()))
     clock.lap("norm")
     svms, figures = train_svms(
-        images.positives(config.svm.positive_iou),
-        images.stream(generator.permutation(len(images)), "hard negatives"),
+        images.positives(config.svm.positive_iou, head),
+        images.stream(generator.permutation(len(images)), "hard negatives", head),
         dataset.classes,
-        features.dimension,
-        mean_norm,
+        features.dimension if head is None else head.dimension,
+        norm,
         config.svm,
     )
     clock.lap("svm")
@@ -85,34 +98,35 @@ def train(config: Config) -> Trained:
     if config.bbox.enabled:
         regressor = train_regressor(
             images.windows(),
-            images.vectors_of,
+            images.distinct_vectors,
             dataset.classes,
             features.dimension,
-            mean_norm,
+            pool5_norm,
             config.bbox,
             generator,
         )
         clock.lap("bbox")
-    detector = Detector(dataset.classes, features, svms, regressor, settings)
+    detector = Detector(dataset.classes, features, head, svms, regressor, settings)
     metrics = {
         "images": len(images),
         "skipped": images.skipped,
-        "mean_norm": mean_norm,
+        "mean_norm": norm,
         "svm": figures,
         "seconds": clock.laps,
-        "peak_memory_mb": _peak_memory_mb(),
+        "peak_memory_mb": peak_memory(),
     }
     return Trained(detector, metrics)
 
 
-def _peak_memory_mb() -> int | None:
-    """The largest resident size of this process so far; None where the system does not tell (Windows)."""
-    try:
-        import resource
-    except ImportError:
+def _head(fc: FC, features: WindowFeatures, seed: int) -> FCHead | None:
+    """The fully connected layers that the SVMs see windows through; None: they see pool5 itself."""
+    if fc.layer == "pool5":
         return None
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
+    backbone = features.backbone
+    head = FCHead(fc.layer, features.dimension, fc.width, seed=None)
+    head.load_weights(fc.weights, backbone.name, features.levels, backbone.channels, seed)
+    head = head if fc.rank is None else head.compressed(fc.rank)
+    return head.to(backbone.mean.device).at(backbone.precision)
 
 
 class _Clock:

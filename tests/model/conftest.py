@@ -9,23 +9,27 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from spp_det.config import FC, Detection, Precision, Proposals, Pyramid
 from spp_det.config import Backbone as BackboneSettings
-from spp_det.config import Detection, Proposals, Pyramid
 from spp_det.data.synthetic import scene
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.detector import Detector
 from spp_det.model.features import SPPFeatures
+from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import LinearSVMs
 
 CLASSES = ("kangaroo", "raccoon", "wombat")
+POOL5 = FC()  # without fc layers
 
 
 def random_detector(
     regress: bool = True,
     scales: tuple[int, ...] = (128,),
     levels: tuple[int, ...] = (3, 1),
+    fc: FC = POOL5,
+    precision: Precision = "float32",
     **detection: float,
 ) -> Detector:
     """Scores spread around 0, so that the threshold, the suppression and the limit all have work."""
@@ -33,18 +37,24 @@ def random_detector(
         proposals=Proposals(max_side=400),
         backbone=BackboneSettings(name="zf5_small", weights="random", scales=scales, max_side=600),
         pyramid=Pyramid(levels=levels),
+        fc=fc,
         detection=Detection.model_validate(detection),
     )
-    features = SPPFeatures.of(Backbone("zf5_small"), settings)
+    features = SPPFeatures.of(Backbone("zf5_small").at(precision), settings)
+    head, described, spread, bias = None, features.dimension, 0.05, [-3.5, -3.0, -2.0]
+    if fc.layer != "pool5":
+        head = FCHead(fc.layer, features.dimension, fc.width)
+        head = head if fc.rank is None else head.compressed(fc.rank)
+        described, spread, bias = head.dimension, 1.0, [0.0, 0.0, 0.0]
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(features.dimension, len(CLASSES), generator=generator)
+    weight = torch.randn(described, len(CLASSES), generator=generator)
     weight -= weight.mean(0)
-    svms = LinearSVMs(0.05 * weight.T.contiguous(), torch.tensor([-3.5, -3.0, -2.0]))
+    svms = LinearSVMs(spread * weight.T.contiguous(), torch.tensor(bias))
     regressor = None
     if regress:
-        shift = 1e-3 * torch.randn(len(CLASSES), features.dimension, 4, generator=generator)
+        shift = 1e-3 * torch.randn(len(CLASSES), 4, features.dimension, generator=generator)
         regressor = BoxRegressor(shift, torch.full((len(CLASSES), 4), 0.05))
-    return Detector(CLASSES, features, svms, regressor, settings)
+    return Detector(CLASSES, features, head, svms, regressor, settings)
 
 
 @pytest.fixture(scope="session")

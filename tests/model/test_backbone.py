@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from spp_det.errors import UserError
+from spp_det.model import backbone as backbone_module
 from spp_det.model.backbone import BACKBONES, Backbone
 
 NAME = "zf5_small"
@@ -318,10 +319,119 @@ def test_loading_weights_keeps_it_frozen(tmp_path, state, image):
     assert not backbone(image).requires_grad
 
 
+# ---------------------------------------------------------------- at which precision
+
+
+def error(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+def bfloat16_in_hardware(monkeypatch, there: bool) -> None:
+    monkeypatch.setattr(backbone_module, "has_bfloat16", lambda _device: there)
+
+
+def test_a_backbone_computes_in_float32_until_it_is_told(image):
+    backbone = Backbone(NAME)
+    assert backbone.precision == torch.float32
+    exact = backbone(image)
+    assert backbone.at("float32") is backbone
+    assert backbone.precision == torch.float32
+    assert torch.equal(backbone(image), exact)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_bfloat16_gives_nearly_the_same_map_in_float32(name, image):
+    backbone = Backbone(name)
+    exact = backbone(image)
+    before = {key: tensor.clone() for key, tensor in backbone.layers.state_dict().items()}
+    assert backbone.at("bfloat16") is backbone
+    assert backbone.precision == torch.bfloat16
+    found = backbone(image)
+    assert found.dtype == torch.float32
+    assert found.shape == exact.shape
+    assert 0 < error(found, exact) < 0.05
+    assert not found.requires_grad
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    state = backbone.layers.state_dict()
+    assert state.keys() == before.keys()
+    for key, tensor in state.items():
+        assert tensor.dtype == before[key].dtype
+        assert torch.equal(tensor, before[key])
+    assert torch.equal(backbone.at("float32")(image), exact)
+
+
+def test_auto_is_bfloat16_where_the_hardware_has_it_and_it_does_no_harm(monkeypatch, image):
+    bfloat16_in_hardware(monkeypatch, True)
+    backbone = Backbone(NAME).at("auto")
+    assert backbone.precision == torch.bfloat16
+    assert torch.equal(backbone(image), Backbone(NAME).at("bfloat16")(image))
+
+
+def test_auto_is_float32_where_the_hardware_has_no_bfloat16(monkeypatch, image):
+    bfloat16_in_hardware(monkeypatch, False)
+    backbone = Backbone(NAME).at("auto")
+    assert backbone.precision == torch.float32
+    assert torch.equal(backbone(image), Backbone(NAME)(image))
+    assert backbone.at("bfloat16").precision == torch.bfloat16  # whoever insists gets it
+    assert backbone.at("auto").precision == torch.float32
+
+
+def test_auto_is_float32_where_bfloat16_would_do_harm(monkeypatch, caplog, image):
+    bfloat16_in_hardware(monkeypatch, True)
+    monkeypatch.setattr(backbone_module, "HARMLESS", 0)
+    with caplog.at_level(logging.INFO, "spp_det"):
+        backbone = Backbone(NAME).at("auto")
+    assert backbone.precision == torch.float32
+    assert "float32" in caplog.text
+    assert torch.equal(backbone(image), Backbone(NAME)(image))
+    assert backbone.at("bfloat16").precision == torch.bfloat16
+
+
+@pytest.mark.parametrize("value", [0.0, float("nan")])
+def test_auto_is_float32_where_the_harm_cannot_be_told(monkeypatch, value):
+    """A network whose map is zero, or no number, everywhere: the error is not a number."""
+    bfloat16_in_hardware(monkeypatch, True)
+    backbone = Backbone(NAME)
+    backbone.layers.state_dict()["14.weight"].fill_(value)
+    assert backbone.at("auto").precision == torch.float32
+
+
+def test_the_precision_that_auto_finds_is_the_same_every_time(monkeypatch):
+    """Of one network, whatever torch's own generator and the precision before were; it leaves both alone."""
+    bfloat16_in_hardware(monkeypatch, True)
+    errors = []
+    monkeypatch.setattr(
+        backbone_module.logger, "debug", lambda _text, *arguments: errors.append(arguments[-1])
+    )
+    backbone, before = Backbone(NAME), torch.random.get_rng_state()
+    for precision in ("auto", "bfloat16", "auto"):
+        backbone.at(precision)
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert errors[0] == errors[1] == errors[2]
+    assert 0 < errors[0] < backbone_module.HARMLESS
+
+
+def test_images_of_a_batch_do_not_mix_in_bfloat16_either(image):
+    backbone = Backbone(NAME).at("bfloat16")
+    together = backbone(torch.cat([image, 255 - image]))
+    assert error(together[:1], backbone(image)) < 0.02
+    assert error(together[1:], backbone(255 - image)) < 0.02
+
+
 # ---------------------------------------------------------------- the key of the weights
 
 
-def test_the_digest_is_that_of_the_weights_alone(tmp_path, state):
+def test_each_precision_has_its_own_digest_that_of_its_maps(monkeypatch):
+    backbone = Backbone(NAME)
+    exact, rounded = backbone.digest(), backbone.at("bfloat16").digest()
+    assert exact != rounded
+    assert backbone.at("float32").digest() == exact
+    for there, expected in ((True, rounded), (False, exact)):  # auto is not a third one
+        bfloat16_in_hardware(monkeypatch, there)
+        assert backbone.at("auto").digest() == expected
+
+
+def test_the_digest_is_that_of_the_weights_not_of_their_file(tmp_path, state):
     save_file(state, tmp_path / "a.safetensors")
     torch.save(dict(reversed(state.items())), tmp_path / "b.pth")
     one, other = (Backbone(NAME).load_weights(str(tmp_path / name)) for name in ("a.safetensors", "b.pth"))

@@ -36,7 +36,7 @@ def primal_ridge(vectors, targets, ridge):
     centred = x - mean
     gram = centred.T @ centred + ridge * np.eye(x.shape[1])
     weight = np.linalg.solve(gram, centred.T @ (y - y.mean(0)) @ whiten) @ np.linalg.inv(whiten)
-    return weight, y.mean(0) - mean @ weight
+    return weight.T, y.mean(0) - mean @ weight
 
 
 @pytest.mark.parametrize(("n", "dimension"), [(300, 20), (20, 300), (64, 64), (2, 5), (5, 1)])
@@ -60,7 +60,7 @@ def test_predictions_are_those_of_scikit_learns_ridge_on_whitened_targets(seed, 
     mean, whiten = targets.mean(0, dtype=np.float64), whitening(targets)
     other = Ridge(alpha=ridge, solver="cholesky").fit(vectors.double().numpy(), (targets - mean) @ whiten)
     expected = other.predict(vectors.double().numpy()) @ np.linalg.inv(whiten) + mean
-    np.testing.assert_allclose((vectors @ weight + bias).numpy(), expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose((vectors @ weight.T + bias).numpy(), expected, rtol=1e-3, atol=1e-4)
 
 
 @settings(max_examples=30, deadline=None)
@@ -102,9 +102,9 @@ def test_a_linear_relation_is_recovered(n, dimension):
     true_weight, true_bias = rng.normal(0, 0.1, (dimension, 4)), np.array([0.2, -0.1, 0.3, 0.0])
     targets = (vectors.numpy() @ true_weight + true_bias).astype(np.float32)
     weight, bias = fit_ridge(vectors, targets, ridge=1e-3)
-    np.testing.assert_allclose((vectors @ weight + bias).numpy(), targets, atol=1e-3)
+    np.testing.assert_allclose((vectors @ weight.T + bias).numpy(), targets, atol=1e-3)
     if n > dimension:  # otherwise many maps fit, and the shortest is found
-        np.testing.assert_allclose(weight.numpy(), true_weight, atol=1e-3)
+        np.testing.assert_allclose(weight.numpy(), true_weight.T, atol=1e-3)
         np.testing.assert_allclose(bias.numpy(), true_bias, atol=1e-3)
 
 
@@ -127,7 +127,7 @@ def test_a_constant_target_stays_constant():
     vectors, targets = examples(2, 60, 10)
     targets[:, 2] = 0.25
     weight, bias = fit_ridge(vectors, targets, ridge=10.0)
-    np.testing.assert_allclose((vectors @ weight + bias)[:, 2].numpy(), 0.25, atol=1e-5)
+    np.testing.assert_allclose((vectors @ weight.T + bias)[:, 2].numpy(), 0.25, atol=1e-5)
 
 
 def test_the_arguments_are_left_as_they_were():
@@ -144,8 +144,8 @@ BOXES = as_boxes([[10, 20, 50, 60], [0, 0, 8, 16], [3, 4, 103, 24]])
 
 
 def test_each_box_moves_by_the_map_of_its_own_class():
-    weight = torch.zeros(2, 1, 4)
-    weight[0, 0] = torch.tensor([0.25, 0.0, 0.0, 0.0])  # a quarter of the width to the right, each unit
+    weight = torch.zeros(2, 4, 1)
+    weight[0, :, 0] = torch.tensor([0.25, 0.0, 0.0, 0.0])  # a quarter of the width to the right, each unit
     bias = torch.zeros(2, 4)
     bias[1] = torch.tensor([0.0, 0.0, np.log(2), np.log(0.5)])  # twice as wide, half as high
     regressor = BoxRegressor(weight, bias)
@@ -155,21 +155,39 @@ def test_each_box_moves_by_the_map_of_its_own_class():
     np.testing.assert_allclose(refined, [[20, 20, 60, 60], [-4, 4, 12, 12], [53, 4, 153, 24]], atol=1e-5)
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 3), max_size=12))
+def test_labels_may_come_in_any_order(labels):
+    """Runs of one class, of several, and classes that come back."""
+    generator = torch.Generator().manual_seed(len(labels))
+    regressor = BoxRegressor(
+        0.1 * torch.randn(4, 4, 7, generator=generator), torch.randn(4, 4, generator=generator)
+    )
+    vectors = torch.randn(len(labels), 7, generator=generator)
+    boxes = BOXES[np.arange(len(labels)) % 3]
+    refined = regressor(vectors, np.array(labels, np.int64), boxes)
+    assert refined.shape == boxes.shape
+    for row, label in enumerate(labels):
+        deltas = (regressor.weight[label] @ vectors[row] + regressor.bias[label]).numpy()
+        expected = decode_deltas(boxes[[row]], deltas[None])
+        np.testing.assert_allclose(refined[[row]], expected, rtol=1e-4, atol=1e-3)
+
+
 def test_a_class_without_examples_leaves_its_boxes():
-    regressor = BoxRegressor(torch.zeros(2, 5, 4), torch.zeros(2, 4))
+    regressor = BoxRegressor(torch.zeros(2, 4, 5), torch.zeros(2, 4))
     refined = regressor(torch.randn(3, 5), np.array([0, 1, 1]), BOXES)
     np.testing.assert_allclose(refined, BOXES, atol=1e-5)
 
 
 def test_no_boxes_are_no_boxes():
-    regressor = BoxRegressor(torch.randn(2, 5, 4), torch.randn(2, 4))
+    regressor = BoxRegressor(torch.randn(2, 4, 5), torch.randn(2, 4))
     refined = regressor(torch.zeros(0, 5), np.zeros(0, np.int64), np.zeros((0, 4), np.float32))
     assert refined.shape == (0, 4)
     assert refined.dtype == np.float32
 
 
 def test_wild_deltas_give_finite_boxes():
-    regressor = BoxRegressor(torch.zeros(1, 1, 4), torch.tensor([[0.0, 0.0, 1e6, -1e6]]))
+    regressor = BoxRegressor(torch.zeros(1, 4, 1), torch.tensor([[0.0, 0.0, 1e6, -1e6]]))
     refined = regressor(torch.zeros(3, 1), np.zeros(3, np.int64), BOXES)
     assert np.isfinite(refined).all()
     assert (refined[:, 2:] > refined[:, :2]).all()
@@ -191,5 +209,5 @@ def test_a_fit_on_encoded_deltas_moves_windows_onto_their_objects():
 
 def test_the_caller_keeps_its_boxes():
     boxes = BOXES.copy()
-    BoxRegressor(torch.randn(1, 5, 4), torch.randn(1, 4))(torch.randn(3, 5), np.zeros(3, np.int64), boxes)
+    BoxRegressor(torch.randn(1, 4, 5), torch.randn(1, 4))(torch.randn(3, 5), np.zeros(3, np.int64), boxes)
     assert (boxes == BOXES).all()

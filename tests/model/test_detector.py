@@ -11,8 +11,22 @@ from PIL import Image
 
 from spp_det import Detector
 from spp_det.boxes import as_boxes, iou
+from spp_det.config import FC
 from spp_det.errors import UserError
 from spp_det.proposals import selective_search
+
+HEADS = {
+    "fc6": FC(layer="fc6", weights="random", width=24),
+    "fc7": FC(layer="fc7", weights="random", width=24),
+    "compressed fc6": FC(layer="fc6", weights="random", width=24, rank=(6, 4)),
+    "compressed fc7": FC(layer="fc7", weights="random", width=24, rank=(6, 4)),
+}
+
+
+@pytest.fixture(params=[FC(), *HEADS.values()], ids=["pool5", *HEADS])
+def fc(request) -> FC:
+    """Between the pyramid and the SVMs."""
+    return request.param
 
 
 def equal(a, b) -> bool:
@@ -120,26 +134,43 @@ def test_a_file_that_is_no_image_is_refused_by_name(detector, tmp_path):
 
 @pytest.mark.parametrize("regress", [True, False])
 @pytest.mark.parametrize("scales", [(128,), (80, 160)])
-def test_every_result_is_well_formed(build_detector, images, regress, scales):
-    detector = build_detector(regress=regress, scales=scales)
+def test_every_result_is_well_formed(build_detector, images, regress, scales, fc):
+    detector = build_detector(regress=regress, scales=scales, fc=fc)
     for image in images:
         found = detector(image)
         check(found, image.shape[1], image.shape[0])
         assert len(found["scores"]) > 10
 
 
+def by_hand(head, vector):
+    """A ReLU behind every layer, but none between the two that a compressed layer is made of."""
+    state = head.layers.state_dict()
+    for name in head.layers:
+        if f"{name}.0.weight" in state:
+            vector = (
+                state[f"{name}.1.weight"] @ (state[f"{name}.0.weight"] @ vector) + state[f"{name}.1.bias"]
+            )
+        else:
+            vector = state[f"{name}.weight"] @ vector + state[f"{name}.bias"]
+        vector = vector.clamp(min=0)
+    return vector
+
+
 def slow_detect(detector, image, windows):
-    """Section 4.1 window by window: score, threshold, greedy suppression, limit, regression, clip."""
+    """Section 4.1 window by window: fc layers, score, threshold, greedy suppression, limit, regression of
+    pool5, clip."""
     settings = detector.settings.detection
     maps = detector.features.maps(image)
     vectors = []
     for window in windows:
-        vector, _ = detector.features.pool(maps, window[None])
-        vectors.append(vector[0])
+        vectors.append(detector.features.vectors(maps, window[None]).make(np.array([0]))[0])
+    seen = vectors  # by the SVMs
+    if detector.head is not None:
+        seen = [by_hand(detector.head, vector) for vector in vectors]
     rows = []  # score, label, window
     for label in range(len(detector.classes)):
         weight, bias = detector.svms.weight[label], detector.svms.bias[label]
-        scored = [(float(vector @ weight + bias), i) for i, vector in enumerate(vectors)]
+        scored = [(float(vector @ weight + bias), i) for i, vector in enumerate(seen)]
         kept = []
         for score, i in sorted(scored, key=lambda pair: -pair[0]):
             near = [j for j in kept if iou(windows[[i]], windows[[j]])[0, 0] > settings.nms]
@@ -149,9 +180,8 @@ def slow_detect(detector, image, windows):
     rows.sort(key=lambda row: -row[0])
     boxes = []
     for _, label, i in rows:
-        dx, dy, dw, dh = (
-            (vectors[i] @ detector.regressor.weight[label] + detector.regressor.bias[label]).double().tolist()
-        )
+        weight, bias = detector.regressor.weight[label], detector.regressor.bias[label]
+        dx, dy, dw, dh = (float(row @ vectors[i] + b) for row, b in zip(weight, bias, strict=True))
         x1, y1, x2, y2 = windows[i].tolist()
         w, h = x2 - x1, y2 - y1
         cx, cy, w, h = x1 + w / 2 + dx * w, y1 + h / 2 + dy * h, w * np.exp(dw), h * np.exp(dh)
@@ -162,8 +192,8 @@ def slow_detect(detector, image, windows):
 
 
 @pytest.mark.parametrize("limit", [4, 100])
-def test_detections_are_those_of_the_slow_version(build_detector, images, limit):
-    detector = build_detector(score_threshold=-0.5, nms=0.4, max_per_image=limit)
+def test_detections_are_those_of_the_slow_version(build_detector, images, limit, fc):
+    detector = build_detector(fc=fc, score_threshold=-0.5, nms=0.4, max_per_image=limit)
     windows = selective_search(images[0])[::3]
     found, expected = detector.detect(images[0], windows), slow_detect(detector, images[0], windows)
     assert found["labels"].tolist() == expected["labels"].tolist()
@@ -257,11 +287,52 @@ def test_one_window_and_the_same_window_twice_are_one_detection_a_class(detector
 def test_a_loaded_detector_detects_the_same_to_the_bit(build_detector, images, tmp_path, regress):
     detector = build_detector(regress=regress, scales=(96, 128), levels=(4, 2))
     detector.save(tmp_path / "model.safetensors")
-    loaded = Detector.load(tmp_path / "model.safetensors")
+    # The one in memory computes in float32; "auto" would not on every machine.
+    loaded = Detector.load(tmp_path / "model.safetensors", precision="float32")
     assert loaded.classes == detector.classes
+    assert loaded.head is None
     assert (loaded.regressor is None) == (not regress)
     for image in images:
         assert equal(loaded(image), detector(image))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_with_fc_layers_too_at_either_precision(build_detector, images, tmp_path, kind, precision):
+    detector = build_detector(fc=HEADS[kind], precision=precision)
+    detector.save(tmp_path / "model.safetensors")
+    loaded = Detector.load(tmp_path / "model.safetensors", precision=precision)
+    assert loaded.settings == detector.settings
+    assert loaded.head.precision == loaded.features.backbone.precision == getattr(torch, precision)
+    state, expected = loaded.head.layers.state_dict(), detector.head.layers.state_dict()
+    assert list(state) == list(expected)
+    for name, tensor in expected.items():  # whatever it computes in
+        assert tensor.dtype == torch.float32
+        assert torch.equal(state[name], tensor)
+    assert loaded.svms.weight.shape == (3, 24)
+    assert loaded.regressor.weight.shape == (3, 4, loaded.features.dimension)
+    for image in images:
+        found = loaded(image)
+        assert len(found["scores"]) > 10
+        assert equal(found, detector(image))
+
+
+def test_the_precision_of_a_detector_is_chosen_when_it_is_loaded(
+    build_detector, images, tmp_path, monkeypatch
+):
+    build_detector(fc=HEADS["fc7"], precision="bfloat16").save(tmp_path / "rounded")
+    build_detector(fc=HEADS["fc7"], precision="float32").save(tmp_path / "exact")
+    assert (tmp_path / "rounded").read_bytes() == (tmp_path / "exact").read_bytes()
+    windows = selective_search(images[0])
+    exact, rounded = (
+        Detector.load(tmp_path / "exact", precision=p).detect(images[0], windows)
+        for p in ("float32", "bfloat16")
+    )
+    assert not equal(exact, rounded)
+    np.testing.assert_allclose(rounded["scores"][:10], exact["scores"][:10], atol=0.2)  # they spread by 2
+    for there, expected in ((True, rounded), (False, exact)):
+        monkeypatch.setattr("spp_det.model.backbone.has_bfloat16", lambda _device, there=there: there)
+        assert equal(Detector.load(tmp_path / "exact").detect(images[0], windows), expected)
 
 
 def test_a_model_is_saved_and_loaded_by_any_form_of_path(detector, tmp_path):
@@ -280,7 +351,8 @@ def test_a_device_that_is_not_there_is_the_callers_mistake_not_the_files(detecto
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_detects_what_the_cpu_detects(detector, images, tmp_path):
     detector.save(tmp_path / "model.safetensors")
-    found = Detector.load(tmp_path / "model.safetensors", device="cuda")(images[0])
+    # In float32, as the one in memory.
+    found = Detector.load(tmp_path / "model.safetensors", device="cuda", precision="float32")(images[0])
     expected = detector(images[0])
     check(found, 150, 110)
     np.testing.assert_allclose(found["scores"][:10], expected["scores"][:10], atol=0.05)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import spp_det
 from spp_det import Detector
-from spp_det.config import Backbone, Detection, Proposals, Pyramid
+from spp_det.config import FC, Backbone, Detection, Proposals, Pyramid
 from spp_det.errors import UserError
 from spp_det.model.geometry import Geometry
 from spp_det.model.model_file import FORMAT, ModelFile, Settings, _checksum, read_model, write_model
@@ -30,6 +30,7 @@ SETTINGS = Settings(
     proposals=Proposals(mode="quality", max_side=400),
     backbone=Backbone(name="vgg16", weights="/home/someone/vgg.pth", scales=(480, 688), max_side=1500),
     pyramid=Pyramid(levels=(4, 1), mode="average"),
+    fc=FC(layer="fc7", weights="/home/someone/vgg.pth", width=32, rank=(8, 4)),
     detection=Detection(score_threshold=-0.7, nms=0.45, max_per_image=7),
 )
 SMALL = ModelFile(
@@ -106,11 +107,12 @@ def test_everything_comes_back(tmp_path):
         assert torch.equal(back.tensors[name], tensor)
 
 
-def test_settings_come_back_but_not_the_path_of_the_pretrained_weights(tmp_path):
+def test_settings_come_back_but_not_the_paths_of_the_pretrained_weights(tmp_path):
     write_model(tmp_path / "m", SMALL)
     back = read_model(tmp_path / "m", lambda model: model.settings)
+    sections = ("backbone", "fc")
     assert back == SETTINGS.model_copy(
-        update={"backbone": SETTINGS.backbone.model_copy(update={"weights": "random"})}
+        update={name: getattr(SETTINGS, name).model_copy(update={"weights": "random"}) for name in sections}
     )
     assert b"someone" not in (tmp_path / "m").read_bytes()
 
@@ -235,8 +237,9 @@ def test_other_safetensors_files_and_other_versions_are_told_from_damage(model, 
     tensors, metadata = contents(model)
     save_file(tensors, tmp_path / "foreign")
     assert "not stated" in refused(tmp_path / "foreign", "not a model that this version reads")
-    save_file(tensors, tmp_path / "later", metadata | {"format": "spp_det 99"})
-    assert "spp_det 99" in refused(tmp_path / "later", "not a model that this version reads")
+    for other in ("spp_det 1", "spp_det 99"):  # earlier and later
+        save_file(tensors, tmp_path / "other", metadata | {"format": other})
+        assert repr(other) in refused(tmp_path / "other", "not a model that this version reads")
 
 
 # ---------------------------------------------------------------- damage
@@ -295,6 +298,98 @@ def test_a_tensor_of_another_shape_is_named(model, tmp_path, name):
     assert name.removeprefix("backbone.") in refused(rewritten(model, tmp_path / "m", change))
 
 
+@pytest.fixture(scope="module", params=[None, (6, 4)], ids=["whole", "compressed"])
+def headed(request, build_detector, tmp_path_factory) -> Path:
+    """A model with fc6 and fc7."""
+    path = tmp_path_factory.mktemp("headed") / "model.safetensors"
+    build_detector(fc=FC(layer="fc7", weights="random", width=24, rank=request.param)).save(path)
+    return path
+
+
+def fc_names(path: Path) -> list[str]:
+    names = [name for name in contents(path)[0] if name.startswith("fc.")]
+    assert len(names) in (4, 6)
+    return names
+
+
+def test_a_model_with_fc_layers_rewritten_without_a_change_is_a_model(headed, tmp_path):
+    loaded = Detector.load(rewritten(headed, tmp_path / "m", lambda *_: None))
+    assert loaded.settings.fc.layer == "fc7"
+    assert loaded.head.dimension == 24
+    loaded.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == headed.read_bytes()
+
+
+def test_fc_tensors_that_are_missing_cut_or_of_another_type_are_refused(headed, tmp_path):
+    def without(tensors, name):
+        del tensors[name]
+
+    def cut(tensors, name):
+        tensors[name] = tensors[name][..., :-1]
+
+    def long(tensors, name):
+        tensors[name] = torch.cat([tensors[name], tensors[name][:1]])
+
+    def double(tensors, name):
+        tensors[name] = tensors[name].double()
+
+    def rounded(tensors, name):
+        tensors[name] = tensors[name].bfloat16()
+
+    def infinite(tensors, name):
+        tensors[name] = tensors[name].clone()
+        tensors[name].view(-1)[0] = float("inf")
+
+    for name in fc_names(headed):
+        for change in (without, cut, long, double, rounded, infinite):
+            path = rewritten(headed, tmp_path / "m", lambda t, _, n=name, c=change: c(t, n))
+            refused(path, "damaged")
+
+
+@pytest.mark.parametrize("name", ["fc6.other", "fc8.weight", "fc6.2.weight", "weight"])
+def test_an_fc_tensor_that_has_no_place_is_refused(headed, tmp_path, name):
+    def change(tensors, _):
+        tensors[f"fc.{name}"] = torch.zeros(24)
+
+    assert name in refused(rewritten(headed, tmp_path / "m", change), "damaged")
+
+
+def test_parts_of_another_fc_layers_size_are_refused(headed, tmp_path):
+    """Each sound in itself."""
+
+    def narrow(tensors, _):
+        tensors["svm.weight"] = tensors["svm.weight"][:, :-1]
+
+    def pool5s(tensors, _):
+        tensors["svm.weight"] = torch.zeros(3, 960)
+
+    def regressor_of_fc7(tensors, _):
+        tensors["bbox.weight"] = torch.zeros(3, 4, 24)
+
+    def without_fc(tensors, _):
+        for name in fc_names(headed):
+            del tensors[name]
+
+    def other_levels(_, metadata):
+        metadata["settings"]["pyramid"]["levels"] = [2, 1]
+
+    for change, wanted in (
+        (narrow, "svm.weight"),
+        (pool5s, "svm.weight"),
+        (regressor_of_fc7, "bbox.weight"),
+        (without_fc, "svm.weight"),
+        (other_levels, "fc6"),
+    ):
+        assert wanted in refused(rewritten(headed, tmp_path / "m", change), "damaged")
+
+
+def test_a_regressor_in_the_former_order_is_refused(model, tmp_path):
+    def change(tensors, _):
+        tensors["bbox.weight"] = tensors["bbox.weight"].transpose(1, 2)
+
+    assert "bbox.weight" in refused(rewritten(model, tmp_path / "m", change), "damaged")
+
+
 @pytest.mark.parametrize("name", ["svm.weight", "bbox.bias"])
 def test_a_tensor_of_another_type_is_named(model, tmp_path, name):
     def change(tensors, _):
@@ -313,6 +408,9 @@ def test_a_tensor_of_another_type_is_named(model, tmp_path, name):
         ("backbone", "unknown", 1),
         ("pyramid", "levels", [6, 3, 2, 1]),  # the weights are for other levels
         ("pyramid", "levels", ["x"]),
+        ("fc", "layer", "fc8"),
+        ("fc", "rank", [1]),
+        ("fc", "unknown", 1),
         ("detection", "nms", 2.0),
         ("detection", "score_threshold", "high"),
         ("proposals", "mode", "slow"),

@@ -12,7 +12,7 @@ from spp_det.config import Backbone as BackboneSettings
 from spp_det.data.synthetic import scene
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector, features_of
-from spp_det.model.features import SPPFeatures
+from spp_det.model.features import SPPFeatures, WindowVectors
 from spp_det.model.model_file import Settings
 from spp_det.model.rcnn import BATCH, CONTEXT, SIDE, RCNNFeatures, warp
 from spp_det.model.svm import LinearSVMs
@@ -29,6 +29,11 @@ def features() -> RCNNFeatures:
 @pytest.fixture(scope="module")
 def image() -> np.ndarray:
     return scene(np.random.default_rng(3), sizes=((320, 260),)).image
+
+
+def all_of(vectors: WindowVectors):
+    """Every distinct vector ``[M, D]``, and the row of each window."""
+    return vectors.make(np.arange(len(vectors))), vectors.of
 
 
 def test_a_window_of_the_inner_size_is_cut_out_with_its_context(image):
@@ -65,7 +70,7 @@ def test_vectors_are_pool5_of_each_window_alone(features, image):
     corner = rng.uniform(0, 200, (BATCH + 5, 2))
     windows = as_boxes(np.concatenate([corner, corner + rng.uniform(5, 60, corner.shape)], axis=1))
     windows = np.concatenate([windows, windows[:3]])  # shared ones pass the network once
-    vectors, vector_of = features.pool(features.maps(image), windows)
+    vectors, vector_of = all_of(features.vectors(features.maps(image), windows))
     assert vectors.shape == (BATCH + 5, features.dimension)
     assert vectors.dtype == torch.float32
     fill = features.backbone.mean.flatten().tolist()
@@ -76,13 +81,41 @@ def test_vectors_are_pool5_of_each_window_alone(features, image):
         torch.testing.assert_close(vectors[vector_of[number]], bins.flatten(), rtol=1e-4, atol=1e-4)
 
 
+def test_a_window_passes_the_network_when_it_is_first_asked_for_and_never_again(image, monkeypatch):
+    features, passed, forward = RCNNFeatures(Backbone("zf5_small")), [], Backbone.forward
+
+    def counted(self, images):
+        passed.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Backbone, "forward", counted)
+    rng = np.random.default_rng(1)
+    corner = rng.uniform(0, 200, (2 * BATCH + 6, 2))
+    windows = as_boxes(np.concatenate([corner, corner + rng.uniform(5, 60, corner.shape)], axis=1))
+    vectors = features.vectors(features.maps(image), np.concatenate([windows, windows[:3]]))
+    assert passed == []
+    assert len(vectors) == 2 * BATCH + 6
+    some = vectors.of_windows(np.array([4, 9, 4]))
+    assert passed == [2]
+    assert torch.equal(some[0], some[2])
+    sums = vectors.each(lambda x: x.sum(1))
+    assert sum(passed) == 2 * BATCH + 6
+    assert max(passed) <= BATCH
+    assert torch.equal(vectors.make(vectors.of[[4, 9, 4]]), some)
+    whole, of = all_of(vectors)
+    assert torch.equal(vectors.each(lambda x: x.sum(1)), sums)
+    torch.testing.assert_close(sums, whole.sum(1))
+    assert (of[:3] == of[-3:]).all()
+    assert sum(passed) == 2 * BATCH + 6
+
+
 def test_six_bins_of_thirteen_cells_are_alexnets_pool5():
     conv5 = torch.rand(2, 8, 13, 13)
     assert torch.equal(F.adaptive_max_pool2d(conv5, 6), F.max_pool2d(conv5, 3, stride=2))
 
 
 def test_no_windows_are_no_vectors(features, image):
-    vectors, vector_of = features.pool(features.maps(image), as_boxes([]))
+    vectors, vector_of = all_of(features.vectors(features.maps(image), as_boxes([])))
     assert vectors.shape == (0, features.dimension)
     assert vector_of.shape == (0,)
 
@@ -92,7 +125,9 @@ def test_the_cached_image_gives_the_same_vectors(features, image):
     (whole,) = features.maps(image)
     half = type(whole)(whole.cells.half(), whole.enlargement)
     windows = as_boxes([[10, 10, 80, 90], [0, 0, 320, 260]])
-    assert torch.equal(features.pool([half], windows)[0], features.pool([whole], windows)[0])
+    found, expected = (all_of(features.vectors([maps], windows)) for maps in (half, whole))
+    assert torch.equal(found[0], expected[0])
+    assert (found[1] == expected[1]).all()
 
 
 def test_the_settings_choose_the_features():
@@ -106,9 +141,9 @@ def test_a_detector_is_saved_and_loaded_with_its_features(features, image, tmp_p
     settings = Settings(features="rcnn", backbone=BackboneSettings(name="zf5_small", weights="random"))
     generator = torch.Generator().manual_seed(0)
     svms = LinearSVMs(0.01 * torch.randn(2, features.dimension, generator=generator), torch.zeros(2))
-    detector = Detector(("a", "b"), features, svms, None, settings)
+    detector = Detector(("a", "b"), features, None, svms, None, settings)
     detector.save(tmp_path / "model.safetensors")
-    loaded = Detector.load(tmp_path / "model.safetensors")
+    loaded = Detector.load(tmp_path / "model.safetensors", precision="float32")  # as the one in memory
     windows = as_boxes([[10, 10, 80, 90], [50, 60, 200, 180], [100, 20, 140, 200]])
     before, after = detector.detect(image, windows), loaded.detect(image, windows)
     assert isinstance(loaded.features, RCNNFeatures)

@@ -268,3 +268,16 @@ def test_scores_are_distances_in_units_of_the_margin():
     svms = LinearSVMs(torch.tensor([[1.0, 2.0], [0.0, -1.0]]), torch.tensor([0.5, -0.5]))
     assert svms(torch.tensor([[1.0, 1.0], [0.0, 3.0]])).tolist() == [[3.5, -1.5], [6.5, -3.5]]
     assert svms(torch.zeros(0, 2)).shape == (0, 2)
+
+
+def test_a_row_that_stands_for_several_examples_weighs_as_much_as_they_do():
+    generator = torch.Generator().manual_seed(5)
+    vectors = torch.randn(40, 12, generator=generator).half()
+    count = np.random.default_rng(5).integers(1, 5, 40)
+    side = np.where(np.arange(40) % 3 == 0, 1, -1)
+    objective = Hinge(C=0.02, bias=2.0, positive_weight=2.0)
+    counted = fit_svms(vectors, (side * count)[:, None].astype(np.int8), objective, 1e-7)
+    repeated = np.repeat(np.arange(40), count)
+    written_out = fit_svms(vectors[repeated], side[repeated, None].astype(np.int8), objective, 1e-7)
+    assert counted.primal == pytest.approx(written_out.primal, rel=1e-5)
+    torch.testing.assert_close(counted.svms.weight, written_out.svms.weight, atol=1e-3, rtol=1e-2)

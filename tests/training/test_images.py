@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,8 @@ from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.images import read_image
 from spp_det.model.backbone import Backbone
-from spp_det.model.features import ConvMap, SPPFeatures
+from spp_det.model.features import ConvMap, SPPFeatures, WindowVectors
+from spp_det.model.head import FCHead
 from spp_det.training.images import TrainingImages
 from spp_det.training.windows import LabelledWindows
 
@@ -64,15 +67,18 @@ def artefacts(cache: Path, stage: str) -> list[Path]:
     return sorted((cache / stage).rglob("*.safetensors"))
 
 
+def all_of(vectors: WindowVectors) -> tuple[torch.Tensor, np.ndarray]:
+    """Every distinct vector ``[M, D]``, and the row of each window."""
+    return vectors.make(np.arange(len(vectors))), vectors.of
+
+
 def same(a: TrainingImages, b: TrainingImages) -> bool:
     """Whether all windows and vectors are equal to the bit."""
 
     def equal(index: int) -> bool:
-        one, two = a.example(index), b.example(index)
-        boxes = np.array_equal(one.windows.boxes, two.windows.boxes)
-        return (
-            boxes and np.array_equal(one.vector_of, two.vector_of) and torch.equal(one.vectors, two.vectors)
-        )
+        (one, one_of), (two, two_of) = all_of(a.vectors(index)), all_of(b.vectors(index))
+        boxes = np.array_equal(a.windows()[index].boxes, b.windows()[index].boxes)
+        return boxes and np.array_equal(one_of, two_of) and torch.equal(one, two)
 
     return len(a) == len(b) and all(equal(index) for index in range(len(a)))
 
@@ -105,21 +111,32 @@ def test_windows_are_the_objects_and_the_proposals(prepared, dataset):
 def test_vectors_are_those_of_maps_in_half_precision(prepared, dataset, features):
     for index, record in enumerate(dataset.records):
         maps = features.maps(read_image(record.path))
-        example = prepared.example(index)
-        vectors, vector_of = features.pool(maps, example.windows.boxes)
-        assert np.array_equal(example.vector_of, vector_of)
-        assert torch.equal(example.vectors, vectors.half().float())  # a maximum invents no digits
+        vectors, vector_of = all_of(features.vectors(maps, prepared.windows()[index].boxes))
+        mine, mine_of = all_of(prepared.vectors(index))
+        assert np.array_equal(mine_of, vector_of)
+        assert torch.equal(mine, vectors.half().float())  # a maximum invents no digits
 
 
-def test_vectors_of_some_windows_are_those_of_the_example(prepared):
-    example = prepared.example(1)
-    chosen = np.random.default_rng(0).integers(0, len(example.windows.boxes), 20)
-    vectors, vector_of = prepared.vectors_of(1, chosen)
-    assert torch.equal(vectors[vector_of], example.vectors[example.vector_of[chosen]])
-    assert len(np.unique(vector_of)) == len(vectors)
-    vectors, vector_of = prepared.vectors_of(1, np.zeros(0, np.int64))
-    assert vectors.shape == (0, example.vectors.shape[1])
+def test_distinct_vectors_of_some_windows_are_theirs_each_once(prepared, features):
+    whole, of = all_of(prepared.vectors(1))
+    chosen = np.random.default_rng(0).integers(0, len(of), 20)
+    vectors, vector_of = prepared.distinct_vectors(1, chosen)
+    assert torch.equal(vectors[vector_of], whole[of[chosen]])
+    assert len(np.unique(vector_of)) == len(vectors) == len(np.unique(of[chosen]))
+    vectors, vector_of = prepared.distinct_vectors(1, np.zeros(0, np.int64))
+    assert vectors.shape == (0, features.dimension)
     assert vector_of.shape == (0,)
+
+
+def test_a_sample_is_drawn_by_the_generator_without_repeats(prepared):
+    whole, of = all_of(prepared.vectors(2))
+    for most in (7, len(of), len(of) + 5):
+        drawn = np.random.default_rng(1).permutation(len(of))[:most]
+        sample = prepared.sample(2, most, np.random.default_rng(1))
+        assert torch.equal(sample, whole[of[drawn]])
+        assert len(sample) == min(most, len(of))
+    other = prepared.sample(2, 7, np.random.default_rng(2))
+    assert not torch.equal(other, prepared.sample(2, 7, np.random.default_rng(1)))
 
 
 @pytest.mark.parametrize("min_iou", [1.0, 0.6])
@@ -128,11 +145,32 @@ def test_positives_come_image_by_image(prepared, min_iou):
     found = list(prepared.positives(min_iou))
     with_any = [index for index, (windows, _) in enumerate(wanted) if len(windows)]
     assert len(found) == len(with_any)
-    for (vectors, labels), index in zip(found, with_any, strict=True):
-        windows, expected = wanted[index]
-        distinct, vector_of = prepared.vectors_of(index, windows)
-        assert torch.equal(vectors, distinct[vector_of])
-        assert labels.tolist() == expected.tolist()
+    for (vectors, signs), index in zip(found, with_any, strict=True):
+        windows, labels = wanted[index]
+        whole, of = all_of(prepared.vectors(index))
+        rows = sorted(set(of[windows]))
+        assert torch.equal(vectors, whole[rows])
+        counted = Counter(zip(of[windows].tolist(), labels.tolist(), strict=True))  # by a second way
+        assert signs.dtype == np.int8
+        assert {(rows[i], k): signs[i, k] for i, k in zip(*signs.nonzero(), strict=True)} == counted
+
+
+@pytest.mark.parametrize("layer", ["fc6", "fc7"])
+def test_a_head_stands_between_pool5_and_what_the_svms_are_trained_on(prepared, features, layer):
+    head = FCHead(layer, features.dimension, 24)
+    plain, headed = list(prepared.positives(0.6)), list(prepared.positives(0.6, head))
+    assert len(plain) == len(headed) > 0
+    for (vectors, signs), (seen, seen_signs) in zip(plain, headed, strict=True):
+        torch.testing.assert_close(seen, head(vectors))
+        assert signs.tolist() == seen_signs.tolist()
+    for index, example in zip((3, 1), prepared.stream([3, 1], "title", head), strict=True):
+        whole, of = all_of(prepared.vectors(index))
+        seen, seen_of = all_of(example.vectors)
+        assert seen.shape == (len(whole), 24)
+        torch.testing.assert_close(seen, head(whole))
+        assert (seen_of == of).all()
+    # The regressor's stay pool5.
+    assert prepared.distinct_vectors(0, np.arange(3))[0].shape[1] == features.dimension
 
 
 def test_a_stream_keeps_the_order_that_it_is_given(prepared):
@@ -141,9 +179,10 @@ def test_a_stream_keeps_the_order_that_it_is_given(prepared):
     assert [example.windows.record.image_id for example in streamed] == [
         prepared.images[index].record.image_id for index in order
     ]
-    assert all(
-        torch.equal(e.vectors, prepared.example(i).vectors) for e, i in zip(streamed, order, strict=True)
-    )
+    for example, index in zip(streamed, order, strict=True):
+        found, expected = all_of(example.vectors), all_of(prepared.vectors(index))
+        assert torch.equal(found[0], expected[0])
+        assert (found[1] == expected[1]).all()
 
 
 def test_an_image_without_objects_is_a_source_of_windows(prepare, dataset, voc):
@@ -154,9 +193,10 @@ def test_an_image_without_objects_is_a_source_of_windows(prepare, dataset, voc):
         images = prepare(read_voc(voc, "trainval", dataset.classes))
     finally:
         empty.write_text(text)
-    example = images.example(0)
-    assert example.windows.objects == 0
-    assert len(example.windows.boxes) > 10
+    windows = images.windows()[0]
+    assert windows.objects == 0
+    assert len(windows.boxes) > 10
+    assert len(images.vectors(0).of) == len(windows.boxes)
     assert len(list(images.positives(1.0))) == 3
 
 
@@ -174,6 +214,69 @@ def test_a_second_run_computes_nothing_and_gives_the_same(prepare, prepared, req
     second = prepare()
     assert same(first, second)
     assert same(second, prepared)
+
+
+@pytest.fixture
+def networks(monkeypatch):
+    """The number of torch's threads at every pass of an image through the network."""
+    passes, lock = [], threading.Lock()
+    maps = SPPFeatures.maps
+
+    def noted(self, image):
+        with lock:
+            passes.append((torch.get_num_threads(), threading.get_ident()))
+        return maps(self, image)
+
+    monkeypatch.setattr(SPPFeatures, "maps", noted)
+    return passes
+
+
+@pytest.mark.parametrize("workers", [1, 2, 7])
+def test_each_image_passes_the_network_once_on_a_core_of_its_own(prepare, prepared, networks, workers):
+    images = prepare(workers=workers)
+    assert [number for number, _ in networks] == [1] * 4
+    assert threading.get_ident() not in {ident for _, ident in networks}
+    assert len({ident for _, ident in networks}) <= workers
+    assert same(images, prepared)
+    list(images.positives(0.6))
+    list(images.stream(range(4), "title"))
+    assert len(networks) == 4
+    prepare(workers=workers)
+    assert len(networks) == 4
+
+
+def test_only_the_maps_that_are_missing_are_computed(prepare, prepared, networks, tmp_path):
+    prepare()
+    artefacts(tmp_path / "cache", "maps")[2].unlink()
+    again = prepare()
+    assert len(networks) == 5
+    assert same(again, prepared)
+
+
+def test_as_many_images_pass_the_network_at_once_as_there_are_workers(prepare, monkeypatch):
+    together, maps = threading.Barrier(4, timeout=20), SPPFeatures.maps
+
+    def waiting(self, image):
+        together.wait()
+        return maps(self, image)
+
+    monkeypatch.setattr(SPPFeatures, "maps", waiting)
+    assert len(prepare(workers=4)) == 4
+
+
+def test_each_precision_has_maps_of_its_own(prepare, tmp_path):
+    """A cache may be shared by machines with and without bfloat16."""
+    exact = prepare()
+    rounded_features = SPPFeatures(Backbone("zf5_small").at("bfloat16"), (64, 128), 400, (3, 1), "max")
+    rounded = prepare(features=rounded_features)
+    assert len(artefacts(tmp_path / "cache", "maps")) == 8
+    assert len(artefacts(tmp_path / "cache", "proposals")) == 4
+    assert not same(exact, rounded)
+    for index in range(4):
+        (one, one_of), (two, two_of) = all_of(exact.vectors(index)), all_of(rounded.vectors(index))
+        assert (one_of == two_of).all()
+        assert (two - one).norm() / one.norm() < 0.05
+    assert same(prepare(), exact)  # which the other has not replaced
 
 
 def test_artefacts_are_found_by_content_not_by_name(prepare, dataset, voc, tmp_path, request):
@@ -260,7 +363,7 @@ def test_unreadable_images_are_skipped_with_a_warning_each(prepare, prepared, br
     images = prepare(broken)
     assert len(images) == 1
     assert images.skipped == [record.image_id for record in broken.records[:3]]
-    assert torch.equal(images.example(0).vectors, prepared.example(3).vectors)
+    assert torch.equal(all_of(images.vectors(0))[0], all_of(prepared.vectors(3))[0])
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 3
     for record, warning in zip(broken.records, warnings, strict=False):
@@ -287,7 +390,7 @@ def test_a_truncated_jpeg_is_used_at_its_full_size(prepare, voc, tmp_path, caplo
     object.__setattr__(record, "path", path)
     images = prepare(dataset)
     assert len(images) == 4
-    assert images.example(2).windows.boxes[:, 2].max() == record.size[0]
+    assert images.windows()[2].boxes[:, 2].max() == record.size[0]
     assert caplog.text.count("truncated.jpg") == 1
 
 
@@ -314,9 +417,9 @@ def test_proposals_of_a_tiny_image_are_its_windows(prepare, voc, tmp_path):
         for name in ("boxes", "labels", "difficult", "crowd"):
             object.__setattr__(record, name, getattr(record, name)[:0])
     images = prepare(dataset)
-    assert images.example(0).windows.boxes.tolist() == [[0, 0, 1, 1]]
+    assert images.windows()[0].boxes.tolist() == [[0, 0, 1, 1]]
     assert isinstance(images.windows()[1], LabelledWindows)
-    assert images.example(1).vectors.isfinite().all()
+    assert all_of(images.vectors(1))[0].isfinite().all()
 
 
 def test_maps_that_half_precision_cannot_hold_are_refused(prepare):

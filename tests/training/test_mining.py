@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from spp_det.boxes import as_boxes, iou
 from spp_det.config import SVM
 from spp_det.data.records import Record
 from spp_det.errors import UserError
+from spp_det.model.features import WindowVectors
 from spp_det.model.svm import Hinge, LinearSVMs, fit_svms
 from spp_det.training import mining
 from spp_det.training.mining import Example, ExamplePool, train_svms
@@ -139,10 +141,15 @@ def test_a_fit_of_the_pool_is_a_fit_of_its_vectors():
 # ---------------------------------------------------------------- which windows become negatives
 
 
+def all_vectors(example: Example) -> torch.Tensor:
+    """``[M, D]``, the distinct ones."""
+    return example.vectors.make(np.arange(len(example.vectors)))
+
+
 def mined(example: Example, svms: LinearSVMs, config: SVM) -> tuple[ExamplePool, np.ndarray]:
     """What one image adds to an empty pool, and the counts that are reported."""
     vectors, signs = mining._hard_negatives(example, svms, config)
-    pool = ExamplePool(example.vectors.shape[1], len(svms.weight), capacity=len(vectors))
+    pool = ExamplePool(all_vectors(example).shape[1], len(svms.weight), capacity=len(vectors))
     pool.add(vectors, signs)
     return pool, (signs < 0).sum(axis=0)
 
@@ -150,7 +157,7 @@ def mined(example: Example, svms: LinearSVMs, config: SVM) -> tuple[ExamplePool,
 def numbered(windows: LabelledWindows, vector_of=None) -> Example:
     """One vector a window (or as given), whose first component is its number."""
     vector_of = np.arange(len(windows.boxes)) if vector_of is None else vector_of
-    return Example(windows, rows(np.arange(vector_of.max(initial=-1) + 1)), vector_of)
+    return Example(windows, WindowVectors.held(rows(np.arange(vector_of.max(initial=-1) + 1)), vector_of))
 
 
 def indifferent(classes: int) -> LinearSVMs:
@@ -224,7 +231,7 @@ def test_negatives_are_those_of_the_rules(example, seed):
     config = SVM(negative_iou=0.4, duplicate_iou=0.6, hard_score=-0.9)
     pool, counts = mined(example, svms, config)
     marked, boxes = example.windows.record, example.windows.boxes
-    scores = svms(example.vectors).numpy()[example.vector_of]
+    scores = svms(all_vectors(example)).numpy()[example.vectors.of]
     overlaps, mutual = iou(boxes, marked.boxes), iou(boxes, boxes)
     for label in range(3):
         wanted: list[int] = []
@@ -233,15 +240,40 @@ def test_negatives_are_those_of_the_rules(example, seed):
             alone = all(mutual[i, j] <= config.duplicate_iou + 1e-6 for j in wanted)
             if far and alone and scores[i, label] > config.hard_score:
                 wanted.append(int(i))
-        assert negatives_of(pool, label) == sorted({int(example.vector_of[i]) for i in wanted})
+        assert negatives_of(pool, label) == sorted({int(example.vectors.of[i]) for i in wanted})
         assert counts[label] == len(negatives_of(pool, label))
     assert len(set(pool.vectors[:, 0].tolist())) == pool.size  # one row a vector, for all classes
     assert (pool.signs != 0).any(axis=1).all()
 
 
+def test_negatives_are_the_same_however_many_vectors_are_made_at_a_time():
+    """Each is made once, to be scored, and those that are hard once more."""
+    rng = np.random.default_rng(4)
+    corner = rng.integers(0, 300, (80, 2))
+    boxes = as_boxes(np.concatenate([corner, corner + rng.integers(3, 30, corner.shape)], axis=1))
+    whole = numbered(LabelledWindows.of(record([], []), boxes), rng.permutation(80) // 2)
+    svms = LinearSVMs(torch.randn(3, 40, generator=torch.Generator().manual_seed(2)), torch.zeros(3))
+    svms.weight[:, 0] *= 0.01
+    expected, signs = mining._hard_negatives(whole, svms, SVM())
+    assert 0 < len(expected) < 40
+    for chunk in (1, 7, 40):
+        made: list[int] = []
+
+        def make(indices, made=made):
+            made.extend(indices.tolist())
+            return whole.vectors.make(indices)
+
+        counted = replace(whole.vectors, make=make, chunk=chunk)
+        found, found_signs = mining._hard_negatives(Example(whole.windows, counted), svms, SVM())
+        assert torch.equal(found, expected)
+        assert (found_signs == signs).all()
+        assert sorted(made) == sorted([*range(40), *expected[:, 0].int().tolist()])
+
+
 def test_an_image_without_windows_adds_nothing():
     windows = LabelledWindows.of(record([], []), np.zeros((0, 4), np.float32))
-    pool, counts = mined(Example(windows, torch.zeros(0, 40), np.zeros(0, np.int64)), indifferent(2), SVM())
+    nothing = WindowVectors.held(torch.zeros(0, 40), np.zeros(0, np.int64))
+    pool, counts = mined(Example(windows, nothing), indifferent(2), SVM())
     assert pool.size == 0
     assert counts.tolist() == [0, 0]
 
@@ -263,12 +295,13 @@ def stream(count: int, seed: int = 0):
         windows = LabelledWindows.of(record([[0, 0, 40, 40]], [label]), proposals)
         kinds = torch.tensor([label] + [2] * 60)
         vectors = 15 * DIRECTIONS[kinds] + torch.randn(61, 60, generator=generator)
-        yield Example(windows, vectors, np.arange(61))
+        yield Example(windows, WindowVectors.held(vectors, np.arange(61)))
 
 
 def positives(count: int, seed: int = 0):
     for example in stream(count, seed):
-        yield example.vectors[:1], example.windows.record.labels
+        signs = np.arange(len(CLASSES)) == example.windows.record.labels[:, None]
+        yield all_vectors(example)[:1], signs.astype(np.int8)
 
 
 @pytest.mark.parametrize("retrain_after", [100_000, 300])
@@ -276,7 +309,7 @@ def test_a_separable_stream_is_learnt(retrain_after):
     config = SVM(retrain_after=retrain_after)
     svms, figures = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, config)
     for example in stream(20, seed=1):  # others than it learnt from
-        scores = svms(example.vectors)
+        scores = svms(all_vectors(example))
         label = int(example.windows.record.labels[0])
         assert scores[0].argmax() == label
         assert scores[0, label] > 0
@@ -295,7 +328,7 @@ def test_without_a_fit_on_the_way_all_negatives_are_trained_on():
     vectors, signs = [], []
     for example in stream(10):
         own = int(example.windows.record.labels[0])
-        vectors += [example.vectors[:1], example.vectors]
+        vectors += [all_vectors(example)[:1], all_vectors(example)]
         everything = -np.ones((62, 2), np.int8)
         everything[0] = np.arange(2) == own  # as a positive, to its class alone
         everything[1, own] = 0  # as a window, to the other class alone
@@ -305,7 +338,8 @@ def test_without_a_fit_on_the_way_all_negatives_are_trained_on():
     assert figures["fits"] == 1
     assert figures["examples"] == 10 * 62
     for example in stream(3, seed=5):
-        torch.testing.assert_close(svms(example.vectors), whole.svms(example.vectors), atol=0.02, rtol=0)
+        given = all_vectors(example)
+        torch.testing.assert_close(svms(given), whole.svms(given), atol=0.02, rtol=0)
 
 
 def test_a_pass_with_fits_finds_about_what_all_negatives_teach():
@@ -313,7 +347,8 @@ def test_a_pass_with_fits_finds_about_what_all_negatives_teach():
     mining_svms, figures = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=200))
     assert figures["examples"] < 500  # of 1856: easy ones were left out or forgotten
     for example in stream(5, seed=3):
-        difference = (mining_svms(example.vectors) - exhaustive(example.vectors)).abs()
+        given = all_vectors(example)
+        difference = (mining_svms(given) - exhaustive(given)).abs()
         assert difference.mean() < 0.1
 
 
@@ -335,21 +370,22 @@ def test_with_little_room_it_keeps_to_it_and_learns_about_the_same(monkeypatch, 
     assert max(sizes) == capacity  # so it was full
     assert figures["fits"] > 1
     for example in stream(5, seed=3):
-        difference = (svms(example.vectors) - exhaustive(example.vectors)).abs()
+        given = all_vectors(example)
+        difference = (svms(given) - exhaustive(given)).abs()
         assert difference.mean() < 0.3
 
 
 def test_positives_that_do_not_fit_are_named_with_the_setting():
     vectors = torch.zeros(3, 300_000)  # 0.6 MB each in half precision
     with pytest.raises(UserError, match=r"svm\.memory_mb = 1"):
-        train_svms([(vectors, np.array([0, 0, 1]))], [], CLASSES, 300_000, 1.0, SVM(memory_mb=1))
+        train_svms([(vectors, np.eye(3, 2, dtype=np.int8))], [], CLASSES, 300_000, 1.0, SVM(memory_mb=1))
 
 
 def test_the_result_does_not_depend_on_the_size_of_the_features():
     """They are scaled to the norm of the settings, and the SVMs back again."""
     svms, _ = train_svms(positives(10), stream(10), CLASSES, 60, 15.0, SVM(tolerance=1e-6))
-    larger = [(32 * vectors, labels) for vectors, labels in positives(10)]
-    many = (Example(e.windows, 32 * e.vectors, e.vector_of) for e in stream(10))
+    larger = [(32 * vectors, signs) for vectors, signs in positives(10)]
+    many = (replace(e, vectors=e.vectors.through(lambda vectors: 32 * vectors)) for e in stream(10))
     other, _ = train_svms(larger, many, CLASSES, 60, 32 * 15.0, SVM(tolerance=1e-6))
     torch.testing.assert_close(32 * other.weight, svms.weight, atol=1e-3, rtol=1e-2)
     torch.testing.assert_close(other.bias, svms.bias, atol=1e-2, rtol=1e-2)
@@ -369,7 +405,7 @@ def test_a_class_without_a_positive_is_named_before_any_image_is_looked_at():
         raise AssertionError("mining began")
         yield
 
-    found = [(vectors, labels) for vectors, labels in positives(10) if labels[0] == 0]
+    found = [(vectors, signs) for vectors, signs in positives(10) if signs[0, 0]]
     with pytest.raises(UserError, match="'raccoon' has no positive"):
         train_svms(found, never(), CLASSES, 60, 15.0, SVM())
     with pytest.raises(UserError, match="'kangaroo' has no positive"):
@@ -379,5 +415,5 @@ def test_a_class_without_a_positive_is_named_before_any_image_is_looked_at():
 def test_images_that_hold_no_negatives_do_no_harm():
     svms, figures = train_svms(positives(10), [], CLASSES, 60, 15.0, SVM(C=1.0))
     assert figures["negatives"] == {"kangaroo": 0, "raccoon": 0}
-    for vectors, labels in positives(10):
-        assert svms(vectors)[0, labels[0]] > 0.9
+    for vectors, signs in positives(10):
+        assert svms(vectors)[0, signs[0] > 0] > 0.9

@@ -14,11 +14,10 @@ import numpy as np
 from spp_det.data.synthetic.scenes import CLASSES, SIZES, Scene, scene
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.errors import UserError
-from spp_det.opencv import cv2
+from spp_det.images import encode_jpeg
 from spp_det.threads import ahead
 
 SPLITS: Mapping[str, int] = {"trainval": 160, "test": 60}
-JPEG_QUALITY = 92
 
 TRAIN_PART = (0.0, 0.55)  # columns of the photographs that backgrounds come from, as fractions
 TEST_PART = (0.55, 1.0)
@@ -136,9 +135,7 @@ def _write(root: Path, splits: Mapping[str, int], seed: int, sizes: Sequence[tup
 
 def _write_scene(root: Path, image_id: str, drawn: Scene) -> None:
     file_name = f"{image_id}.jpg"
-    pixels = cv2.cvtColor(drawn.image, cv2.COLOR_RGB2BGR)
-    _, jpeg = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    (root / "JPEGImages" / file_name).write_bytes(jpeg.tobytes())
+    (root / "JPEGImages" / file_name).write_bytes(encode_jpeg(drawn.image))
     height, width = drawn.image.shape[:2]
     names = [CLASSES[label] for label in drawn.labels]
     text = annotation_xml(file_name, width, height, drawn.boxes, names, drawn.difficult)

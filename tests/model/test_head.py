@@ -1,0 +1,537 @@
+"""fc6 and fc7: where pre-trained columns go, what is refused, compression, and the way back from a file."""
+
+from __future__ import annotations
+
+import logging
+import urllib.error
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spp_det.errors import UserError
+from spp_det.model.head import CLASSIFIERS, NEW_BINS, FCHead
+from spp_det.model.pyramid import num_bins, pool_windows
+
+CHANNELS, WIDTH = 4, 10
+GRID = {"alexnet": 6, "vgg16": 7}
+LEVELS = {"alexnet": (6, 3, 2, 1), "vgg16": (7, 3, 2, 1)}
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def network(
+    name: str, channels: int = CHANNELS, width: int = WIDTH, grid: int | None = None
+) -> dict[str, Tensor]:
+    """The fc layers of a state dict in torchvision's names, far narrower than the real one."""
+    fc6, fc7 = CLASSIFIERS[name].values()
+    columns = channels * (grid or GRID[name]) ** 2
+    return {
+        f"{fc6}.weight": normal(width, columns, seed=1),
+        f"{fc6}.bias": normal(width, seed=2),
+        f"{fc7}.weight": normal(width, width, seed=3),
+        f"{fc7}.bias": normal(width, seed=4),
+        "classifier.6.weight": normal(3, width, seed=5),
+    }
+
+
+def torchvisions(state: dict[str, Tensor], name: str, grids: Tensor) -> Tensor:
+    """fc7 as torchvision computes it, from ``[N, C, n, n]``."""
+    x = grids.flatten(1)
+    for layer in CLASSIFIERS[name].values():
+        x = F.relu(F.linear(x, state[f"{layer}.weight"], state[f"{layer}.bias"]))
+    return x
+
+
+def without_new_bins(head: FCHead, levels: tuple[int, ...], grid: int, channels: int = CHANNELS) -> FCHead:
+    """The same head with zeros for the bins that were not pre-trained."""
+    weight = head.layers["fc6"].weight.view(head.dimension, -1, channels)  # type: ignore[operator, union-attr]
+    first = sum(n * n for n in levels[: levels.index(grid)])
+    weight.data[:, :first] = 0
+    weight.data[:, first + grid * grid :] = 0
+    return head
+
+
+def random_head(levels: tuple[int, ...] = (6, 3, 2, 1), width: int = WIDTH, layer: str = "fc7") -> FCHead:
+    return FCHead(layer, num_bins(levels) * CHANNELS, width)  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=["alexnet", "vgg16"])
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def file(tmp_path, name) -> Path:
+    path = tmp_path / "network.safetensors"
+    save_file(network(name), path)
+    return path
+
+
+def refused(path: Path | str, name: str = "alexnet", levels: tuple[int, ...] = (6, 3, 2, 1), **kwargs) -> str:
+    """The message, one line, with which weights are refused."""
+    with pytest.raises(UserError) as caught:
+        random_head(levels, **kwargs).load_weights(str(path), name, levels, CHANNELS)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ---------------------------------------------------------------- pre-trained weights
+
+
+def test_columns_go_from_channel_row_column_to_bin_channel(tmp_path):
+    """Two channels on a 2 x 2 grid that is the second level of (1, 2), by hand."""
+    state = network("alexnet", channels=2, width=1, grid=2)
+    state["classifier.1.weight"] = torch.tensor([[1.0, 2, 3, 4, 10, 20, 30, 40]])
+    save_file(state, tmp_path / "x.safetensors")
+    head = FCHead("fc6", 10, 1).load_weights(str(tmp_path / "x.safetensors"), "alexnet", (1, 2), 2)
+    weight = head.layers["fc6"].weight.flatten().tolist()
+    assert weight[2:] == [1, 10, 2, 20, 3, 30, 4, 40]
+    assert weight[0] != weight[1] != 0
+
+
+@pytest.mark.parametrize("levels", [(0, 3, 2, 1), (3, 0, 1), (1, 2, 3, 0), (0,)])  # 0: the network's grid
+def test_on_a_map_of_exactly_the_grid_it_is_torchvisions_classifier(name, file, levels):
+    levels = tuple(n or GRID[name] for n in levels)
+    cells = normal(5, CHANNELS, GRID[name], GRID[name]).relu()
+    whole = torch.tensor([[0, 0, GRID[name], GRID[name]]])
+    vectors = torch.cat([pool_windows(c, whole, levels).flatten(1) for c in cells])
+    head = random_head(levels).load_weights(str(file), name, levels, CHANNELS)
+    expected = torchvisions(network(name), name, cells)
+    assert expected.count_nonzero() > 5
+    torch.testing.assert_close(without_new_bins(head, levels, GRID[name])(vectors), expected)
+
+
+@pytest.mark.parametrize(("name", "side", "pool5"), [("alexnet", 13, (3, 2)), ("vgg16", 14, (2, 2))])
+def test_on_the_map_of_an_imagenet_crop_it_is_torchvisions_with_its_own_pool5(file, name, side, pool5):
+    cells = normal(CHANNELS, side, side).relu()
+    head = random_head(LEVELS[name]).load_weights(str(file), name, LEVELS[name], CHANNELS)
+    vectors = pool_windows(cells, torch.tensor([[0, 0, side, side]]), LEVELS[name]).flatten(1)
+    expected = torchvisions(network(name), name, F.max_pool2d(cells[None], *pool5))
+    torch.testing.assert_close(without_new_bins(head, LEVELS[name], GRID[name])(vectors), expected)
+
+
+def test_the_names_and_the_grid_are_those_of_torchvisions_networks(name):
+    with torch.device("meta"):
+        whole = torchvision.models.get_model(name, weights=None)
+    linear = [key for key, module in whole.named_modules() if isinstance(module, nn.Linear)]
+    assert list(CLASSIFIERS[name].values()) == linear[:2]
+    channels = {"alexnet": 256, "vgg16": 512}[name]
+    assert whole.get_submodule(linear[0]).weight.shape == (4096, channels * GRID[name] ** 2)
+
+
+def test_the_weights_of_new_bins_are_a_tenth_as_large_and_follow_the_seed(name, file):
+    levels = LEVELS[name]
+
+    def load(seed: int) -> Tensor:
+        head = random_head(levels).load_weights(str(file), name, levels, CHANNELS, seed)
+        return head.layers["fc6"].weight.view(WIDTH, -1, CHANNELS)
+
+    weight, pretrained = load(1), GRID[name] ** 2
+    spread = float(weight[:, :pretrained].square().mean().sqrt())
+    assert float(weight[:, pretrained:].std()) == pytest.approx(NEW_BINS * spread, rel=0.1)
+    assert abs(weight[:, pretrained:].mean()) < 0.03 * spread
+    assert torch.equal(weight, load(1))
+    assert torch.equal(weight[:, :pretrained], load(2)[:, :pretrained])
+    assert not torch.equal(weight[:, pretrained:], load(2)[:, pretrained:])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_fc6_alone_asks_for_no_fc7_and_half_precision_is_read(tmp_path, suffix):
+    state = {k: t.half() for k, t in network("alexnet").items() if k.startswith("classifier.1.")}
+    path = tmp_path / f"x{suffix}"
+    save_file(state, path) if suffix == ".safetensors" else torch.save(state, path)
+    head = random_head(layer="fc6").load_weights(str(path), "alexnet", (6, 3, 2, 1), CHANNELS)
+    assert list(head.layers) == ["fc6"]
+    assert head.layers["fc6"].weight.dtype == torch.float32
+    assert torch.equal(head.layers["fc6"].bias, state["classifier.1.bias"].float())
+
+
+def test_loading_leaves_it_frozen_and_torchs_own_generator_alone(name, file):
+    before = torch.random.get_rng_state()
+    head = random_head(LEVELS[name])
+    assert head.load_weights(str(file), name, LEVELS[name], CHANNELS) is head
+    assert not head.training
+    assert not any(parameter.requires_grad for parameter in head.parameters())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_weights_downloaded_before_are_used(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    state = network("alexnet")
+    torch.save(state, tmp_path / "hub" / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    head = random_head().load_weights("default", "alexnet", (6, 3, 2, 1), CHANNELS)
+    assert torch.equal(head.layers["fc7"].weight, state["classifier.4.weight"])
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+def test_a_pyramid_without_the_networks_grid_is_told_which_level_it_lacks(name, file):
+    message = refused(file, name, levels=(4, 2, 1))
+    assert message.startswith("pyramid.levels = [4, 2, 1]: ")
+    assert f"put {GRID[name]} among them" in message
+    assert "fc.weights=random" in message
+
+
+def test_another_width_is_told_the_networks(name, file):
+    message = refused(file, name, LEVELS[name], width=12)
+    assert message.startswith("fc.width = 12: ")
+    assert "set fc.width=10" in message
+
+
+@pytest.mark.parametrize("key", [f"classifier.{i}.{kind}" for i in (1, 4) for kind in ("weight", "bias")])
+def test_a_missing_weight_is_named(tmp_path, key):
+    state = {k: t for k, t in network("alexnet").items() if k != key}
+    save_file(state, tmp_path / "x.safetensors")
+    message = refused(tmp_path / "x.safetensors")
+    assert message.startswith("fc.weights: ")
+    assert str(tmp_path) in message
+    assert f"no {key}" in message
+
+
+@pytest.mark.parametrize(
+    ("key", "content"),
+    [
+        ("classifier.1.weight", torch.zeros(WIDTH, CHANNELS * 36 + 1)),
+        ("classifier.1.weight", torch.zeros(WIDTH, CHANNELS * 35)),
+        ("classifier.1.weight", torch.zeros(WIDTH, 0)),
+        ("classifier.1.weight", torch.zeros(WIDTH, CHANNELS, 6, 6)),
+        ("classifier.1.weight", torch.zeros(WIDTH, CHANNELS * 36, dtype=torch.int64)),
+        ("classifier.1.weight", 3),
+        ("classifier.1.bias", torch.zeros(WIDTH + 1)),
+        ("classifier.1.bias", torch.zeros(())),
+        ("classifier.4.weight", torch.zeros(WIDTH, WIDTH + 1)),
+        ("classifier.4.weight", torch.zeros(WIDTH + 1, WIDTH)),
+        ("classifier.4.bias", torch.zeros(WIDTH, 1)),
+    ],
+)
+def test_a_weight_of_another_shape_is_named(tmp_path, key, content):
+    torch.save({**network("alexnet"), key: content}, tmp_path / "x.pth")
+    message = refused(tmp_path / "x.pth")
+    assert message.startswith("fc.weights: ")
+    assert "does not fit alexnet" in message
+    assert key in message
+
+
+def test_weights_of_the_convolutions_alone_are_refused(tmp_path):
+    save_file({"features.0.weight": torch.zeros(3)}, tmp_path / "x.safetensors")
+    assert "no classifier.1.weight" in refused(tmp_path / "x.safetensors")
+
+
+def test_what_cannot_be_read_speaks_of_fc_weights(tmp_path):
+    (tmp_path / "garbage.pth").write_bytes(b"<html>")
+    for path in (tmp_path / "absent.pth", tmp_path / "garbage.pth"):
+        message = refused(path)
+        assert message.startswith("fc.weights: ")
+        assert str(path) in message
+
+
+def test_without_a_network_default_names_the_key_to_set(monkeypatch, tmp_path):
+    def fail(*_args, **_kwargs):
+        raise urllib.error.URLError(OSError(101, "Network is unreachable"))
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", fail)
+    message = refused("default")
+    assert message.startswith("fc.weights: could not download")
+    assert "fc.weights=FILE" in message
+    assert "backbone.weights" not in message
+
+
+def test_a_file_for_a_backbone_of_unknown_names_is_refused(tmp_path):
+    message = refused(tmp_path / "x.pth", "zf5")
+    assert message.startswith("fc.weights: ")
+    assert "zf5" in message
+    assert "'random'" in message
+
+
+def test_levels_and_channels_must_make_the_input():
+    with pytest.raises(ValueError, match="do not make"):
+        random_head((3, 1)).load_weights("random", "alexnet", (3, 2), CHANNELS)
+
+
+# ---------------------------------------------------------------- random weights
+
+
+def test_default_is_random_with_a_warning_where_there_are_no_fc_layers(caplog):
+    with caplog.at_level(logging.WARNING, "spp_det"):
+        head = random_head().load_weights("default", "squeezenet1_0", (6, 3, 2, 1), CHANNELS, seed=3)
+    assert len(caplog.records) == 1
+    assert "fc.weights: random" in caplog.text
+    assert "squeezenet1_0" in caplog.text
+    same = FCHead("fc7", 50 * CHANNELS, WIDTH, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(head.parameters(), same.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("layer", ["fc6", "fc7"])
+def test_random_weights_follow_the_seed(layer):
+    def weights(seed: int) -> list[Tensor]:
+        head = FCHead(layer, 200, WIDTH).load_weights("random", "alexnet", (6, 3, 2, 1), CHANNELS, seed)
+        return list(head.layers.state_dict().values())
+
+    assert all(torch.equal(a, b) for a, b in zip(weights(1), weights(1), strict=True))
+    assert not torch.equal(weights(1)[0], weights(2)[0])
+
+
+def test_the_signal_of_random_weights_neither_dies_nor_explodes():
+    head, vectors = FCHead("fc7", 500, 400), normal(20, 500).relu()
+    mean_square = vectors.square().mean()
+    assert 0.3 < head(vectors).square().mean() / mean_square < 3  # He: the same in expectation
+
+
+# ---------------------------------------------------------------- forward
+
+
+def test_it_is_frozen_and_in_evaluation_mode():
+    head, vectors = random_head(), normal(3, 50 * CHANNELS)
+    before = vectors.clone()
+    found = head(vectors, dropout=0.5)
+    assert not head.training
+    assert not found.requires_grad
+    assert found.shape == (3, WIDTH) == (3, head.dimension)
+    assert found.dtype == torch.float32
+    assert (found >= 0).all()
+    assert torch.equal(vectors, before)
+    assert head(vectors[:0]).shape == (0, WIDTH)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_gradients_reach_every_weight(compress):
+    head = random_head(width=40)
+    head = (head.compressed((8, 8)) if compress else head).requires_grad_(True).train()
+    head(normal(30, 50 * CHANNELS), dropout=0.5).square().sum().backward()
+    assert len(list(head.parameters())) == (6 if compress else 4)
+    for parameter in head.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0
+
+
+def test_the_gradient_is_the_numerical_one():
+    """Of the layers in double precision: the head itself computes in single."""
+    head, vectors, factors = FCHead("fc7", 6, 5), normal(4, 6).requires_grad_(), normal(4, 5, seed=1)
+    (head(vectors) * factors).sum().backward()
+    layers = deepcopy(head.layers).double()
+
+    def by_hand(x: Tensor) -> Tensor:
+        for layer in layers.values():
+            x = layer(x).clamp(min=0)
+        return (x * factors).sum()
+
+    exact, step = vectors.detach().double(), 1e-6
+    for place in range(vectors.numel()):
+        there = torch.zeros(vectors.numel(), dtype=torch.float64)
+        there[place] = step
+        there = there.view_as(exact)
+        numerical = (by_hand(exact + there) - by_hand(exact - there)) / (2 * step)
+        assert float(vectors.grad.view(-1)[place]) == pytest.approx(float(numerical), rel=1e-4, abs=1e-5)
+    assert vectors.grad.any(dim=1).all()  # none of them only meets ReLUs that are shut
+
+
+def test_dropout_acts_in_training_alone_and_keeps_the_mean():
+    head, vectors = FCHead("fc6", 30, 400), normal(50, 30)
+    plain = head(vectors)
+    assert torch.equal(head(vectors, dropout=0.5), plain)
+    head.train()
+    assert torch.equal(head(vectors), plain)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        dropped = head(vectors, dropout=0.25)
+    active = plain > 0
+    kept = dropped[active] > 0
+    assert float(kept.float().mean()) == pytest.approx(0.75, abs=0.02)
+    torch.testing.assert_close(dropped[active][kept], plain[active][kept] / 0.75)
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("layer", ["fc6", "fc7"])
+def test_bfloat16_multiplies_rounded_but_keeps_the_weights(layer, compress):
+    head, vectors = random_head(width=40, layer=layer), normal(20, 50 * CHANNELS).relu()
+    head = head.compressed((12, 12)) if compress else head
+    before = {name: tensor.clone() for name, tensor in head.layers.state_dict().items()}
+    exact, copy = head(vectors), vectors.clone()
+    assert head.at(torch.bfloat16) is head
+    assert head.precision == torch.bfloat16
+    rounded = head(vectors)
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() / exact.norm() < 0.05
+    assert torch.equal(rounded, rounded.bfloat16().float())
+    assert not rounded.requires_grad
+    assert torch.equal(vectors, copy)
+    state = head.layers.state_dict()
+    assert state.keys() == before.keys()
+    for name, tensor in state.items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, before[name])
+    back = FCHead.from_state(state, 50 * CHANNELS)
+    assert back.precision == torch.float32
+    assert torch.equal(back(vectors), exact)
+    assert torch.equal(head.at(torch.float32)(vectors), exact)
+
+
+# ---------------------------------------------------------------- compression
+
+
+def product(head: FCHead, name: str) -> Tensor:
+    """The matrix of a layer, compressed or not."""
+    layer = head.layers[name]
+    return layer[1].weight @ layer[0].weight if isinstance(layer, nn.Sequential) else layer.weight  # type: ignore[operator, index, return-value]
+
+
+@settings(max_examples=40)
+@given(
+    inputs=st.integers(1, 40),
+    width=st.integers(1, 40),
+    rank=st.integers(1, 45),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_compression_is_the_truncated_svd(inputs, width, rank, seed):
+    head = FCHead("fc6", inputs, width, seed=seed)
+    head.layers["fc6"].bias.data.normal_(generator=torch.Generator().manual_seed(1))
+    small = head.compressed((rank, 1))
+    u, s, v = torch.linalg.svd(head.layers["fc6"].weight, full_matrices=False)
+    if rank * (inputs + width) >= inputs * width:
+        assert small.layers["fc6"].weight.data_ptr() == head.layers["fc6"].weight.data_ptr()
+        return
+    best = (u[:, :rank] * s[:rank]) @ v[:rank]
+    torch.testing.assert_close(product(small, "fc6"), best, rtol=1e-4, atol=1e-4)
+    assert small.layers["fc6"][0].weight.shape == (rank, inputs)
+    assert small.layers["fc6"][0].bias is None
+    assert small.layers["fc6"][1].weight.shape == (width, rank)
+    vectors = normal(3, inputs)
+    expected = F.relu(vectors @ best.T + head.layers["fc6"].bias)
+    torch.testing.assert_close(small(vectors), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_each_layer_has_a_rank_of_its_own_and_the_original_stays():
+    head = random_head(width=40)
+    before = {name: t.clone() for name, t in head.layers.state_dict().items()}
+    small = head.compressed((7, 5))
+    assert {name: list(t.shape) for name, t in small.layers.state_dict().items()} == {
+        **{"fc6.0.weight": [7, 200], "fc6.1.weight": [40, 7], "fc6.1.bias": [40]},
+        **{"fc7.0.weight": [5, 40], "fc7.1.weight": [40, 5], "fc7.1.bias": [40]},
+    }
+    assert small.dimension == head.dimension
+    assert not small.training
+    assert not any(parameter.requires_grad for parameter in small.parameters())
+    assert all(torch.equal(t, before[name]) for name, t in head.layers.state_dict().items())
+
+
+def test_a_higher_rank_is_never_worse():
+    head = random_head(width=60)
+    errors = {}
+    for name in ("fc6", "fc7"):
+        full = product(head, name)
+        errors[name] = [
+            float((product(head.compressed((t, t)), name) - full).norm()) for t in (1, 5, 10, 20, 29)
+        ]
+        assert errors[name] == sorted(errors[name], reverse=True)
+        assert errors[name][-1] < errors[name][0]
+
+
+def test_a_matrix_of_low_rank_is_kept_whole():
+    head = FCHead("fc6", 300, 50)
+    head.layers["fc6"].weight.copy_(normal(50, 4) @ normal(4, 300, seed=1))
+    vectors = normal(9, 300)
+    torch.testing.assert_close(head.compressed((4, 1))(vectors), head(vectors), rtol=1e-4, atol=1e-3)
+
+
+def test_what_would_not_save_work_stays_and_can_still_learn():
+    head = random_head(width=40).requires_grad_(True)
+    same = head.compressed((34, 20))  # 34 * 240 > 200 * 40 and 20 * 80 = 40 * 40
+    assert list(same.layers.state_dict()) == list(head.layers.state_dict())
+    assert all(parameter.requires_grad for parameter in head.parameters())
+    assert isinstance(head.compressed((33, 19)).layers["fc6"], nn.Sequential)
+    assert isinstance(head.compressed((33, 19)).layers["fc7"], nn.Sequential)
+
+
+@pytest.mark.parametrize("rank", [(0, 5), (5, 0), (-1, 5)])
+def test_a_rank_below_one_is_refused(rank):
+    with pytest.raises(ValueError, match="at least 1"):
+        random_head().compressed(rank)
+
+
+def test_what_is_compressed_is_not_compressed_again():
+    small = random_head(width=40).compressed((5, 5))
+    for change in (
+        lambda: small.compressed((3, 3)),
+        lambda: small.randomise(0),
+        lambda: small.load_weights("random", "alexnet", (6, 3, 2, 1), CHANNELS),
+    ):
+        with pytest.raises(ValueError, match="compressed"):
+            change()
+
+
+# ---------------------------------------------------------------- from a model file
+
+
+@settings(max_examples=30)
+@given(
+    layer=st.sampled_from(["fc6", "fc7"]),
+    inputs=st.integers(1, 30),
+    width=st.integers(1, 30),
+    rank=st.none() | st.tuples(st.integers(1, 20), st.integers(1, 20)),
+)
+def test_a_head_comes_back_from_its_tensors(layer, inputs, width, rank):
+    head = FCHead(layer, inputs, width)
+    head = head if rank is None else head.compressed(rank)
+    back = FCHead.from_state(head.layers.state_dict(), inputs)
+    assert list(back.layers.state_dict()) == list(head.layers.state_dict())
+    assert back.dimension == width
+    assert not back.training
+    assert not any(parameter.requires_grad for parameter in back.parameters())
+    assert torch.equal(back(normal(3, inputs)), head(normal(3, inputs)))
+
+
+def states() -> dict[str, dict[str, Tensor]]:
+    head = random_head(width=40)
+    return {"whole": head.layers.state_dict(), "compressed": head.compressed((7, 5)).layers.state_dict()}
+
+
+KEYS = [(kind, key) for kind, state in states().items() for key in state]
+
+
+@pytest.mark.parametrize(("kind", "key"), KEYS)
+def test_a_tensor_that_is_missing_of_another_shape_or_dtype_is_refused(kind, key):
+    state = states()[kind]
+    with pytest.raises((KeyError, ValueError)):
+        FCHead.from_state({k: t for k, t in state.items() if k != key}, 200)
+    for wrong in (state[key][:-1], state[key][:0], state[key][None], torch.zeros(()), state[key].double()):
+        with pytest.raises(ValueError, match="not float32"):
+            FCHead.from_state({**state, key: wrong}, 200)
+
+
+@pytest.mark.parametrize("dimension_in", [199, 201, 400])
+@pytest.mark.parametrize("kind", ["whole", "compressed"])
+def test_an_input_of_another_length_is_refused(kind, dimension_in):
+    with pytest.raises(ValueError, match=r"fc6.*not float32"):
+        FCHead.from_state(states()[kind], dimension_in)
+
+
+@pytest.mark.parametrize(
+    "name", ["fc8.weight", "weight", "fc6", "fc6.2.weight", "fc7.0.bias", "fc6.0.bias", ""]
+)
+@pytest.mark.parametrize("kind", ["whole", "compressed"])
+def test_an_unknown_name_is_refused(kind, name):
+    with pytest.raises(ValueError, match="no place"):
+        FCHead.from_state({**states()[kind], name: torch.zeros(1)}, 200)
+
+
+def test_a_missing_tensor_is_named():
+    with pytest.raises(KeyError, match=r"fc6\.weight"):
+        FCHead.from_state({}, 200)
+    state = states()["whole"]
+    del state["fc7.bias"]
+    with pytest.raises(KeyError, match=r"fc7\.bias"):
+        FCHead.from_state(state, 200)
