@@ -158,6 +158,20 @@ def test_the_folder_holds_what_the_detector_finds(folder, model, found):
     np.testing.assert_array_equal(np.float32([row["bbox"][:2] for row in rows]), mine["boxes"][:, :2])
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_network_computes_at_the_precision_that_is_asked_for(folder, model, split, tmp_path, precision):
+    options = ("--device", "cpu", "--precision", precision)
+    assert spp_det("detect", model, split, "--out", tmp_path / "out", *options).code == 0
+    rows = [row for row in rows_of(tmp_path / "out") if row["image_id"] == 2]
+    photo = folder / "voc" / "JPEGImages" / "test_00001.jpg"
+    mine, other = (
+        Detector.load(model, precision=p)(photo)["scores"]
+        for p in (precision, {"float32": "bfloat16", "bfloat16": "float32"}[precision])
+    )
+    np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), mine)
+    assert not np.array_equal(mine, other)
+
+
 def test_without_options_only_the_coco_files_are_written(model, split, tmp_path):
     assert spp_det("detect", model, split, "--out", tmp_path / "out", "--device", "cpu").code == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.json", "images.json"}
@@ -276,6 +290,14 @@ def test_a_damaged_model_is_refused(model, split, tmp_path, damage):
 def test_an_option_that_means_nothing_is_named(model, split, tmp_path, option, value, parts):
     ended = spp_det("detect", model, split, "--out", tmp_path / "out", option, value)
     assert_one_line(ended, *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_precision_that_there_is_not_names_those_there_are(model, split, tmp_path):
+    ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--precision", "half")
+    assert ended.code == 2
+    for part in ("--precision", "half", "auto", "float32", "bfloat16"):
+        assert part in ended.err
     assert not (tmp_path / "out").exists()
 
 

@@ -1,11 +1,17 @@
-"""Devices by name, and what they can do."""
+"""Devices by name, what they can do, and the memory that was used."""
 
 from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 
-from spp_det.devices import choose_device, has_bfloat16
+import spp_det
+from spp_det.devices import choose_device, has_bfloat16, peak_memory
 from spp_det.errors import UserError
 
 
@@ -44,3 +50,34 @@ def test_this_machine_says_yes_or_no():
 
 def test_of_other_devices_nothing_is_known():
     assert has_bfloat16(torch.device("mps")) is False
+
+
+def test_peak_memory_grows_with_what_is_touched_and_never_shrinks():
+    """In a process of its own: this one may have touched more before."""
+    if peak_memory() is None:
+        pytest.skip("the system does not tell")
+    script = (
+        "import numpy as np; from spp_det.devices import peak_memory; a = peak_memory(); "
+        "x = np.ones(200 * 2**20, np.uint8); b = peak_memory(); del x; print(a, b, peak_memory())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(spp_det.__file__).parents[1])}
+    ended = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, env=environment)
+    before, after, later = map(int, ended.stdout.split())
+    assert 20 < before < 2000
+    assert 190 <= after - before < 300
+    assert later >= after
+
+
+def test_without_proc_the_other_interface_says_about_the_same(monkeypatch):
+    pytest.importorskip("resource")
+    if not Path("/proc/self/status").exists():
+        pytest.skip("there is but one interface")
+    known = peak_memory()
+
+    def absent(*_args, **_kwargs):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    assert peak_memory() >= known - 1  # it may count what this process was forked from
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory() is None

@@ -78,7 +78,8 @@ def fit_ridge(
     gram.diagonal().add_(ridge)
     sums = torch.zeros(len(vectors), 4, dtype=torch.float64, device=vectors.device)
     sums.index_add_(0, row_of, (y - target_mean) @ whiten)
-    dual = torch.cholesky_solve(sums / root.clamp(min=1), torch.linalg.cholesky(gram)) @ unwhiten  # [m, 4]
+    # Not Cholesky: in float32 products a small ridge may leave the matrix not quite positive definite.
+    dual = torch.linalg.solve(gram, sums / root.clamp(min=1)) @ unwhiten  # [m, 4]
     weight = torch.stack([dual[rows].float().T @ centred(rows) for rows in blocks]).sum(0)  # [4, D]
     return weight, target_mean.float() - weight @ vector_mean
 

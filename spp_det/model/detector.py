@@ -143,6 +143,8 @@ class Detector:
         features = features_of(backbone.to(device).at(precision), model.settings)
         fc = model.part("fc.")
         head = FCHead.from_state(fc, features.dimension) if fc else None
+        if model.settings.fc.layer != ("pool5" if head is None else head.layer):
+            raise ValueError(f"its layers do not end in {model.settings.fc.layer}")
         described = features.dimension if head is None else head.dimension
         shapes = {"svm.weight": (len(model.classes), described), "svm.bias": (len(model.classes),)}
         if "bbox.weight" in model.tensors:

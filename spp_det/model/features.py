@@ -109,16 +109,19 @@ class WindowFeatures(Protocol):
         backbone: the network.
         levels: of the pyramid, in the order of the vector's bins.
         dimension: D, the length of a vector.
-        key: what the maps depend on beside the network; part of their key in the cache.
+        keys: of each map, what it depends on beside the network; part of its key in the cache.
     """
 
     backbone: Backbone
     levels: tuple[int, ...]
     dimension: int
-    key: tuple[object, ...]
+    keys: tuple[tuple[object, ...], ...]
+
+    def map(self, image: RGB, index: int) -> ConvMap:
+        """One of the maps that the windows of an image share: RGB uint8 ``[H, W, 3]``."""
 
     def maps(self, image: RGB) -> list[ConvMap]:
-        """What the windows of an image share, computed once: RGB uint8 ``[H, W, 3]``."""
+        """All of them."""
 
     def vectors(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
         """The vectors of ``[N, 4]`` windows in pixels of the image."""
@@ -148,7 +151,7 @@ class SPPFeatures:
         self.mode: Mode = mode
         self.normalize: Normalize = normalize
         self.dimension = num_bins(levels) * backbone.channels
-        self.key: tuple[object, ...] = ("spp", self.scales, max_side)
+        self.keys: tuple[tuple[object, ...], ...] = tuple(("spp", scale, max_side) for scale in self.scales)
 
     @classmethod
     def of(cls, backbone: Backbone, settings: Settings) -> SPPFeatures:
@@ -157,17 +160,17 @@ class SPPFeatures:
         return cls(backbone, sizes.scales, sizes.max_side, pyramid.levels, pyramid.mode, pyramid.normalize)
 
     @torch.inference_mode()
+    def map(self, image: RGB, index: int) -> ConvMap:
+        """RGB uint8 ``[H, W, 3]`` to its map at the scale of that index."""
+        height, width = image.shape[:2]
+        resized = resize_shorter_side(image, self.scales[index], self.max_side)
+        pixels = torch.from_numpy(resized).to(self.backbone.mean.device)
+        cells = self.backbone(pixels.permute(2, 0, 1)[None])[0]
+        return ConvMap(cells, (resized.shape[1] / width, resized.shape[0] / height))
+
     def maps(self, image: RGB) -> list[ConvMap]:
         """RGB uint8 ``[H, W, 3]`` to one map a scale."""
-        height, width = image.shape[:2]
-        device = self.backbone.mean.device
-        maps = []
-        for scale in self.scales:
-            resized = resize_shorter_side(image, scale, self.max_side)
-            pixels = torch.from_numpy(resized).to(device).permute(2, 0, 1)[None]  # [1, 3, H', W']
-            enlargement = resized.shape[1] / width, resized.shape[0] / height
-            maps.append(ConvMap(self.backbone(pixels)[0], enlargement))
-        return maps
+        return [self.map(image, index) for index in range(len(self.scales))]
 
     def vectors(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
         """Vectors of ``[N, 4]`` windows in pixels of the image.

@@ -44,6 +44,7 @@ class FCHead(nn.Module):
     Attributes:
         layers: ``fc6`` and perhaps ``fc7``: an `nn.Linear`, or two in a row where it was compressed. Their
             ``layers.state_dict()`` is what `from_state` takes.
+        layer: the last of them.
         dimension: length of the output.
         precision: ``torch.float32``, or ``torch.bfloat16`` to multiply in; see `at`.
     """
@@ -60,6 +61,7 @@ class FCHead(nn.Module):
         inputs = {"fc6": dimension_in, "fc7": width}
         names = NAMES[: NAMES.index(layer) + 1]
         self.layers = nn.ModuleDict({n: nn.utils.skip_init(nn.Linear, inputs[n], width) for n in names})
+        self.layer: Layer = layer
         self.dimension = width
         self.precision = torch.float32
         self._rounded: nn.ModuleDict | None = None
@@ -180,7 +182,7 @@ class FCHead(nn.Module):
         for name in names:
             part = {k.removeprefix(f"{name}."): t for k, t in state.items() if k.startswith(f"{name}.")}
             head.layers[name], dimension_in = _restored(name, part, dimension_in)
-        head.dimension = dimension_in  # of what would come next
+        head.layer, head.dimension = names[-1], dimension_in  # of what would come next
         return head.eval().requires_grad_(False)
 
     def _linear(self, name: str) -> nn.Linear:

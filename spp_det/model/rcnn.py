@@ -33,12 +33,16 @@ class RCNNFeatures:
         self.backbone = backbone
         self.levels: tuple[int, ...] = (LEVEL,)
         self.dimension = LEVEL**2 * backbone.channels
-        self.key: tuple[object, ...] = ("rcnn",)
+        self.keys: tuple[tuple[object, ...], ...] = (("rcnn",),)
         self._fill = backbone.mean.flatten().tolist()  # the colour that the network takes for nothing
 
-    def maps(self, image: RGB) -> list[ConvMap]:
+    def map(self, image: RGB, index: int) -> ConvMap:  # noqa: ARG002  (there is one)
         """RGB uint8 ``[H, W, 3]`` to itself: nothing is computed that windows could share."""
-        return [ConvMap(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), (1.0, 1.0))]
+        return ConvMap(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), (1.0, 1.0))
+
+    def maps(self, image: RGB) -> list[ConvMap]:
+        """The same."""
+        return [self.map(image, 0)]
 
     def vectors(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
         """Vectors of ``[N, 4]`` windows in pixels of the image: float32 ``[M, 36 * C]``, one a distinct one.

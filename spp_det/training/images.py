@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from spp_det.training.windows import LabelledWindows
 
 logger = logging.getLogger(__name__)
 
-MAPS_VERSION = 1  # of the maps computed from given pixels, weights and scales; part of their cache key
+MAPS_VERSION = 2  # of the maps computed from given pixels, weights and scales; part of their cache key
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +79,7 @@ class TrainingImages:
         if not prepared:
             raise UserError("there is no readable training image")
         self.images: list[_Prepared] = prepared
-        self._maps_settings = (
-            MAPS_VERSION,
-            features.key,
-            features.backbone.name,
-            features.backbone.digest(),
-        )
+        self._network = (features.backbone.name, features.backbone.digest())
         # A network on the CPU takes one image a core; a GPU takes one after the other.
         networks = workers if features.backbone.mean.device.type == "cpu" else 1
         title = f"conv5 maps ({features.backbone.name})"
@@ -117,29 +113,26 @@ class TrainingImages:
         return _Prepared(record, LabelledWindows.of(record, found["boxes"]), key)
 
     def _maps(self, index: int) -> list[ConvMap]:
+        """The maps of one image, each by itself in the cache: a run with one more scale adds that alone."""
         image = self.images[index]
+        pixels = cache(lambda: read_image(image.record.path))  # once, if any map is missing
 
-        def compute() -> Arrays:
-            arrays: Arrays = {}
-            for scale, conv_map in enumerate(self.features.maps(read_image(image.record.path))):
-                cells = conv_map.cells.permute(1, 2, 0).half()  # [h, w, C]
-                if not cells.isfinite().all():
-                    raise UserError(
-                        f"backbone.weights: conv5 of {image.record.path} does not fit into half precision"
-                    )
-                arrays[f"cells{scale}"] = cells.cpu().numpy()
-                arrays[f"enlargement{scale}"] = np.array(conv_map.enlargement)
-            return arrays
+        def compute(number: int) -> Arrays:
+            conv_map = self.features.map(pixels(), number)
+            cells = conv_map.cells.permute(1, 2, 0).half()  # [h, w, C]
+            if not cells.isfinite().all():
+                raise UserError(
+                    f"backbone.weights: conv5 of {image.record.path} does not fit into half precision"
+                )
+            return {"cells": cells.cpu().numpy(), "enlargement": np.array(conv_map.enlargement)}
 
-        found = self.cache.load_or_make("maps", digest(image.key, self._maps_settings), compute)
-        device = self.features.backbone.mean.device
-        return [
-            ConvMap(
-                torch.from_numpy(found[f"cells{scale}"]).to(device).permute(2, 0, 1),
-                tuple(found[f"enlargement{scale}"].tolist()),
-            )
-            for scale in range(len(found) // 2)
-        ]
+        maps = []
+        for number, key in enumerate(self.features.keys):
+            whole = digest(image.key, MAPS_VERSION, key, self._network)
+            found = self.cache.load_or_make("maps", whole, partial(compute, number))
+            cells = torch.from_numpy(found["cells"]).to(self.features.backbone.mean.device).permute(2, 0, 1)
+            maps.append(ConvMap(cells, tuple(found["enlargement"].tolist())))
+        return maps
 
     def windows(self) -> list[LabelledWindows]:
         """Of every image."""

@@ -16,7 +16,7 @@ from spp_det.config import FC, Config, Data
 from spp_det.data.coco import read_coco
 from spp_det.data.records import Dataset
 from spp_det.data.voc import read_voc
-from spp_det.devices import choose_device, peak_memory
+from spp_det.devices import choose_device, give_back_memory, peak_memory
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector, features_of
@@ -72,6 +72,7 @@ def train(config: Config) -> Trained:
     features = features_of(backbone, settings)
     cache = Cache(config.runtime.cache or config.output / "cache")
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
+    give_back_memory()
     clock.lap("proposals_and_maps")
     head = _head(config.fc, features, config.seed)
     generator = np.random.default_rng(config.seed)

@@ -155,6 +155,17 @@ def test_positives_come_image_by_image(prepared, min_iou):
         assert {(rows[i], k): signs[i, k] for i, k in zip(*signs.nonzero(), strict=True)} == counted
 
 
+def test_a_vector_that_more_windows_share_than_a_sign_can_count_has_the_largest(prepared, monkeypatch):
+    def many(self, _):
+        return np.zeros(300, np.int64), np.full(300, self.record.labels[0])
+
+    monkeypatch.setattr(LabelledWindows, "positives", many)
+    for (vectors, signs), windows in zip(prepared.positives(0.6), prepared.windows(), strict=True):
+        assert len(vectors) == len(signs) == 1
+        own = np.arange(prepared.classes) == windows.record.labels[0]
+        assert signs[0].tolist() == (127 * own).tolist()
+
+
 @pytest.mark.parametrize("layer", ["fc6", "fc7"])
 def test_a_head_stands_between_pool5_and_what_the_svms_are_trained_on(prepared, features, layer):
     head = FCHead(layer, features.dimension, 24)

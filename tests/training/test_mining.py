@@ -391,6 +391,21 @@ def test_the_result_does_not_depend_on_the_size_of_the_features():
     torch.testing.assert_close(other.bias, svms.bias, atol=1e-2, rtol=1e-2)
 
 
+def test_positives_that_share_a_vector_count_each():
+    """As near an object, where many windows have the same cells."""
+    config = SVM(tolerance=1e-6, retrain_after=100_000)
+    shared = [(vectors, 5 * signs) for vectors, signs in positives(10)]
+    apart = [(vectors.repeat(5, 1), signs.repeat(5, axis=0)) for vectors, signs in positives(10)]
+    one, figures = train_svms(shared, stream(10), CLASSES, 60, 15.0, config)
+    five, of_five = train_svms(apart, stream(10), CLASSES, 60, 15.0, config)
+    single, _ = train_svms(positives(10), stream(10), CLASSES, 60, 15.0, config)
+    assert of_five["examples"] - figures["examples"] == 4 * 10
+    assert figures["negatives"] == of_five["negatives"]
+    torch.testing.assert_close(one.weight, five.weight, atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(one.bias, five.bias, atol=1e-2, rtol=1e-2)
+    assert (one.weight - single.weight).abs().max() > 10 * (one.weight - five.weight).abs().max()
+
+
 def test_two_trainings_give_the_same_bits():
     def train() -> LinearSVMs:
         return train_svms(positives(15), stream(15), CLASSES, 60, 15.0, SVM(retrain_after=200))[0]
