@@ -2,20 +2,24 @@
 
 To add one, register a function that builds the convolutional part without weights::
 
-    @register("mine", mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    @register("mine", network="vgg11")
     def mine() -> nn.Module:
-        return torchvision.models.densenet121(weights=None).features
+        return torchvision.models.vgg11(weights=None).features[:-1]  # without pool5
 
-Stride, offset and number of channels are derived from the layers; nothing else is needed. If
-torchvision offers weights under the same name, ``weights: default`` downloads them.
+in a module that is imported before the name is used. Stride, offset, number of channels, and whether the
+map can be negative, are derived from the layers; nothing else is needed. The layers keep the names that they
+have in the whole network, less ``prefix``, so that its state dict fits. ``weights: default`` downloads what
+torchvision offers for ``network``, which is the backbone's own name unless it says otherwise.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import safetensors
@@ -28,6 +32,7 @@ from spp_det.config import Precision
 from spp_det.devices import has_bfloat16
 from spp_det.errors import UserError
 from spp_det.model.geometry import derive_geometry
+from spp_det.model.sign import never_negative
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +51,7 @@ class Recipe:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     prefix: str  # of these layers' names in the whole network's state dict
+    network: str  # torchvision's name of the whole network
 
 
 BACKBONES: dict[str, Recipe] = {}
@@ -56,11 +62,12 @@ def register(
     mean: tuple[float, float, float] = IMAGENET_MEAN,
     std: tuple[float, float, float] = IMAGENET_STD,
     prefix: str = "features.",
+    network: str | None = None,
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
     """Make a backbone known by that name to configs and model files. See the module's docstring."""
 
     def add(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        BACKBONES[name] = Recipe(name, build, mean, std, prefix)
+        BACKBONES[name] = Recipe(name, build, mean, std, prefix, network or name)
         return build
 
     return add
@@ -70,6 +77,13 @@ def register(
 def squeezenet1_0() -> nn.Module:
     """SqueezeNet 1.0 to fire9: stride 16, 512 channels. Small and strong: the one for laptops."""
     layers: nn.Module = torchvision.models.squeezenet1_0(weights=None).features
+    return layers
+
+
+@register("squeezenet1_1")
+def squeezenet1_1() -> nn.Module:
+    """SqueezeNet 1.1 to fire9: stride 16, 512 channels, at under half the multiplications of 1.0."""
+    layers: nn.Module = torchvision.models.squeezenet1_1(weights=None).features
     return layers
 
 
@@ -85,6 +99,53 @@ def vgg16() -> nn.Module:
     """VGG-16 to conv5_3 and its ReLU: stride 16, 512 channels."""
     layers: nn.Sequential = torchvision.models.vgg16(weights=None, init_weights=False).features
     return layers[:-1]
+
+
+@register("resnet18", prefix="")
+def resnet18() -> nn.Module:
+    """ResNet-18 to layer3, its conv4_x: stride 16, 256 channels. The map of Faster R-CNN on ResNets (He et
+    al. 2016, appendix A), since cells of 32 pixels are coarse for small windows."""
+    return _to_layer(torchvision.models.resnet18(weights=None), "layer3")
+
+
+@register("resnet18_layer4", prefix="", network="resnet18")
+def resnet18_layer4() -> nn.Module:
+    """All of ResNet-18's convolutions: stride 32, 512 channels."""
+    return _to_layer(torchvision.models.resnet18(weights=None), "layer4")
+
+
+@register("resnet50", prefix="")
+def resnet50() -> nn.Module:
+    """ResNet-50 to layer3, its conv4_x: stride 16, 1024 channels. See `resnet18`."""
+    return _to_layer(torchvision.models.resnet50(weights=None), "layer3")
+
+
+@register("resnet50_layer4", prefix="", network="resnet50")
+def resnet50_layer4() -> nn.Module:
+    """All of ResNet-50's convolutions: stride 32, 2048 channels."""
+    return _to_layer(torchvision.models.resnet50(weights=None), "layer4")
+
+
+def _to_layer(network: nn.Module, last: str) -> nn.Module:
+    """The parts of a network that stand in a row up to one of them, under their own names."""
+    names = [name for name, _ in network.named_children()]
+    parts = OrderedDict((name, network.get_submodule(name)) for name in names[: names.index(last) + 1])
+    return nn.Sequential(parts)
+
+
+@register("mobilenet_v3_large")
+def mobilenet_v3_large() -> nn.Module:
+    """MobileNetV3-Large to the expansion layer of its 13th block: stride 16, 672 channels.
+
+    The last map at stride 16, where its authors attach the first layer of their detectors (Howard et al.
+    2019, section 6), and after a non-linearity: the block before it ends in a linear projection to 112
+    channels, made to be expanded again. Maps of stride 32 follow, but on those a window of 64 pixels is
+    hardly two cells wide. Hard-swish goes down to -3/8: this map has no square roots (`non_negative`).
+    """
+    features: nn.Sequential = torchvision.models.mobilenet_v3_large(weights=None).features
+    expansion = features[13].get_submodule("block.0")
+    layers = features[:13]  # a block's number is its name, and this one's inner names are kept too
+    return layers.append(nn.Sequential(OrderedDict(block=nn.Sequential(expansion))))
 
 
 @register("zf5")
@@ -156,6 +217,11 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(recipe.std).view(3, 1, 1) * 255, persistent=False)
         self.eval().requires_grad_(False)
 
+    @cached_property
+    def non_negative(self) -> bool:
+        """Whether no cell of a map is ever negative, as after a ReLU; read off the layers."""
+        return never_negative(self.layers)
+
     def forward(self, images: Tensor) -> Tensor:
         """RGB ``[B, 3, H, W]``, uint8 or in [0, 255], ``-> [B, C, h, w]`` maps, channels-last.
 
@@ -201,30 +267,33 @@ class Backbone(nn.Module):
         return whole.hexdigest()
 
     def _randomise(self, seed: int) -> None:
-        """He's initialisation, which keeps the spread of the signal through every ReLU."""
+        """He's initialisation, which keeps the spread of the signal through every ReLU, though not through
+        residual sums: it grows there, a hundredfold in ResNet-50."""
         generator = torch.Generator().manual_seed(seed)
         for layer in self.layers.modules():
-            if isinstance(layer, nn.Conv2d):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
-            elif isinstance(layer, nn.BatchNorm2d):
+            elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
                 layer.reset_parameters()
 
     def load_weights(self, weights: str, seed: int = 0) -> Backbone:
         """Fill in the weights: ``default`` (torchvision's download), ``random`` (by the seed) or a file.
 
         A file is a ``.safetensors`` or ``.pth`` state dict of the whole network in torchvision's
-        names; only the part before conv5 is read, and all of it must be there. Raises UserError
-        where it is not, or where there is no network to download from.
+        names; only the part before conv5 is read, and all of it must be there, but for batch
+        normalisation's count of batches, which old files lack and evaluation does not read. Raises
+        UserError where it is not, or where there is no network to download from.
         """
         if weights == "random":
             logger.warning("backbone.weights: random; without pre-training expect a weak detector")
             self._randomise(seed)
             return self
-        state = downloaded_state(self.name) if weights == "default" else read_state(Path(weights))
-        prefix = BACKBONES[self.name].prefix
-        wanted = {key: prefix + key for key in self.layers.state_dict()}
+        recipe = BACKBONES[self.name]
+        state = downloaded_state(recipe.network) if weights == "default" else read_state(Path(weights))
+        wanted = {key: recipe.prefix + key for key in self.layers.state_dict()}
+        wanted = {k: n for k, n in wanted.items() if n in state or not k.endswith("num_batches_tracked")}
         missing = [name for name in wanted.values() if name not in state]
         if missing:
             raise UserError(f"backbone.weights: {weights} is not a {self.name}: it has no {missing[0]}")

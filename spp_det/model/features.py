@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spp_det.boxes import Boxes, Ints
 from spp_det.config import Normalize
+from spp_det.errors import UserError
 from spp_det.images import RGB, resize_shorter_side
 from spp_det.model.backbone import Backbone
 from spp_det.model.model_file import Settings
@@ -142,8 +143,13 @@ class SPPFeatures:
         """``scales`` are shorter sides in pixels; ``levels`` and ``mode`` as in `pool_windows`.
 
         ``normalize="hellinger"`` pools the square roots of the cells and scales each vector to length
-        ``sqrt(bins * C)``; the map must then be a ReLU's.
+        ``sqrt(bins * C)``. Raises UserError where the map has negative cells, which have no root.
         """
+        if normalize == "hellinger" and not backbone.non_negative:
+            raise UserError(
+                "pyramid.normalize: hellinger takes square roots, and the map of "
+                f"{backbone.name} is negative in places; say none, or take a backbone that ends in a ReLU"
+            )
         self.backbone = backbone
         self.scales = tuple(scales)
         self.max_side = max_side

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import fx, nn
 
 
@@ -33,7 +34,6 @@ class _View:
     stride: int = 1
     offset: float = 0.0
     receptive_field: int = 1
-    channels: int = 3
 
     def through(self, layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> _View:
         kernel, stride, padding = _extent(layer)
@@ -41,7 +41,6 @@ class _View:
             self.stride * stride,
             self.offset + ((kernel - 1) / 2 - padding) * self.stride,
             self.receptive_field + (kernel - 1) * self.stride,
-            layer.out_channels if isinstance(layer, nn.Conv2d) else self.channels,
         )
 
 
@@ -69,8 +68,13 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
     Walks the traced graph: a layer with kernel k, stride s and padding p adds ``((k - 1)/2 - p)`` times
     the stride before it to the offset. Branches that meet must agree on where their cells lie.
 
-    Raises ValueError for a network whose branches do not, that treats the two axes differently, or whose
-    cells are moved by anything but `Conv2d`, `MaxPool2d` and `AvgPool2d` modules.
+    Global pooling has no position, nor has what is made of its numbers. The gate of a
+    squeeze-and-excitation block is such a branch: it multiplies a channel by one number, everywhere, and so
+    moves nothing. Strictly, every cell then depends on every pixel, a little, through the gates; the
+    receptive field is what a cell sees while the gates stand still, and what tells it from its neighbours.
+
+    Raises ValueError for a network whose branches do not agree, that treats the two axes differently, or
+    whose cells are moved by anything but `Conv2d`, `MaxPool2d` and `AvgPool2d` modules.
     """
     graph = fx.symbolic_trace(layers)
     modules = dict(graph.named_modules())
@@ -82,7 +86,7 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
         if node.op == "placeholder":
             views[node] = _View()
         elif not placed or isinstance(module, _GLOBAL) or "adaptive" in str(node.target):
-            views[node] = None  # e.g. squeeze-and-excitation: one number a channel, for the whole image
+            views[node] = None  # one number a channel, for the whole image
         elif isinstance(module, _WINDOWED):
             views[node] = placed[0].through(module)
         else:
@@ -94,12 +98,12 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
         raise ValueError(
             "the network's output has no position in the image: cut it before its global pooling"
         )
-    return Geometry(
-        view.stride, view.offset, view.receptive_field, _smallest_input(graph, modules)
-    ), view.channels
+    smallest = _smallest_input(graph, modules)
+    return Geometry(view.stride, view.offset, view.receptive_field, smallest), _channels(layers, smallest)
 
 
-_MOVES = re.compile("pool|conv|interpolate|upsample|pad|fold|pixel", re.IGNORECASE)
+# Means over the image are refused too: which axes they are over is not told by their names.
+_MOVES = re.compile("pool|conv|interpolate|upsample|pad|fold|pixel|mean|amax|flatten", re.IGNORECASE)
 
 
 def _refuse_hidden_window(node: fx.Node, module: nn.Module | None) -> None:
@@ -113,13 +117,16 @@ def _refuse_hidden_window(node: fx.Node, module: nn.Module | None) -> None:
 def _joined(views: list[_View], node: fx.Node) -> _View:
     if len({(view.stride, view.offset) for view in views}) > 1:
         raise ValueError(f"the branches that meet at {node.name} do not lie over the same pixels: {views}")
-    concatenated = getattr(node.target, "__name__", "") in ("cat", "concat", "concatenate")
-    return _View(
-        views[0].stride,
-        views[0].offset,
-        max(view.receptive_field for view in views),
-        sum(view.channels for view in views) if concatenated else views[0].channels,
-    )
+    return _View(views[0].stride, views[0].offset, max(view.receptive_field for view in views))
+
+
+def _channels(layers: nn.Module, side: int) -> int:
+    """C of the map, by passing images that have a shape but no pixels."""
+    tensors = {**dict(layers.named_parameters()), **dict(layers.named_buffers())}
+    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    # Two images: in training mode batch normalisation refuses a single cell.
+    images = torch.empty(2, 3, side, side, device="meta")
+    return int(torch.func.functional_call(layers, shapes, (images,)).shape[1])
 
 
 def _smallest_input(graph: fx.GraphModule, modules: Mapping[str, nn.Module]) -> int:

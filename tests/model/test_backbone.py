@@ -15,7 +15,7 @@ import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from spp_det.errors import UserError
 from spp_det.model import backbone as backbone_module
@@ -74,15 +74,58 @@ def test_weights_of_a_file_are_those_of_the_network(tmp_path, state, suffix):
         assert torch.equal(tensor, state["features." + key])
 
 
-def test_a_file_of_torchvisions_names_gives_torchvisions_maps(tmp_path, image):
+def whole_network(name: str) -> nn.Module:
+    """torchvision's, random to the last statistic of its batch normalisation, in evaluation mode."""
+    generator = torch.Generator().manual_seed(4)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = torchvision.models.squeezenet1_0(weights=None).eval()
-    save_file(network.state_dict(), tmp_path / "squeezenet.safetensors")
-    backbone = Backbone("squeezenet1_0").load_weights(str(tmp_path / "squeezenet.safetensors"))
-    pixels = (image.float() - backbone.mean) / backbone.std
+        network: nn.Module = torchvision.models.get_model(name, weights=None)
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            for tensor in (layer.running_mean, layer.running_var, layer.weight.data, layer.bias.data):
+                assert tensor is not None
+                tensor.uniform_(0.3, 1.0, generator=generator)
+    return network.eval()
+
+
+@pytest.mark.parametrize(
+    ("name", "last"),
+    [
+        ("squeezenet1_0", "features"),
+        ("squeezenet1_1", "features"),
+        ("alexnet", "features.11"),
+        ("resnet18", "layer3"),
+        ("resnet18_layer4", "layer4"),
+        ("resnet50", "layer3"),
+        ("resnet50_layer4", "layer4"),
+        ("mobilenet_v3_large", "features.13.block.0"),
+    ],
+)
+def test_a_file_of_torchvisions_names_gives_torchvisions_maps(tmp_path, image, name, last):
+    network = whole_network(BACKBONES[name].network)
+    save_file(network.state_dict(), tmp_path / "whole.safetensors")
+    backbone = Backbone(name).load_weights(str(tmp_path / "whole.safetensors"))
+    expected: list[Tensor] = []
+    network.get_submodule(last).register_forward_hook(lambda _module, _images, maps: expected.append(maps))
     with torch.no_grad():
-        torch.testing.assert_close(backbone(image), network.features(pixels), rtol=1e-3, atol=1e-4)
+        network((image.float() - backbone.mean) / backbone.std)
+    torch.testing.assert_close(backbone(image), expected[0], rtol=1e-3, atol=1e-3 * float(expected[0].std()))
+
+
+def test_weights_without_the_counts_of_batches_are_whole(tmp_path, image):
+    """As torchvision's oldest files are; evaluation does not read the counts."""
+    state = whole_network("resnet18").state_dict()
+    save_file(state, tmp_path / "new.safetensors")
+    torch.save({k: t for k, t in state.items() if "num_batches" not in k}, tmp_path / "old.pth")
+    new, old = (Backbone("resnet18").load_weights(str(tmp_path / f)) for f in ("new.safetensors", "old.pth"))
+    assert torch.equal(new(image), old(image))
+
+
+def test_a_whole_network_that_lacks_one_of_our_layers_is_refused_by_its_full_name(tmp_path):
+    state = whole_network("resnet18").state_dict()
+    del state["layer3.1.bn2.running_var"]
+    save_file(state, tmp_path / "part.safetensors")
+    assert "layer3.1.bn2.running_var" in refused(tmp_path / "part.safetensors", "resnet18")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
@@ -182,8 +225,8 @@ def test_building_leaves_torchs_own_generator_alone():
 def test_the_signal_of_random_weights_neither_dies_nor_explodes(name):
     pixels = torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
     maps = shared(name)(pixels)
-    assert maps.isfinite().all()
-    assert 0.01 < maps.std() < 100
+    assert 0.01 < maps.std() < 1000  # residual sums grow
+    assert maps.abs().max() < 30_000  # half precision, in which maps are kept, ends at 65,504
 
 
 def test_an_unknown_name_lists_the_names():
@@ -266,14 +309,18 @@ def test_a_network_of_our_own_has_no_default_weights():
 # ---------------------------------------------------------------- what the network sees
 
 
-@pytest.mark.parametrize("name", ["squeezenet1_0", "alexnet"])
+@pytest.mark.parametrize(
+    "name", ["squeezenet1_0", "squeezenet1_1", "alexnet", "resnet18", "resnet50_layer4", "mobilenet_v3_large"]
+)
 def test_normalisation_is_that_of_torchvisions_pre_training(name):
     backbone = shared(name)
     photo = torch.randint(0, 256, (3, 72, 72), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    preprocess = torchvision.models.get_model_weights(name).DEFAULT.transforms(crop_size=72, resize_size=72)
+    weights = torchvision.models.get_model_weights(BACKBONES[name].network).DEFAULT
+    preprocess = weights.transforms(crop_size=72, resize_size=72)
     expected = backbone.layers(preprocess(photo)[None])
-    torch.testing.assert_close(backbone(photo[None]), expected, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(backbone(photo[None].float()), expected, rtol=1e-3, atol=1e-4)
+    close = {"rtol": 1e-3, "atol": 1e-3 * float(expected.std())}
+    torch.testing.assert_close(backbone(photo[None]), expected, **close)
+    torch.testing.assert_close(backbone(photo[None].float()), expected, **close)
 
 
 @pytest.mark.parametrize("name", ["squeezenet1_0", "alexnet"])
@@ -319,6 +366,14 @@ def test_loading_weights_keeps_it_frozen(tmp_path, state, image):
     assert not backbone(image).requires_grad
 
 
+@pytest.mark.parametrize("name", BACKBONES)
+def test_whether_a_map_is_ever_negative_is_known(name):
+    backbone = shared(name)
+    assert backbone.non_negative == (name != "mobilenet_v3_large")
+    noise = torch.randint(0, 256, (1, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+    assert (backbone(noise).min() >= 0) == backbone.non_negative
+
+
 # ---------------------------------------------------------------- at which precision
 
 
@@ -340,11 +395,12 @@ def test_a_backbone_computes_in_float32_until_it_is_told(image):
 
 
 @pytest.mark.parametrize("name", BACKBONES)
-def test_bfloat16_gives_nearly_the_same_map_in_float32(name, image):
+def test_bfloat16_gives_nearly_the_same_map_in_float32_so_auto_settles_on_it(monkeypatch, name, image):
+    bfloat16_in_hardware(monkeypatch, True)
     backbone = Backbone(name)
     exact = backbone(image)
     before = {key: tensor.clone() for key, tensor in backbone.layers.state_dict().items()}
-    assert backbone.at("bfloat16") is backbone
+    assert backbone.at("auto") is backbone
     assert backbone.precision == torch.bfloat16
     found = backbone(image)
     assert found.dtype == torch.float32

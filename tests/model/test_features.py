@@ -14,6 +14,7 @@ from spp_det.boxes import as_boxes
 from spp_det.config import Backbone as BackboneSettings
 from spp_det.config import Detection, Proposals, Pyramid
 from spp_det.data.synthetic import scene
+from spp_det.errors import UserError
 from spp_det.images import resize_shorter_side
 from spp_det.model.backbone import Backbone
 from spp_det.model.features import ConvMap, SPPFeatures, WindowVectors
@@ -197,6 +198,17 @@ def test_hellinger_vectors_are_roots_of_one_length(backbone, image, scales):
     shares = expected.double() / expected.double().sum(dim=1, keepdim=True)
     affinity = (shares[0] * shares[1]).sqrt().sum() * plain.dimension
     torch.testing.assert_close(vectors[0].double() @ vectors[1].double(), affinity, rtol=1e-4, atol=0)
+
+
+def test_roots_of_a_map_that_is_negative_in_places_are_refused():
+    backbone = Backbone("mobilenet_v3_large")
+    with pytest.raises(UserError) as caught:
+        features_of(backbone, normalize="hellinger")
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("pyramid.normalize: ")
+    assert "mobilenet_v3_large" in message
+    assert features_of(backbone).dimension == 50 * backbone.channels
 
 
 def test_a_window_where_nothing_fires_has_a_hellinger_vector_of_zeros(backbone):

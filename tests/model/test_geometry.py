@@ -35,7 +35,16 @@ def linearised(layers: nn.Module) -> nn.Module:
             layers.set_submodule(name, average)
         elif isinstance(layer, nn.LocalResponseNorm):
             layers.set_submodule(name, nn.Identity())
+        elif isinstance(layer, nn.AdaptiveAvgPool2d):  # gates stand still
+            layers.set_submodule(name, Ones())
     return layers
+
+
+class Ones(nn.Module):
+    """In place of the average of each channel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.ones(*x.shape[:2], 1, 1)
 
 
 def span(gradient: Tensor) -> tuple[int, int]:
@@ -81,27 +90,36 @@ def test_the_geometry_of_every_backbone_is_that_of_its_gradient(name):
     backbone = shared(name)
     geometry, channels = check_against_the_gradient(backbone.layers, cells=1 if name == "vgg16" else 2)
     assert (backbone.geometry, backbone.channels) == (geometry, channels)
-    assert geometry.stride == 16
 
 
 @pytest.mark.parametrize(
-    ("name", "offset", "receptive_field", "channels"),
+    ("name", "offset", "receptive_field", "channels", "stride"),
     [
         # AlexNet: conv1 of 11 is padded by 2 and the pools not at all: 3 + 4 + 8.
-        ("alexnet", 15, 163, 256),
+        ("alexnet", 15, 163, 256, 16),
         # SqueezeNet: neither conv1 of 7 nor the pools are padded: 3 + 2 + 4 + 8.
-        ("squeezenet1_0", 17, 155, 512),
+        ("squeezenet1_0", 17, 155, 512, 16),
+        # SqueezeNet 1.1: the same with conv1 of 3, and two pools earlier: 1 + 2 + 4 + 8.
+        ("squeezenet1_1", 15, 207, 512, 16),
         # VGG16: only the four pools of 2 shift, each by half its stride: 0.5 + 1 + 2 + 4.
-        ("vgg16", 7.5, 196, 512),
-        # ZF-5: every filter is padded by half.
-        ("zf5", 0, 139, 256),
-        ("zf5_small", 0, 139, 96),
+        ("vgg16", 7.5, 196, 512, 16),
+        # ZF-5, residual networks, MobileNet: every filter is padded by half.
+        ("zf5", 0, 139, 256, 16),
+        ("zf5_small", 0, 139, 96, 16),
+        # Their stems see 11 pixels at stride 4. ResNet-18: then 4 filters of 3 a stage, the first of a
+        # stage at the stride before it: 11 + 4*8 + (8 + 3*16) + (16 + 3*32) = 211, + 32 + 3*64 = 435.
+        ("resnet18", 0, 211, 256, 16),
+        ("resnet18_layer4", 0, 435, 512, 32),
+        # ResNet-50: 3, 4, 6 and 3 filters of 3, one a block.
+        ("resnet50", 0, 267, 1024, 16),
+        ("resnet50_layer4", 0, 427, 2048, 32),
+        ("mobilenet_v3_large", 0, 275, 672, 16),
     ],
 )
-def test_known_geometries(name, offset, receptive_field, channels):
+def test_known_geometries(name, offset, receptive_field, channels, stride):
     backbone = shared(name)
     geometry = backbone.geometry
-    assert (geometry.stride, geometry.offset) == (16, offset)
+    assert (geometry.stride, geometry.offset) == (stride, offset)
     assert geometry.receptive_field == receptive_field
     assert backbone.channels == channels
 
@@ -218,7 +236,7 @@ def test_residual_branches_agree():
 
 
 def test_dense_concatenation_is_counted():
-    """The example of a new backbone in the module that registers them."""
+    """DenseNet's hundred concatenations."""
     with torch.device("meta"):
         layers = torchvision.models.densenet121(weights=None).features
         geometry, channels = derive_geometry(layers)
@@ -234,6 +252,51 @@ def test_squeeze_and_excitation_has_no_position_of_its_own():
         geometry, channels = derive_geometry(layers)
         assert layers(torch.zeros(1, 3, 96, 96)).shape[1] == channels
     assert (geometry.stride, geometry.offset) == (32, 0)
+
+
+class Gated(nn.Module):
+    """A map whose channels are scaled by what the whole image makes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.pool, self.fc = nn.Conv2d(3, 8, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x * torch.sigmoid(self.fc(self.pool(x)))
+
+
+def test_through_a_gate_a_cell_sees_everything_but_its_receptive_field_most():
+    """What the docstring says of squeeze-and-excitation, and why the gates stand still in `linearised`."""
+    layers = Gated().eval()
+    geometry, _ = check_against_the_gradient(layers)
+    assert geometry == Geometry(stride=2, offset=0.0, receptive_field=3, smallest_input=1)
+    rng = torch.Generator().manual_seed(0)
+    image = torch.rand(1, 3, 41, 41, generator=rng).requires_grad_()
+    (gradient,) = torch.autograd.grad(layers(image)[0, :, 10, 10].abs().sum(), image)
+    slopes = gradient[0].abs().sum(0)
+    assert (slopes[:40, :40] > 0).all()  # nothing is hidden from it
+    inside = slopes[19:22, 19:22].clone()
+    slopes[19:22, 19:22] = 0
+    assert inside.min() > 2 * slopes.max()
+
+
+class Shuffled(nn.Module):
+    """Half of the channels pass a filter, as in ShuffleNet: how many there are is not told by the filter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(4, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.stem(x).chunk(2, dim=1)
+        return torch.cat((left, self.conv(right)), dim=1)
+
+
+def test_channels_are_counted_through_any_split():
+    geometry, channels = check_against_the_gradient(Shuffled())
+    assert geometry == Geometry(stride=2, offset=0.0, receptive_field=7, smallest_input=1)
+    assert channels == 10
 
 
 # ---------------------------------------------------------------- what cannot be derived
@@ -265,11 +328,18 @@ class Functional(nn.Module):
         return nn.functional.max_pool2d(x, 3, stride=2)
 
 
+class Mean(nn.Module):
+    """Over the image, or over the channels: its name does not tell."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * x.mean((2, 3), keepdim=True)
+
+
 @pytest.mark.parametrize(
     "layer",
     [
         *(Functional(), nn.ConvTranspose2d(3, 3, 2, 2), nn.Upsample(scale_factor=2), nn.LPPool2d(2, 2)),
-        *(nn.ZeroPad2d(1), nn.PixelUnshuffle(2)),
+        *(nn.ZeroPad2d(1), nn.PixelUnshuffle(2), nn.Flatten(), Mean()),
     ],
 )
 def test_a_layer_that_moves_cells_in_a_way_that_is_not_known_is_refused(layer):
