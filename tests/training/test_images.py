@@ -229,49 +229,49 @@ def test_a_second_run_computes_nothing_and_gives_the_same(prepare, prepared, req
 
 @pytest.fixture
 def networks(monkeypatch):
-    """The number of torch's threads at every pass of an image through the network."""
+    """The number of torch's threads at every pass of an image through the network, two scales an image."""
     passes, lock = [], threading.Lock()
-    maps = SPPFeatures.maps
+    one_map = SPPFeatures.map
 
-    def noted(self, image):
+    def noted(self, image, index):
         with lock:
             passes.append((torch.get_num_threads(), threading.get_ident()))
-        return maps(self, image)
+        return one_map(self, image, index)
 
-    monkeypatch.setattr(SPPFeatures, "maps", noted)
+    monkeypatch.setattr(SPPFeatures, "map", noted)
     return passes
 
 
 @pytest.mark.parametrize("workers", [1, 2, 7])
 def test_each_image_passes_the_network_once_on_a_core_of_its_own(prepare, prepared, networks, workers):
     images = prepare(workers=workers)
-    assert [number for number, _ in networks] == [1] * 4
+    assert [number for number, _ in networks] == [1] * 8
     assert threading.get_ident() not in {ident for _, ident in networks}
     assert len({ident for _, ident in networks}) <= workers
     assert same(images, prepared)
     list(images.positives(0.6))
     list(images.stream(range(4), "title"))
-    assert len(networks) == 4
+    assert len(networks) == 8
     prepare(workers=workers)
-    assert len(networks) == 4
+    assert len(networks) == 8
 
 
 def test_only_the_maps_that_are_missing_are_computed(prepare, prepared, networks, tmp_path):
     prepare()
     artefacts(tmp_path / "cache", "maps")[2].unlink()
     again = prepare()
-    assert len(networks) == 5
+    assert len(networks) == 9
     assert same(again, prepared)
 
 
 def test_as_many_images_pass_the_network_at_once_as_there_are_workers(prepare, monkeypatch):
-    together, maps = threading.Barrier(4, timeout=20), SPPFeatures.maps
+    together, one_map = threading.Barrier(4, timeout=20), SPPFeatures.map
 
-    def waiting(self, image):
+    def waiting(self, image, index):
         together.wait()
-        return maps(self, image)
+        return one_map(self, image, index)
 
-    monkeypatch.setattr(SPPFeatures, "maps", waiting)
+    monkeypatch.setattr(SPPFeatures, "map", waiting)
     assert len(prepare(workers=4)) == 4
 
 
@@ -280,7 +280,7 @@ def test_each_precision_has_maps_of_its_own(prepare, tmp_path):
     exact = prepare()
     rounded_features = SPPFeatures(Backbone("zf5_small").at("bfloat16"), (64, 128), 400, (3, 1), "max")
     rounded = prepare(features=rounded_features)
-    assert len(artefacts(tmp_path / "cache", "maps")) == 8
+    assert len(artefacts(tmp_path / "cache", "maps")) == 16
     assert len(artefacts(tmp_path / "cache", "proposals")) == 4
     assert not same(exact, rounded)
     for index in range(4):
@@ -307,20 +307,26 @@ def test_artefacts_are_found_by_content_not_by_name(prepare, dataset, voc, tmp_p
 def test_other_settings_have_other_artefacts(prepare, features, tmp_path):
     prepare()
     assert len(artefacts(tmp_path / "cache", "proposals")) == 4
-    assert len(artefacts(tmp_path / "cache", "maps")) == 4
+    assert len(artefacts(tmp_path / "cache", "maps")) == 8
     prepare(search=Proposals(max_side=100))
     assert len(artefacts(tmp_path / "cache", "proposals")) == 8
-    assert len(artefacts(tmp_path / "cache", "maps")) == 4
+    assert len(artefacts(tmp_path / "cache", "maps")) == 8
+    reseeded = Backbone("zf5_small").load_weights("random", seed=1)
     variants = [
-        SPPFeatures(Backbone("zf5_small"), (64,), 400, (3, 1), "max"),
-        SPPFeatures(Backbone("zf5_small"), (64, 128), 130, (3, 1), "max"),
-        SPPFeatures(Backbone("zf5_small").load_weights("random", seed=1), (64, 128), 400, (3, 1), "max"),
+        (
+            SPPFeatures(features.backbone, (64,), 400, (3, 1), "max"),
+            0,
+        ),  # each scale is an artefact of its own
+        (SPPFeatures(features.backbone, (64, 96, 128), 400, (3, 1), "max"), 4),
+        (SPPFeatures(features.backbone, (64, 128), 400, (6, 2), "average"), 0),  # pools the same maps
+        (SPPFeatures(features.backbone, (64, 128), 130, (3, 1), "max"), 8),
+        (SPPFeatures(reseeded, (64, 128), 400, (3, 1), "max"), 8),
     ]
-    for number, variant in enumerate(variants, start=2):
+    total = 8
+    for variant, new in variants:
         prepare(features=variant)
-        assert len(artefacts(tmp_path / "cache", "maps")) == 4 * number
-    prepare(features=SPPFeatures(features.backbone, (64, 128), 400, (6, 2), "average"))  # pools the same maps
-    assert len(artefacts(tmp_path / "cache", "maps")) == 16
+        total += new
+        assert len(artefacts(tmp_path / "cache", "maps")) == total
 
 
 def cut(data: bytes) -> bytes:
@@ -435,6 +441,6 @@ def test_proposals_of_a_tiny_image_are_its_windows(prepare, voc, tmp_path):
 
 def test_maps_that_half_precision_cannot_hold_are_refused(prepare):
     large = SPPFeatures(Backbone("zf5_small"), (64,), 400, (3, 1), "max")
-    large.maps = lambda _image: [ConvMap(torch.full((4, 3, 3), 1e6), (1.0, 1.0))]
+    large.map = lambda _image, _index: ConvMap(torch.full((4, 3, 3), 1e6), (1.0, 1.0))
     with pytest.raises(UserError, match=r"backbone\.weights: conv5 of .* does not fit into half precision"):
         prepare(features=large)
