@@ -31,6 +31,13 @@ Overrides = Annotated[
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="An image that cannot be read is an error.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Workers = Annotated[int, typer.Option(min=0, help="Images at a time; 0 is one a core.")]
+ProposalFile = Annotated[
+    Path | None, typer.Option(help="Take the windows from there: R-CNN's .mat, .npz or .json.")
+]
+EdgeModel = Annotated[
+    Path | None, typer.Option(help="Search by Edge Boxes, with OpenCV's model of edges (model.yml.gz).")
+]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"], typer.Option(help="What the network multiplies in.")
 ]
@@ -79,11 +86,13 @@ def detect(
     classes: Annotated[str | None, typer.Option(help="Only these, as a,b,c.")] = None,
     device: Device = "auto",
     precision: Precision = "auto",
-    workers: Annotated[int, typer.Option(min=0, help="Images at a time; 0 is one a core.")] = 0,
+    workers: Workers = 0,
     strict: Strict = False,
+    proposals: ProposalFile = None,
+    edge_model: EdgeModel = None,
 ) -> None:
     """Find objects in images. Scores are SVM margins: pictures show those above 0 unless --score is given."""
-    from spp_det.commands import detect_to_folder
+    from spp_det.commands import detect_to_folder, windows_for
     from spp_det.data.folder import find_images
     from spp_det.model.detector import Detector
 
@@ -99,6 +108,7 @@ def detect(
         only=classes,
         workers=workers,
         strict=strict,
+        source=windows_for(detector.settings.proposals, proposals, edge_model),
     )
     _say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {escape(str(out))}")
     _say_skipped(summary.skipped)
@@ -131,6 +141,60 @@ def evaluate(
     _print_figures(figures)
     if json_out is not None:
         write_json(json_out, figures)
+
+
+@app.command("proposals")
+def propose(
+    voc: Annotated[Path, typer.Option(help="A Pascal VOC folder.")],
+    split: Annotated[str, typer.Option(help="The VOC split.")] = "test",
+    recall: Annotated[
+        bool, typer.Option("--recall", help="Hold the windows against the objects instead of writing them.")
+    ] = False,
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(help="fast, paper, quality, edgeboxes or file; repeatable with --recall."),
+    ] = None,
+    max_side: Annotated[
+        int | None, typer.Option(help="Search in copies shrunk to this longer side in pixels.")
+    ] = None,
+    proposals: ProposalFile = None,
+    edge_model: EdgeModel = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for the windows, .npz or .json; with --recall for its figures, .json."),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="A run's cache folder, to read from and add to.")] = None,
+    workers: Workers = 0,
+    strict: Strict = False,
+) -> None:
+    """Write the windows of a data set to a file, or report how many of its objects they cover."""
+    from rich.console import Console
+
+    from spp_det.cache import Cache, write_json
+    from spp_det.data.voc import read_voc
+    from spp_det.proposing import chosen, recall_figures, write_windows
+    from spp_det.report.tables import recall_table
+
+    searches = chosen(mode or (), max_side, proposals, edge_model)
+    kept = None if cache is None else Cache(cache)
+    if recall:
+        if out is not None and out.suffix.lower() != ".json":
+            raise UserError(f"{out}: the figures of --recall are written to a .json file")
+        figures = recall_figures(read_voc(voc, split), searches, kept, workers, strict)
+        Console().print(recall_table(figures))
+        _say_skipped(figures["skipped"])
+        if out is not None:
+            write_json(out, figures)
+            _say(f"figures: {escape(str(out))}")
+        return
+    if out is None:
+        raise UserError("say where to write the windows, --out FILE.npz or .json, or ask for --recall")
+    if len(searches) != 1:
+        raise UserError("a file holds the windows of one --mode; several are for --recall")
+    done = write_windows(read_voc(voc, split), searches[0], out, kept, workers, strict)
+    _say_skipped(done.skipped)
+    windows = sum(map(len, done.windows))
+    _say(f"[bold green]wrote[/] {windows} windows of {len(done.records)} images: {escape(str(out))}")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from spp_det.cache import write_json, write_whole
-from spp_det.config import Config, dump_config
+from spp_det.config import Config, Proposals, dump_config
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate, read_json, read_results
@@ -20,6 +20,7 @@ from spp_det.images import UnreadableImageError
 from spp_det.inference import DetectedImage, detect_files
 from spp_det.model.detector import Detector, select
 from spp_det.progress import track
+from spp_det.proposals.source import WindowSource, proposals_of
 from spp_det.report.write import DetectionWriter
 from spp_det.training.stages import read_dataset, train
 
@@ -49,19 +50,23 @@ def run_training(config: Config) -> dict[str, Any]:
     """
     write_whole(config.output / "config.yaml", dump_config(config))
     test = None if config.data.test is None else read_dataset(config.data, config.data.test)
+    source = WindowSource(config.proposals)
+    if test is not None:  # hours later would be late to say so
+        source.check((record.path, None) for record in test.records)
     trained = train(config)
     trained.detector.save(config.output / "model.safetensors")
     metrics = dict(trained.metrics)
     if test is not None:
-        metrics["test"] = _score(trained.detector, config, test)
+        metrics["test"] = _score(trained.detector, config, test, source)
     write_json(config.output / "metrics.json", metrics)
     return metrics
 
 
-def _score(detector: Detector, config: Config, test: Dataset) -> dict[str, Any]:
+def _score(detector: Detector, config: Config, test: Dataset, source: WindowSource) -> dict[str, Any]:
     folder = config.output / "test"
     paths = [record.path for record in test.records]
-    summary = detect_to_folder(detector, paths, folder, workers=config.runtime.workers, strict=config.strict)
+    workers = config.runtime.workers
+    summary = detect_to_folder(detector, paths, folder, workers=workers, strict=config.strict, source=source)
     instances = read_json(str(config.data.test)) if config.data.format == "coco" else None
     figures: dict[str, Any] = evaluate(test, read_results(folder / "detections.json", test), instances)
     return figures | {"skipped": summary.skipped}
@@ -78,6 +83,7 @@ def detect_to_folder(
     only: str | None = None,
     workers: int = 0,
     strict: bool = False,
+    source: WindowSource | None = None,
 ) -> Summary:
     """Detect in every file and write the results; see `DetectionWriter` for what and where.
 
@@ -86,11 +92,14 @@ def detect_to_folder(
         only: names of the classes to keep, ``"a,b"``; None keeps all.
         workers: images at a time; 0 is one a core.
         strict: raise UserError for a file that cannot be read, rather than skip it.
+        source: of the windows; None: as in training.
     """
     labels = _labels(detector.classes, only)
+    source = source or WindowSource(detector.settings.proposals)
+    source.check((path, None) for path in paths)
     summary = Summary()
     writer = DetectionWriter(folder, detector.classes, paths, formats, draw, score)
-    results = detect_files(detector, paths, workers or os.cpu_count() or 1, strict)
+    results = detect_files(detector, paths, workers or os.cpu_count() or 1, strict, source)
     with writer:
         for path, result in zip(paths, track(results, "detection", len(paths)), strict=True):
             if isinstance(result, UnreadableImageError):
@@ -101,6 +110,28 @@ def detect_to_folder(
             summary.images += 1
     summary.found = writer.found
     return summary
+
+
+def windows_for(trained: Proposals, file: Path | None, edge_model: Path | None) -> WindowSource:
+    """The windows to detect in: as in the training, or those of a file or of Edge Boxes that the user names.
+
+    Raises UserError where the model was trained on windows from elsewhere and nobody says where from.
+    """
+    if file is not None and edge_model is not None:
+        raise UserError("windows come from one place: --proposals or --edge-model, not both")
+    if file is not None:
+        return WindowSource(proposals_of("file", file=file))
+    if edge_model is not None:
+        return WindowSource(proposals_of("edgeboxes", trained.max_side, edge_model=edge_model))
+    if trained.mode == "file" and trained.file is None:
+        raise UserError(
+            "the model was trained on windows from a file: name that of these images, --proposals FILE"
+        )
+    if trained.mode == "edgeboxes" and trained.edge_model is None:
+        raise UserError(
+            "the model was trained on Edge Boxes: name OpenCV's model of edges, --edge-model FILE"
+        )
+    return WindowSource(trained)
 
 
 def _labels(classes: tuple[str, ...], only: str | None) -> list[int]:

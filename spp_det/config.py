@@ -25,6 +25,7 @@ Side = Annotated[int, Field(ge=16, le=8192)]  # pixels
 Precision = Literal["auto", "float32", "bfloat16"]
 Features = Literal["spp", "rcnn"]
 Normalize = Literal["none", "hellinger"]
+PROPOSAL_FILES = (".mat", ".npz", ".json")
 
 
 class Section(BaseModel):
@@ -64,11 +65,27 @@ class Data(Section):
 
 
 class Proposals(Section):
-    """Selective search (P section 4.1)."""
+    """Where an image's windows come from: selective search (P section 4.1), Edge Boxes or a file."""
 
-    mode: Literal["fast", "paper", "quality"] = "fast"
+    mode: Literal["fast", "paper", "quality", "edgeboxes", "file"] = "fast"
+    """``fast``, ``paper`` and ``quality`` are selective search; the other two need what follows."""
     max_side: Side | None = None
-    """Search in a copy shrunk to this longer side in pixels."""
+    """Search in a copy shrunk to this longer side in pixels; ``file`` has no use for it."""
+    file: Path | None = None
+    """Of ``file``: R-CNN's ``.mat``, an ``.npz`` or a ``.json`` (see `spp_det.proposals.files`)."""
+    edge_model: Path | None = None
+    """Of ``edgeboxes``: OpenCV's model of structured edges, a ``.yml`` or ``.yml.gz``."""
+
+    @field_validator("file")
+    @classmethod
+    def _readable(cls, file: Path | None) -> Path | None:
+        if file is not None and file.suffix.lower() not in PROPOSAL_FILES:
+            raise ValueError(f"must end in {', '.join(PROPOSAL_FILES)}")
+        return file
+
+    def without_paths(self) -> Proposals:
+        """For a model file: paths are of no use to whoever gets it, and tell of its maker."""
+        return self.model_copy(update={"file": None, "edge_model": None})
 
 
 class Backbone(Section):
@@ -241,9 +258,26 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 def parse_config(tree: dict[str, Any], source: str) -> Config:
     """A configuration from nested mappings; ``source`` names them in the UserError."""
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{source}: {_explain(error)}") from error
+    if (message := mismatch(config.proposals)) is not None:
+        raise UserError(f"{source}: {message}")
+    return config
+
+
+def mismatch(proposals: Proposals) -> str | None:
+    """What the mode needs and lacks, or has and never looks at; None where all is well.
+
+    No validator of the section itself: a model file keeps the mode, but no path of its maker's.
+    """
+    paths = {"file": ("file", proposals.file), "edgeboxes": ("edge_model", proposals.edge_model)}
+    for mode, (key, path) in paths.items():
+        if path is None and proposals.mode == mode:
+            return f"proposals.{key} = None: must name a file, because proposals.mode is {mode}"
+        if path is not None and proposals.mode != mode:
+            return f"proposals.{key} = {str(path)!r}: must go with mode {mode}, not {proposals.mode}"
+    return None
 
 
 def dump_config(config: Config) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from spp_det.boxes import Boxes
 from spp_det.images import RGB, UnreadableImageError, read_image
 from spp_det.model.detector import Detections, Detector
-from spp_det.proposals import selective_search
+from spp_det.proposals.source import WindowSource
 from spp_det.threads import ahead
 
 logger = logging.getLogger(__name__)
@@ -26,14 +26,18 @@ class DetectedImage:
 
 
 def detect_files(
-    detector: Detector, paths: Sequence[Path], workers: int, strict: bool = False
+    detector: Detector,
+    paths: Sequence[Path],
+    workers: int,
+    strict: bool = False,
+    source: WindowSource | None = None,
 ) -> Iterator[DetectedImage | UnreadableImageError]:
     """Detect in each file, in the order given.
 
     A file that cannot be read yields its error after a warning, or raises it where ``strict``. Few images
-    are in memory at a time, however many paths there are.
+    are in memory at a time, however many paths there are. ``source`` gives the windows; None: as in training.
     """
-    search = detector.settings.proposals
+    source = source or WindowSource(detector.settings.proposals)
     on_cpu = detector.features.backbone.mean.device.type == "cpu"
     # One image gets all cores. Of many, each core takes its own, and on a CPU through the network too: a core
     # is then never asked for by two threads, and nothing waits for the slowest share of an operation.
@@ -44,7 +48,7 @@ def detect_files(
             image = read_image(path)
         except UnreadableImageError as error:
             return error
-        return image, selective_search(image, search.mode, search.max_side, threads)
+        return image, source.windows(image, path, threads=threads)
 
     def detect(
         path: Path, prepared: tuple[RGB, Boxes] | UnreadableImageError

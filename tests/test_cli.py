@@ -329,6 +329,63 @@ def test_evaluation_wants_one_ground_truth_that_exists(folder, found, tmp_path):
     assert_one_line(none, tmp_path / "none.json")
 
 
+@pytest.fixture(scope="module")
+def written(folder) -> Path:
+    """The windows of the test photos in a file, of the mode that the model was trained with."""
+    out = folder / "windows.npz"
+    ended = spp_det("proposals", "--voc", folder / "voc", "--split", "test", "--out", out)
+    assert ended.code == 0, ended.err
+    assert f"windows of 3 images: {out}" in ended.err
+    return out
+
+
+def test_detection_in_windows_that_were_written_finds_the_same(model, split, found, written, tmp_path):
+    ended = spp_det("detect", model, split, "--out", tmp_path, "--proposals", written, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert rows_of(tmp_path) == rows_of(found)
+
+
+def test_detection_by_edge_boxes_wants_a_model_of_edges(model, split, tmp_path):
+    (tmp_path / "model.yml").write_text("hello")
+    ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--edge-model", tmp_path / "model.yml")
+    assert_one_line(ended, tmp_path / "model.yml", "structured edges")
+    assert not (tmp_path / "out").exists()
+
+
+def test_recall_is_printed_and_written(folder, model, tmp_path):
+    assert model.exists()  # so the training's cache holds the windows of fast
+    ended = spp_det(
+        *("proposals", "--voc", folder / "voc", "--split", "trainval", "--recall"),
+        *("--mode", "fast", "--mode", "paper", "--cache", folder / "run" / "cache"),
+        *("--out", tmp_path / "recall.json"),
+    )
+    assert ended.code == 0, ended.err
+    modes = json.loads((tmp_path / "recall.json").read_text())["modes"]
+    assert list(modes) == ["fast", "paper"]
+    assert modes["fast"]["seconds"] is None
+    assert modes["paper"]["seconds"] > 0
+    assert f"{100 * modes['fast']['recall']['0.5']:.1f}" in ended.out
+    assert "Recall of proposals, 6 images" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ((), ("--out FILE.npz",)),
+        (("--out", "a.mat"), ("a.mat", ".npz or .json")),
+        (("--mode", "fast", "--mode", "paper", "--out", "a.npz"), ("one --mode",)),
+        (("--recall", "--mode", "slow"), ("proposals.mode", "slow", "paper")),
+        (("--recall", "--mode", "file"), ("--proposals FILE",)),
+        (("--recall", "--max-side", "8"), ("proposals.max_side = 8",)),
+        (("--recall", "--out", "a.npz"), ("a.npz", ".json")),
+        (("--split", "nosuch", "--recall"), ("nosuch.txt",)),
+        (("--recall", "--proposals", "none.mat"), ("none.mat", "No such file")),
+    ],
+)
+def test_a_wrong_request_for_proposals_is_one_line(folder, words, parts):
+    assert_one_line(spp_det("proposals", "--voc", folder / "voc", *words), *parts)
+
+
 def test_an_interrupt_ends_with_130_and_says_that_nothing_is_lost(folder, tmp_path, monkeypatch):
     def interrupted(_config):
         raise KeyboardInterrupt
@@ -343,5 +400,5 @@ def test_version_and_help():
     assert spp_det("--version").out == f"spp_det {__version__}\n"
     ended = spp_det("--help")
     assert ended.code == 0
-    for command in ("train", "detect", "evaluate", "demo"):
+    for command in ("train", "detect", "evaluate", "proposals", "demo"):
         assert command in ended.out

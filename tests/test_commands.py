@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from spp_det.commands import detect_to_folder, run_training
-from spp_det.config import Config, parse_config
+from spp_det.commands import detect_to_folder, run_training, windows_for
+from spp_det.config import Config, Proposals, parse_config
 from spp_det.data.coco import coco_instances
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError
 from spp_det.model.detector import Detector
+from spp_det.proposals.files import write_proposals
+from spp_det.proposing import write_windows
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +102,84 @@ def test_a_wrong_request_makes_no_folder(detector, paths, tmp_path, options):
     with pytest.raises(UserError):
         detect_to_folder(detector, paths, tmp_path / "out", **options)
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------- windows from elsewhere
+
+
+@pytest.fixture(scope="module")
+def windows(folder) -> Path:
+    """Those of fast, of both splits, in one file."""
+    both = {}
+    for split in ("trainval", "test"):
+        dataset = read_voc(folder / "voc", split)
+        done = write_windows(dataset, Proposals(), folder / "one.npz")
+        both |= {record.image_id: boxes for record, boxes in zip(done.records, done.windows, strict=True)}
+    write_proposals(folder / "windows.npz", both)
+    return folder / "windows.npz"
+
+
+def of_file(folder: Path, output: Path, windows: Path, **data: str) -> Config:
+    config = configure(folder, output, **data)
+    return config.model_copy(update={"proposals": Proposals(mode="file", file=windows)})
+
+
+def test_training_on_a_file_of_the_same_windows_gives_the_same_detector(
+    folder, tmp_path, windows, detector, paths
+):
+    metrics = run_training(of_file(folder, tmp_path, windows, test="test"))
+    model = tmp_path / "model.safetensors"
+    assert str(folder).encode() not in model.read_bytes()
+    detect_to_folder(detector, paths, tmp_path / "searched")
+    imported = Detector.load(model)
+    assert imported.settings.proposals == Proposals(mode="file")
+    source = windows_for(imported.settings.proposals, windows, None)
+    detect_to_folder(imported, paths, tmp_path / "imported", source=source)
+    detections = [
+        (tmp_path / name / "detections.json").read_bytes() for name in ("searched", "imported", "test")
+    ]
+    assert detections[0] == detections[1] == detections[2]
+    assert metrics["test"]["skipped"] == []
+
+
+def test_a_file_that_lacks_the_test_images_is_refused_before_the_training(folder, tmp_path):
+    train = read_voc(folder / "voc", "trainval")
+    write_windows(train, Proposals(), tmp_path / "train.json")
+    config = of_file(folder, tmp_path / "run", tmp_path / "train.json", test="test")
+    config = config.model_copy(
+        update={"runtime": config.runtime.model_copy(update={"cache": tmp_path / "cache"})}
+    )
+    with pytest.raises(UserError, match=r"train.json: has no windows for the image test_00000"):
+        run_training(config)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_file_that_lacks_an_image_makes_no_folder(detector, paths, tmp_path):
+    write_proposals(tmp_path / "a.json", {})
+    source = windows_for(detector.settings.proposals, tmp_path / "a.json", None)
+    with pytest.raises(UserError, match=r"a.json: has no windows for the image test_00000"):
+        detect_to_folder(detector, paths, tmp_path / "out", source=source)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("trained", "file", "edge_model", "said"),
+    [
+        ({"mode": "file"}, None, None, "--proposals FILE"),
+        ({"mode": "edgeboxes"}, None, None, "--edge-model FILE"),
+        ({"mode": "fast"}, Path("a.npz"), Path("a.yml"), "not both"),
+        ({"mode": "fast"}, Path("a.txt"), None, ".mat, .npz, .json"),
+        ({"mode": "file"}, Path("a.npz"), None, "a.npz: No such file"),
+        ({"mode": "edgeboxes"}, None, Path("a.yml"), "a.yml: No such file"),
+    ],
+)
+def test_windows_from_elsewhere_are_asked_for(trained, file, edge_model, said):
+    with pytest.raises(UserError) as caught:
+        windows_for(Proposals(**trained), file, edge_model)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_files_windows_are_as_in_training():
+    search = Proposals(mode="paper", max_side=500)
+    assert windows_for(search, None, None).settings == search

@@ -85,6 +85,7 @@ def test_an_empty_file_is_the_defaults(empty):
         ("svm.C=0.01", lambda c: c.svm.C == 0.01),
         ("svm.C=1e-4", lambda c: c.svm.C == 1e-4),  # to YAML 1.1 a string
         ("svm.hard_score=-1", lambda c: c.svm.hard_score == -1.0),
+        ("proposals={mode: file, file: a.mat}", lambda c: c.proposals.file == Path("a.mat")),
         ("proposals.max_side=500", lambda c: c.proposals.max_side == 500),
         ("bbox.enabled=off", lambda c: c.bbox.enabled is False),
         ("runtime.cache=/tmp/x", lambda c: c.runtime.cache == Path("/tmp/x")),
@@ -208,8 +209,10 @@ def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
         ("data.classes=[]", "at least one class"),
         ("data.classes=[cat, cat]", "none twice"),
         ("data.classes=cat", "list: [cat]"),
-        ("proposals.mode=slow", "'fast', 'paper' or 'quality'"),
+        ("proposals.mode=slow", "'fast', 'paper', 'quality', 'edgeboxes' or 'file'"),
         ("proposals.max_side=8", "greater than or equal to 16"),
+        ("proposals.file=windows.txt", "end in .mat, .npz, .json"),
+        ("proposals.file=3", "path"),
         ("backbone.scales=[]", "at least 1 item"),
         ("backbone.scales=[688, 480]", "ascend"),
         ("backbone.scales=[480, 480]", "ascend"),
@@ -251,6 +254,20 @@ def test_a_value_that_is_not_allowed_is_named_with_its_key_and_what_is(empty, ov
 def test_a_window_cannot_be_positive_and_negative_of_one_class(empty):
     message = refusal(empty, "svm.positive_iou=0.25")
     assert "svm.negative_iou = 0.3: must not exceed svm.positive_iou, 0.25" in message
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["mode=file"], "proposals.file = None: must name a file, because proposals.mode is file"),
+        (["mode=edgeboxes"], "proposals.edge_model = None: must name a file"),
+        (["mode=edgeboxes", "file=a.mat"], "proposals.file = 'a.mat': must go with mode file, not edgeboxes"),
+        (["file=a.mat"], "proposals.file = 'a.mat': must go with mode file, not fast"),
+        (["edge_model=a.yml"], "proposals.edge_model = 'a.yml': must go with mode edgeboxes, not fast"),
+    ],
+)
+def test_proposals_from_elsewhere_need_their_file_and_a_file_its_mode(empty, overrides, said):
+    assert f"{empty}: {said}" in refusal(empty, *(f"proposals.{override}" for override in overrides))
 
 
 # ---------------------------------------------------------------- files and overrides that cannot be read

@@ -24,6 +24,7 @@ from spp_det.model.detector import Detector
 from spp_det.model.features import SPPFeatures
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import LinearSVMs
+from spp_det.proposals import selective
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,7 @@ def test_the_number_of_workers_changes_no_detection(detector, paths):
 def looks(monkeypatch):
     """Of every search and every pass through the network: the thread, its cores for OpenCV and for torch."""
     searches, passes = [], []
-    search, maps = inference.selective_search, SPPFeatures.maps
+    search, maps = selective.selective_search, SPPFeatures.maps
 
     def noted_search(image, mode, max_side, threads):
         searches.append((threading.get_ident(), threads))
@@ -93,7 +94,7 @@ def looks(monkeypatch):
         passes.append((threading.get_ident(), torch.get_num_threads()))
         return maps(self, image)
 
-    monkeypatch.setattr(inference, "selective_search", noted_search)
+    monkeypatch.setattr(selective, "selective_search", noted_search)
     monkeypatch.setattr(SPPFeatures, "maps", noted_maps)
     return searches, passes
 

@@ -14,6 +14,7 @@ import torch
 from spp_det.boxes import Boxes, Floats, Ints, clip, nms
 from spp_det.config import Precision
 from spp_det.devices import choose_device
+from spp_det.errors import UserError
 from spp_det.images import RGB, as_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
@@ -77,8 +78,8 @@ class Detector:
     def __call__(self, images: AnyImage | Sequence[AnyImage]) -> Detections | list[Detections]:
         """Detect in one image or a list of them: RGB uint8 ``[H, W, 3]`` arrays, PIL images or paths.
 
-        A list gives a list, in order. Raises `UserError` for a file that cannot be read and ValueError
-        for an array that is not an image.
+        A list gives a list, in order. Raises `UserError` for a file that cannot be read, and for a model
+        trained on windows from elsewhere (see `detect`); ValueError for an array that is not an image.
         """
         if isinstance(images, str | PathLike | np.ndarray | PIL.Image.Image):
             return self.detect(as_image(images))
@@ -86,9 +87,12 @@ class Detector:
 
     @torch.inference_mode()
     def detect(self, image: RGB, windows: Boxes | None = None) -> Detections:
-        """Detect in one RGB uint8 ``[H, W, 3]`` image, in its own ``[N, 4]`` windows or the given ones."""
+        """Detect in one RGB uint8 ``[H, W, 3]`` image, in its own ``[N, 4]`` windows or the given ones.
+
+        Raises UserError where none are given and the model was trained on windows from elsewhere.
+        """
         if windows is None:
-            windows = selective_search(image, self.settings.proposals.mode, self.settings.proposals.max_side)
+            windows = self._search(image)
         maps = self.features.maps(image)  # the whole image, once a scale
         vectors = self.features.vectors(maps, windows)  # pool5 [M, D], one a distinct rectangle of cells
         scores = vectors.through(self.head).each(self.svms).cpu().numpy()[vectors.of]  # [N, K]
@@ -100,6 +104,15 @@ class Detector:
         found = scores[kept, labels]
         best = np.argsort(-found, kind="stable")
         return Detections(boxes=boxes[best], labels=labels[best], scores=found[best])
+
+    def _search(self, image: RGB) -> Boxes:
+        search = self.settings.proposals
+        if search.mode == "edgeboxes" or search.mode == "file":
+            raise UserError(
+                f"the model was trained on windows from elsewhere (proposals.mode is {search.mode}): give "
+                "those of the image, detector.detect(image, windows), or use the command spp-det detect"
+            )
+        return selective_search(image, search.mode, search.max_side)
 
     def _suppress(self, windows: Boxes, scores: Floats) -> tuple[Ints, Ints]:
         """Windows ``[M]`` and labels ``[M]`` left after threshold and NMS of each class, class by class."""

@@ -68,7 +68,8 @@ def write_model(path: str | PathLike[str], model: ModelFile) -> None:
     Raises UserError where a weight is not finite.
     """
     settings = model.settings.model_dump(mode="json")
-    # Paths of pre-trained weights are of no use to whoever gets the model, and tell of its maker.
+    # Paths are of no use to whoever gets the model, and tell of its maker.
+    settings["proposals"] = model.settings.proposals.without_paths().model_dump(mode="json")
     settings["backbone"]["weights"] = settings["fc"]["weights"] = "random"
     metadata = {
         "classes": json.dumps(model.classes),

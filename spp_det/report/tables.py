@@ -55,6 +55,33 @@ def voc_table(figures: Mapping[str, Any]) -> Table:
     return table
 
 
+def recall_table(figures: Mapping[str, Any]) -> Table:
+    """Recall of each mode, then of its classes, fractions of 1 shown as per cent; a dash where None.
+
+    ABO is the average best overlap; windows and seconds (of one core) are means of an image.
+    ``figures`` is what `recall_figures` returns.
+    """
+    title = f"Recall of proposals, {figures['images']} images; difficult and crowd objects left out"
+    table = Table(title=title, title_justify="left")
+    table.add_column("mode, class")
+    for column in ("objects", "IoU .50 %", "IoU .70 %", "ABO %", "windows", "seconds"):
+        table.add_column(column, justify="right")
+    for mode, whole in figures["modes"].items():
+        table.add_section()
+        windows = "-" if whole["windows"] is None else f"{whole['windows']:.0f}"
+        seconds = "cached" if whole["seconds"] is None else f"{whole['seconds']:.2f}"
+        table.add_row(mode, *_covered(whole), windows, seconds, style="bold")
+        for name, covered in whole["per_class"].items():
+            table.add_row(f"  {escape(printable(name))}", *_covered(covered))
+    return table
+
+
+def _covered(figures: Mapping[str, Any]) -> list[str]:
+    recall = figures["recall"]
+    values = (recall["0.5"], recall["0.7"], figures["ABO"])
+    return [str(figures["objects"]), *map(_percent, values)]
+
+
 def benchmark_table(figures: Mapping[str, Any]) -> Table:
     """Times and ratios of `run_benchmark`; a ratio says how much longer this, or R-CNN, takes than ours."""
     machine = figures["machine"]

@@ -12,9 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp_det import proposals
 from spp_det.boxes import Ints
-from spp_det.cache import Arrays, Cache, digest, file_digest
+from spp_det.cache import Arrays, Cache, digest
 from spp_det.config import Proposals
 from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
@@ -22,8 +21,8 @@ from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, read_image
 from spp_det.model.features import ConvMap, WindowFeatures, WindowVectors
 from spp_det.model.head import FCHead
-from spp_det.opencv import cv2
 from spp_det.progress import track
+from spp_det.proposals.source import WindowSource
 from spp_det.threads import ahead
 from spp_det.training.mining import Example
 from spp_det.training.windows import LabelledWindows
@@ -59,16 +58,14 @@ class TrainingImages:
         An image that cannot be read is left out with a warning, or a UserError where ``strict``.
         """
         self.features = features
-        self.search = search
         self.cache = cache
         self.classes = len(dataset.classes)
         self.skipped: list[str] = []
         prepared = []
-        for record, result in zip(
-            dataset.records,
-            track(ahead(self._prepare, dataset.records, workers), "selective search", len(dataset)),
-            strict=True,
-        ):
+        source = WindowSource(search)
+        source.check((record.path, record.image_id) for record in dataset.records)
+        results = ahead(lambda record: self._prepare(record, source), dataset.records, workers)
+        for record, result in zip(dataset.records, track(results, "proposals", len(dataset)), strict=True):
             if isinstance(result, UnreadableImageError):
                 if strict:
                     raise result
@@ -90,27 +87,14 @@ class TrainingImages:
         """The number of readable images."""
         return len(self.images)
 
-    def _prepare(self, record: Record) -> _Prepared | UnreadableImageError:
+    def _prepare(self, record: Record, source: WindowSource) -> _Prepared | UnreadableImageError:
         """Windows of one image. Runs on several threads."""
         try:
-            key = file_digest(record.path)
-        except OSError as error:
-            return UnreadableImageError(f"{record.path}: {error.strerror}")
-        settings = (proposals.VERSION, cv2.__version__, self.search.mode, self.search.max_side)
-        proposals_key = digest(key, settings)
-
-        def search() -> Arrays:
-            image = read_image(record.path)
-            boxes = proposals.selective_search(image, self.search.mode, self.search.max_side, threads=1)
-            return {"boxes": boxes, "size": np.array(image.shape[1::-1])}
-
-        try:
-            found = self.cache.load_or_make("proposals", proposals_key, search)
+            found = source.windows_of_file(record.path, record.image_id, self.cache)
         except UnreadableImageError as error:
             return error
-        width, height = found["size"].tolist()
-        record = fit_record(record, width, height)
-        return _Prepared(record, LabelledWindows.of(record, found["boxes"]), key)
+        record = fit_record(record, *found.size)
+        return _Prepared(record, LabelledWindows.of(record, found.boxes), found.key)
 
     def _maps(self, index: int) -> list[ConvMap]:
         """The maps of one image, each by itself in the cache: a run with one more scale adds that alone."""

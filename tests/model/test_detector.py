@@ -11,7 +11,7 @@ from PIL import Image
 
 from spp_det import Detector
 from spp_det.boxes import as_boxes, iou
-from spp_det.config import FC
+from spp_det.config import FC, Proposals
 from spp_det.errors import UserError
 from spp_det.proposals import selective_search
 
@@ -205,6 +205,17 @@ def test_its_windows_are_those_of_selective_search(detector, images):
     search = detector.settings.proposals
     windows = selective_search(images[0], search.mode, search.max_side)
     assert equal(detector(images[0]), detector.detect(images[0], windows))
+
+
+@pytest.mark.parametrize("mode", ["edgeboxes", "file"])
+def test_a_model_of_windows_from_elsewhere_asks_for_them(build_detector, images, mode):
+    detector = build_detector()
+    windows = selective_search(images[0])
+    expected = detector.detect(images[0], windows)
+    detector.settings = detector.settings.model_copy(update={"proposals": Proposals(mode=mode)})
+    assert equal(detector.detect(images[0], windows), expected)
+    with pytest.raises(UserError, match=rf"proposals.mode is {mode}.*detector\.detect\(image, windows\)"):
+        detector(images[0])
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7])

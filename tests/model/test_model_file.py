@@ -27,7 +27,7 @@ from spp_det.model.geometry import Geometry
 from spp_det.model.model_file import FORMAT, ModelFile, Settings, _checksum, read_model, write_model
 
 SETTINGS = Settings(
-    proposals=Proposals(mode="quality", max_side=400),
+    proposals=Proposals(mode="file", max_side=400, file="/home/someone/a.mat", edge_model="/someone/b.yml"),
     backbone=Backbone(name="vgg16", weights="/home/someone/vgg.pth", scales=(480, 688), max_side=1500),
     pyramid=Pyramid(levels=(4, 1), mode="average"),
     fc=FC(layer="fc7", weights="/home/someone/vgg.pth", width=32, rank=(8, 4)),
@@ -107,13 +107,13 @@ def test_everything_comes_back(tmp_path):
         assert torch.equal(back.tensors[name], tensor)
 
 
-def test_settings_come_back_but_not_the_paths_of_the_pretrained_weights(tmp_path):
+def test_settings_come_back_but_not_the_paths_of_weights_and_proposals(tmp_path):
     write_model(tmp_path / "m", SMALL)
     back = read_model(tmp_path / "m", lambda model: model.settings)
     sections = ("backbone", "fc")
-    assert back == SETTINGS.model_copy(
-        update={name: getattr(SETTINGS, name).model_copy(update={"weights": "random"}) for name in sections}
-    )
+    update = {name: getattr(SETTINGS, name).model_copy(update={"weights": "random"}) for name in sections}
+    update["proposals"] = Proposals(mode="file", max_side=400)
+    assert back == SETTINGS.model_copy(update=update)
     assert b"someone" not in (tmp_path / "m").read_bytes()
 
 

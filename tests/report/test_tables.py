@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from spp_det.evaluation.coco import FIGURES
-from spp_det.report.tables import coco_table, voc_table
+from spp_det.report.tables import coco_table, recall_table, voc_table
 
 
 def shown(table):
@@ -34,4 +34,20 @@ def test_voc_figures_and_hostile_names():
     assert "87.3" in text
     assert "100.0" in text
     assert "[red]markup[/red][31m" in text
+    assert "\x1b" not in text
+
+
+def test_recall_of_each_mode_and_of_its_classes():
+    raccoon = {"objects": 8, "recall": {"0.5": 0.875, "0.7": 0.5}, "ABO": 0.7123}
+    hostile = {"objects": 0, "recall": {"0.5": None, "0.7": None}, "ABO": None}
+    mode = raccoon | {"MABO": 0.7, "per_class": {"raccoon": raccoon, "[red]x[/red]\x1b[31m": hostile}}
+    fast = mode | {"windows": 1234.4, "seconds": 0.256}
+    paper = mode | {"windows": None, "seconds": None}
+    text = shown(recall_table({"images": 3, "skipped": [], "modes": {"fast": fast, "paper": paper}}))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert rows[0] == ["fast", "8", "87.5", "50.0", "71.2", "1234", "0.26"]
+    assert rows[1] == ["raccoon", "8", "87.5", "50.0", "71.2", "", ""]
+    assert rows[2] == ["[red]x[/red][31m", "0", "-", "-", "-", "", ""]
+    assert rows[3] == ["paper", "8", "87.5", "50.0", "71.2", "-", "cached"]
+    assert "difficult and crowd objects left out" in " ".join(text.split())
     assert "\x1b" not in text

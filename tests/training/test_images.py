@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from spp_det import proposals
 from spp_det.boxes import iou
 from spp_det.cache import Cache
 from spp_det.config import Proposals
@@ -23,6 +22,8 @@ from spp_det.images import read_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.features import ConvMap, SPPFeatures, WindowVectors
 from spp_det.model.head import FCHead
+from spp_det.proposals import selective
+from spp_det.proposals.files import write_proposals
 from spp_det.training.images import TrainingImages
 from spp_det.training.windows import LabelledWindows
 
@@ -90,7 +91,8 @@ def no_computing(monkeypatch):
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("this should have come from the cache")
 
-    monkeypatch.setattr(proposals, "selective_search", forbidden)
+    monkeypatch.setattr(selective, "selective_search", forbidden)
+    monkeypatch.setattr("spp_det.proposals.source.read_image", forbidden)
     monkeypatch.setattr(SPPFeatures, "maps", forbidden)
     monkeypatch.setattr("spp_det.training.images.read_image", forbidden)
 
@@ -102,7 +104,7 @@ def test_windows_are_the_objects_and_the_proposals(prepared, dataset):
     assert len(prepared) == 4
     assert prepared.skipped == []
     for windows, record in zip(prepared.windows(), dataset.records, strict=True):
-        searched = proposals.selective_search(read_image(record.path))
+        searched = selective.selective_search(read_image(record.path))
         assert np.array_equal(windows.boxes, np.concatenate([record.boxes, searched]))
         assert windows.objects == len(record)
         assert np.array_equal(windows.overlaps, iou(windows.boxes, record.boxes))
@@ -327,6 +329,32 @@ def test_other_settings_have_other_artefacts(prepare, features, tmp_path):
         prepare(features=variant)
         total += new
         assert len(artefacts(tmp_path / "cache", "maps")) == total
+
+
+def test_windows_come_from_a_file_that_counts_by_its_content(prepare, prepared, dataset, tmp_path):
+    boxes = [windows.boxes[windows.objects :] for windows in prepared.windows()]
+    ids = [record.image_id for record in dataset.records]
+
+    def imported(name: str, first: int = 0) -> TrainingImages:
+        write_proposals(tmp_path / name, {i: found[first:] for i, found in zip(ids, boxes, strict=True)})
+        return prepare(search=Proposals(mode="file", file=tmp_path / name))
+
+    assert same(imported("a.npz"), prepared)
+    assert same(imported("b.npz"), prepared)
+    assert len(artefacts(tmp_path / "cache", "proposals")) == 4
+    fewer = imported("a.npz", first=5)
+    assert [len(windows.boxes) + 5 for windows in fewer.windows()] == [
+        len(windows.boxes) for windows in prepared.windows()
+    ]
+    assert len(artefacts(tmp_path / "cache", "proposals")) == 8
+
+
+@pytest.mark.usefixtures("no_computing")
+def test_an_image_that_a_file_does_not_know_is_named_before_any_work(prepare, dataset, tmp_path):
+    ids = [record.image_id for record in dataset.records]
+    write_proposals(tmp_path / "a.json", {image_id: np.zeros((0, 4), np.float32) for image_id in ids[:-1]})
+    with pytest.raises(UserError, match=rf"a\.json: has no windows for the image {ids[-1]} "):
+        prepare(search=Proposals(mode="file", file=tmp_path / "a.json"))
 
 
 def cut(data: bytes) -> bytes:

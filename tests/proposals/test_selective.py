@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_image
 from spp_det.boxes import Boxes, clip
 from spp_det.images import RGB
 from spp_det.opencv import cv2
-from spp_det.proposals import MODES, selective_search
+from spp_det.proposals.selective import MODES, selective_search
 
 
 def photo(name: str, height: int, width: int) -> RGB:

@@ -17,9 +17,10 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from spp_det.boxes import Boxes, Ints, as_boxes
+from spp_det.boxes import Boxes, Ints
 from spp_det.images import RGB
 from spp_det.opencv import cv2
+from spp_det.proposals.shrunk import search_shrunk
 
 Mode = Literal["fast", "paper", "quality"]
 MODES: tuple[Mode, ...] = get_args(Mode)
@@ -69,13 +70,13 @@ def selective_search(
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(
-            f"image must be uint8 [H, W, 3] and not empty, got {image.dtype} {list(image.shape)}"
-        )
     search = _SEARCHES[mode]
-    shrunk = _shrink(image, max_side)
-    bgr = np.ascontiguousarray(shrunk[:, :, ::-1])
+    return search_shrunk(image, max_side, lambda shrunk: _search(shrunk, search, threads))
+
+
+def _search(image: RGB, search: _Search, threads: int | None) -> Ints:
+    """Windows ``[N, 4]`` as (x, y, width, height)."""
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
 
     def group(job: tuple[str, int]) -> Ints:
         colour, k = job
@@ -89,21 +90,8 @@ def selective_search(
     else:
         with ThreadPoolExecutor(threads) as pool:  # OpenCV releases the GIL in process()
             found = list(pool.map(group, jobs))
-    xywh = np.unique(np.concatenate(found), axis=0)  # OpenCV's order is not deterministic, its set is
-    xywh = xywh[(xywh[:, 2:] >= search.min_side).all(axis=1)]
-    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    boxes = boxes[np.lexsort(boxes.T[::-1])]
-    enlarge = np.array(image.shape[1::-1]) / np.array(shrunk.shape[1::-1])  # x, y
-    return as_boxes(boxes * np.tile(enlarge, 2))
-
-
-def _shrink(image: RGB, max_side: int | None) -> RGB:
-    height, width = image.shape[:2]
-    if max_side is None or max(height, width) <= max_side:
-        return image
-    factor = max_side / max(height, width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    xywh = np.concatenate(found)
+    return xywh[(xywh[:, 2:] >= search.min_side).all(axis=1)]
 
 
 def _in_colour(bgr: RGB, colour: str) -> npt.NDArray[np.uint8]:

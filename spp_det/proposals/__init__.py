@@ -1,0 +1,12 @@
+"""Windows that may hold an object: searched for in the image, or read from a file.
+
+shrunk      what every search has in common
+selective   selective search
+edges       Edge Boxes
+files       proposals in files: R-CNN's ``.mat``, ``.npz``, JSON
+source      which of these the settings ask for, and the cache
+"""
+
+from spp_det.proposals.selective import MODES, Mode, selective_search
+
+__all__ = ["MODES", "Mode", "selective_search"]

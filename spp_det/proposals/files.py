@@ -1,0 +1,130 @@
+"""Proposals in files: windows that somebody else computed, or that `spp-det proposals` wrote.
+
+.npz    one array ``[N, 4]`` an image, under the image's id; boxes as everywhere here (see `spp_det.boxes`)
+.json   ``{"image id": [[x1, y1, x2, y2], ...], ...}``, the same boxes
+.mat    R-CNN's ``selective_search_data``: ``images``, a cell of ids, and ``boxes``, a cell of ``[N, 4]``
+        matrices (y1, x1, y2, x2), 1-based and inclusive
+
+Nothing is ever unpickled. Boxes are not compared with their images here: see `spp_det.proposals.source`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spp_det.boxes import Boxes, as_boxes
+from spp_det.cache import write_whole
+from spp_det.errors import UserError
+
+ByImage = dict[str, Boxes]  # image id -> float32 [N, 4]
+
+
+def read_proposals(path: Path) -> ByImage:
+    """The windows of every image that the file knows, in its order, as boxes float32 ``[N, 4]``.
+
+    Raises UserError, one line naming the file and where known the image, for a file that is absent, damaged
+    or of another kind, and for boxes that are not rows of four finite numbers.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in _READERS:
+        raise UserError(f"{path}: proposals are read from {', '.join(_READERS)} files")
+    found: ByImage = {}
+    try:
+        for image_id, values in _READERS[suffix](path):
+            found[image_id] = _boxes(values, path, image_id)
+    except (UserError, MemoryError):
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+    except Exception as error:  # of the three libraries that read, each with exceptions of its own
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} is not a {suffix} of proposals, or is damaged: {reason}") from error
+    return found
+
+
+def write_proposals(path: Path, proposals: Mapping[str, Boxes]) -> None:
+    """Write a ``.npz`` or ``.json`` that `read_proposals` reads back, whole or not at all.
+
+    Equal proposals give equal bytes. Raises UserError for another suffix.
+    """
+    check_writable(path)
+    if path.suffix.lower() == ".npz":
+        write_whole(path, _npz(proposals))
+    else:
+        lists = {image_id: boxes.tolist() for image_id, boxes in proposals.items()}
+        write_whole(path, json.dumps(lists) + "\n")
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError where `write_proposals` has no format for that suffix."""
+    if path.suffix.lower() not in (".npz", ".json"):
+        raise UserError(f"{path}: proposals are written to .npz or .json files")
+
+
+def _boxes(values: Any, path: Path, image_id: str) -> Boxes:
+    try:
+        with np.errstate(over="ignore"):  # to infinity, which is refused below
+            boxes = as_boxes(np.asarray(values, dtype=np.float64))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: the boxes of {image_id} are not rows of four numbers") from error
+    if not np.isfinite(boxes).all():
+        raise UserError(f"{path}: a box of {image_id} is not finite")
+    return boxes
+
+
+def _read_npz(path: Path) -> Iterator[tuple[str, Any]]:
+    with np.load(path, allow_pickle=False) as file:
+        for image_id in file.files:
+            yield image_id, file[image_id]
+
+
+def _npz(proposals: Mapping[str, Boxes]) -> bytes:
+    """As ``np.savez_compressed``, whose own arguments' names could be no ids."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for image_id, boxes in proposals.items():
+            member = io.BytesIO()
+            np.lib.format.write_array(member, boxes, allow_pickle=False)
+            # A ZipInfo of its own has no date, so that equal proposals give equal bytes
+            archive.writestr(zipfile.ZipInfo(f"{image_id}.npy"), member.getvalue(), zipfile.ZIP_DEFLATED)
+    return data.getvalue()
+
+
+def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
+    tree = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(tree, dict):
+        raise UserError(f'{path}: must hold {{"image id": [[x1, y1, x2, y2], ...], ...}}')
+    yield from tree.items()
+
+
+def _read_mat(path: Path) -> Iterator[tuple[str, Any]]:
+    from scipy.io import loadmat  # whoever has no .mat should not wait for it
+
+    try:
+        with path.open("rb") as file:  # of a path that is absent loadmat would say something else
+            variables = loadmat(file, variable_names=["boxes", "images"])
+    except NotImplementedError as error:  # MATLAB's v7.3 is HDF5
+        raise UserError(f"{path}: save it by MATLAB's save(..., '-v7'); v7.3 files are not read") from error
+    if not {"boxes", "images"} <= variables.keys():
+        raise UserError(f"{path}: has no variables boxes and images, as R-CNN's selective_search_data do")
+    boxes, images = variables["boxes"].ravel(), variables["images"].ravel()
+    if len(boxes) != len(images):
+        raise UserError(f"{path}: holds boxes of {len(boxes)} images, but {len(images)} images")
+    for cell, inclusive in zip(images, boxes, strict=True):
+        image_id = str(np.asarray(cell).item())
+        yxyx = _boxes(inclusive, path, image_id)  # whole numbers, of whatever type
+        yield image_id, yxyx[:, [1, 0, 3, 2]] - np.array([1, 1, 0, 0], np.float32)
+
+
+_READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
+    ".mat": _read_mat,
+    ".npz": _read_npz,
+    ".json": _read_json,
+}
