@@ -12,11 +12,13 @@ from spp_det.version import __version__
 
 if TYPE_CHECKING:
     from spp_det.model.detector import Detector
+    from spp_det.model.ensemble import Ensemble
     from spp_det.model.pyramid import SpatialPyramidPooling, pool_windows
     from spp_det.proposals import selective_search
 
 __all__ = [
     "Detector",
+    "Ensemble",
     "SpatialPyramidPooling",
     "UserError",
     "__version__",
@@ -26,6 +28,7 @@ __all__ = [
 
 _HOMES = {
     "Detector": "spp_det.model.detector",
+    "Ensemble": "spp_det.model.ensemble",
     "SpatialPyramidPooling": "spp_det.model.pyramid",
     "pool_windows": "spp_det.model.pyramid",
     "selective_search": "spp_det.proposals",

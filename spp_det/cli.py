@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -74,7 +75,9 @@ def train(
 
 @app.command()
 def detect(
-    model: Annotated[Path, typer.Argument(help="A model.safetensors.")],
+    model: Annotated[
+        Path, typer.Argument(help="A model.safetensors; more of them may follow, to be combined.")
+    ],
     images: Annotated[list[str], typer.Argument(help="Images, folders, patterns, lists (.txt, VOC splits).")],
     out: Annotated[Path, typer.Option(help="Folder for what was found: detections.json, images.json ...")],
     draw: Annotated[bool, typer.Option("--draw", help="Also pictures with boxes.")] = False,
@@ -91,13 +94,19 @@ def detect(
     proposals: ProposalFile = None,
     edge_model: EdgeModel = None,
 ) -> None:
-    """Find objects in images. Scores are SVM margins: pictures show those above 0 unless --score is given."""
+    """Find objects in images. Scores are SVM margins: pictures show those above 0 unless --score is given.
+
+    Of several models the windows are pooled by NMS: the surer model has its way.
+    """
     from spp_det.commands import detect_to_folder, windows_for
     from spp_det.data.folder import find_images
-    from spp_det.model.detector import Detector
+    from spp_det.model.ensemble import load_detector
 
-    paths = find_images(images)
-    detector = Detector.load(model, device, precision)
+    others = [Path(name) for name in takewhile(lambda name: name.endswith(".safetensors"), images)]
+    if len(others) == len(images):
+        raise UserError("say which images to look at, after the models")
+    paths = find_images(images[len(others) :])
+    detector = load_detector([model, *others], device, precision)
     summary = detect_to_folder(
         detector,
         paths,
@@ -195,6 +204,24 @@ def propose(
     _say_skipped(done.skipped)
     windows = sum(map(len, done.windows))
     _say(f"[bold green]wrote[/] {windows} windows of {len(done.records)} images: {escape(str(out))}")
+
+
+@app.command()
+def download(
+    folder: Annotated[Path, typer.Argument(help="Where VOCdevkit is to lie.")],
+    splits: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SPLIT]...",
+            help="VOC2007:trainval, VOC2007:test, VOC2012:trainval; the first two if none.",
+        ),
+    ] = None,
+) -> None:
+    """Fetch Pascal VOC through torchvision; what is there already is left alone."""
+    from spp_det.data.download import DEVKIT, download_voc
+
+    download_voc(folder, splits or ["VOC2007:trainval", "VOC2007:test"])
+    _say(f"[bold green]there[/]: {escape(str(folder / DEVKIT))}")
 
 
 @app.command()

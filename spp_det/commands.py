@@ -18,7 +18,8 @@ from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate, read_json, read_results
 from spp_det.images import UnreadableImageError
 from spp_det.inference import DetectedImage, detect_files
-from spp_det.model.detector import Detector, select
+from spp_det.model.detector import select
+from spp_det.model.ensemble import AnyDetector
 from spp_det.progress import track
 from spp_det.proposals.source import WindowSource, proposals_of
 from spp_det.report.write import DetectionWriter
@@ -62,7 +63,7 @@ def run_training(config: Config) -> dict[str, Any]:
     return metrics
 
 
-def _score(detector: Detector, config: Config, test: Dataset, source: WindowSource) -> dict[str, Any]:
+def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowSource) -> dict[str, Any]:
     folder = config.output / "test"
     paths = [record.path for record in test.records]
     workers = config.runtime.workers
@@ -73,7 +74,7 @@ def _score(detector: Detector, config: Config, test: Dataset, source: WindowSour
 
 
 def detect_to_folder(
-    detector: Detector,
+    detector: AnyDetector,
     paths: Sequence[Path],
     folder: Path,
     *,
@@ -92,11 +93,11 @@ def detect_to_folder(
         only: names of the classes to keep, ``"a,b"``; None keeps all.
         workers: images at a time; 0 is one a core.
         strict: raise UserError for a file that cannot be read, rather than skip it.
-        source: of the windows; None: as in training.
+        source: of the windows; None: those that the detector proposes.
     """
     labels = _labels(detector.classes, only)
-    source = source or WindowSource(detector.settings.proposals)
-    source.check((path, None) for path in paths)
+    if source is not None:
+        source.check((path, None) for path in paths)
     summary = Summary()
     writer = DetectionWriter(folder, detector.classes, paths, formats, draw, score)
     results = detect_files(detector, paths, workers or os.cpu_count() or 1, strict, source)
@@ -112,8 +113,8 @@ def detect_to_folder(
     return summary
 
 
-def windows_for(trained: Proposals, file: Path | None, edge_model: Path | None) -> WindowSource:
-    """The windows to detect in: as in the training, or those of a file or of Edge Boxes that the user names.
+def windows_for(trained: Proposals, file: Path | None, edge_model: Path | None) -> WindowSource | None:
+    """The windows of a file or of Edge Boxes that the user names; None: selective search, as in the training.
 
     Raises UserError where the model was trained on windows from elsewhere and nobody says where from.
     """
@@ -131,7 +132,7 @@ def windows_for(trained: Proposals, file: Path | None, edge_model: Path | None) 
         raise UserError(
             "the model was trained on Edge Boxes: name OpenCV's model of edges, --edge-model FILE"
         )
-    return WindowSource(trained)
+    return None
 
 
 def _labels(classes: tuple[str, ...], only: str | None) -> list[int]:

@@ -49,12 +49,26 @@ class Data(Section):
     root: Path = Path("data")
     """The folder of ``Annotations``, ``JPEGImages`` and ``ImageSets``; or of the images of a COCO file."""
     format: Literal["voc", "coco"] = "voc"
-    train: str = "trainval"
-    """A split's name (voc) or an instances file (coco)."""
+    train: str | tuple[str, ...] = "trainval"
+    """A split's name (voc) or an instances file (coco). ``FOLDER:SPLIT`` is a split of the data set in that
+    folder below ``root``; a list joins several: ``[VOC2007:trainval, VOC2012:trainval]``."""
     test: str | None = None
-    """The same for the evaluation that ends the training; None leaves it out."""
+    """One of the same for the evaluation that ends the training; None leaves it out."""
     classes: tuple[str, ...] | None = None
     """Names to learn; None takes those of the training annotations, sorted."""
+
+    @field_validator("train", mode="before")
+    @classmethod
+    def _one_or_several(cls, train: Any, info: ValidationInfo) -> Any:
+        if isinstance(train, str):
+            return train
+        if not isinstance(train, list | tuple) or not all(isinstance(split, str) for split in train):
+            raise ValueError("must be a string, or a list of strings")
+        if not train or len(set(train)) != len(train):
+            raise ValueError("must name at least one split and none twice")
+        if info.data.get("format") == "coco":
+            raise ValueError("must be one file: only splits of format voc can be joined")
+        return train
 
     @field_validator("classes")
     @classmethod

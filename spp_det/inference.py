@@ -9,7 +9,8 @@ from pathlib import Path
 
 from spp_det.boxes import Boxes
 from spp_det.images import RGB, UnreadableImageError, read_image
-from spp_det.model.detector import Detections, Detector
+from spp_det.model.detector import Detections
+from spp_det.model.ensemble import AnyDetector
 from spp_det.proposals.source import WindowSource
 from spp_det.threads import ahead
 
@@ -26,7 +27,7 @@ class DetectedImage:
 
 
 def detect_files(
-    detector: Detector,
+    detector: AnyDetector,
     paths: Sequence[Path],
     workers: int,
     strict: bool = False,
@@ -35,10 +36,10 @@ def detect_files(
     """Detect in each file, in the order given.
 
     A file that cannot be read yields its error after a warning, or raises it where ``strict``. Few images
-    are in memory at a time, however many paths there are. ``source`` gives the windows; None: as in training.
+    are in memory at a time, however many paths there are. ``source`` gives the
+    windows; None: the detector proposes them.
     """
-    source = source or WindowSource(detector.settings.proposals)
-    on_cpu = detector.features.backbone.mean.device.type == "cpu"
+    on_cpu = detector.device.type == "cpu"
     # One image gets all cores. Of many, each core takes its own, and on a CPU through the network too: a core
     # is then never asked for by two threads, and nothing waits for the slowest share of an operation.
     threads = None if len(paths) == 1 else 1
@@ -48,6 +49,8 @@ def detect_files(
             image = read_image(path)
         except UnreadableImageError as error:
             return error
+        if source is None:
+            return image, detector.propose(image, threads)
         return image, source.windows(image, path, threads=threads)
 
     def detect(

@@ -209,6 +209,27 @@ def test_classes_leaves_out_exactly_the_others(model, split, found, tmp_path):
     assert 0 < len(kept) < len(rows_of(found))
 
 
+def test_several_models_are_combined(model, split, found, tmp_path):
+    """Leading arguments that are models; of a model and itself, what it finds alone."""
+    copy = shutil.copy(model, tmp_path / "copy.safetensors")
+    ended = spp_det("detect", model, copy, model, split, "--out", tmp_path / "out", "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert rows_of(tmp_path / "out") == rows_of(found)
+
+
+def test_models_that_do_not_fit_together_or_have_nothing_to_look_at_are_an_error(model, split, tmp_path):
+    strange = Detector.load(model)
+    strange.classes = ("koala", *strange.classes[1:])
+    strange.save(tmp_path / "strange.safetensors")
+    ended = spp_det("detect", model, tmp_path / "strange.safetensors", split, "--out", tmp_path / "out")
+    assert_one_line(ended, "model 2", "same classes", "koala")
+    ended = spp_det("detect", model, tmp_path / "strange.safetensors", "--out", tmp_path / "out")
+    assert_one_line(ended, "which images")
+    ended = spp_det("detect", model, tmp_path / "none.safetensors", split, "--out", tmp_path / "out")
+    assert_one_line(ended, "no such model", tmp_path / "none.safetensors")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture
 def photos(folder, tmp_path) -> Path:
     """A folder of two photos with a text file between them that calls itself a photo."""
@@ -315,6 +336,15 @@ def test_a_score_that_is_no_number_is_an_error(folder, found, tmp_path, score):
     (tmp_path / "detections.json").write_text(f"[{row}]")
     ended = spp_det("evaluate", tmp_path / "detections.json", "--voc", folder / "voc")
     assert_one_line(ended, tmp_path / "detections.json", "score")
+
+
+def test_a_download_of_what_is_there_needs_no_network_and_another_names_what_there_is(folder, tmp_path):
+    (tmp_path / "VOCdevkit").mkdir()
+    shutil.copytree(folder / "voc", tmp_path / "VOCdevkit" / "VOC2007")
+    ended = spp_det("download", tmp_path)
+    assert ended.code == 0, ended.err
+    assert f"VOC2007:test is in {tmp_path / 'VOCdevkit'}" in ended.err
+    assert_one_line(spp_det("download", tmp_path, "VOC2012:test"), "VOC2012:test", "VOC2012:trainval")
 
 
 def test_evaluation_wants_one_ground_truth_that_exists(folder, found, tmp_path):

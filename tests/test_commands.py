@@ -180,6 +180,5 @@ def test_windows_from_elsewhere_are_asked_for(trained, file, edge_model, said):
     assert "\n" not in str(caught.value)
 
 
-def test_without_files_windows_are_as_in_training():
-    search = Proposals(mode="paper", max_side=500)
-    assert windows_for(search, None, None).settings == search
+def test_without_files_the_detector_searches_by_itself():
+    assert windows_for(Proposals(mode="paper", max_side=500), None, None) is None

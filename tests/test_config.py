@@ -61,7 +61,8 @@ def test_every_recipe_loads_and_every_line_of_it_differs_from_the_defaults(path)
 
 
 def test_there_are_recipes():
-    assert {"squeezenet_svm", "voc07_alexnet"} <= {path.stem for path in RECIPES}
+    voc = {"voc07_alexnet", "voc07_zf5", "voc07_vgg16", "voc0712_vgg16"}
+    assert {"squeezenet_svm", *voc} <= {path.stem for path in RECIPES}
 
 
 def test_an_empty_file_is_the_defaults(empty):
@@ -75,6 +76,8 @@ def test_an_empty_file_is_the_defaults(empty):
         ("data.root=/photos/of = mine", lambda c: c.data.root == Path("/photos/of = mine")),
         ("data.test=test", lambda c: c.data.test == "test"),
         ("data.test=null", lambda c: c.data.test is None),
+        ("data.train=VOC2007:trainval", lambda c: c.data.train == "VOC2007:trainval"),
+        ("data.train=[a:train, b:train]", lambda c: c.data.train == ("a:train", "b:train")),
         ("data.classes=[cat, dog]", lambda c: c.data.classes == ("cat", "dog")),
         ("seed=7", lambda c: c.seed == 7),
         ("strict=true", lambda c: c.strict is True),
@@ -122,11 +125,12 @@ TREES = st.fixed_dictionaries(
         "seed": st.integers(0, 2**32 - 1),
         "strict": st.booleans(),
         "data": st.fixed_dictionaries(
-            {"train": st.text(min_size=0, max_size=8)},
+            {},
             optional={
+                "train": st.text(min_size=0, max_size=8)
+                | st.lists(st.text(max_size=8), min_size=1, max_size=3, unique=True),
                 "test": st.none() | st.sampled_from(["test", "no", "null", "1", "1e3", "~", ""]),
                 "classes": st.none() | st.lists(st.text(max_size=5), min_size=1, max_size=4, unique=True),
-                "format": st.sampled_from(["voc", "coco"]),
             },
         ),
         "backbone": st.fixed_dictionaries({"scales": SIDES, "weights": st.text(max_size=6)}),
@@ -204,6 +208,10 @@ def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
         ("strict=maybe", "boolean"),
         ("data.format=yolo", "'voc' or 'coco'"),
         ("data.train=2007", "string"),
+        ("data.train=[]", "at least one split"),
+        ("data.train=[a, a]", "none twice"),
+        ("data.train={a: b}", "a list of strings"),
+        ("data.test=[a, b]", "string"),
         ("data.root=[a]", "path"),
         ("output=3", "path"),
         ("data.classes=[]", "at least one class"),
@@ -249,6 +257,12 @@ def test_a_value_that_is_not_allowed_is_named_with_its_key_and_what_is(empty, ov
     shown = value[0] if value in ([8], [0]) else value  # the item that is wrong
     assert f"{key} = {shown!r}: must " in message
     assert allowed in message
+
+
+def test_files_of_coco_are_not_joined(empty):
+    assert load_config(empty, ["data.format=coco", "data.train=a.json"]).data.train == "a.json"
+    message = refusal(empty, "data.format=coco", "data.train=[a.json, b.json]")
+    assert "data.train = ['a.json', 'b.json']: must be one file" in message
 
 
 def test_a_window_cannot_be_positive_and_negative_of_one_class(empty):

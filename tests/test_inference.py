@@ -19,12 +19,12 @@ from spp_det.config import Detection, Pyramid
 from spp_det.data.synthetic import scene
 from spp_det.images import UnreadableImageError, read_image
 from spp_det.inference import DetectedImage, detect_files
+from spp_det.model import detector as detector_module
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector
 from spp_det.model.features import SPPFeatures
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import LinearSVMs
-from spp_det.proposals import selective
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_the_number_of_workers_changes_no_detection(detector, paths):
 def looks(monkeypatch):
     """Of every search and every pass through the network: the thread, its cores for OpenCV and for torch."""
     searches, passes = [], []
-    search, maps = selective.selective_search, SPPFeatures.maps
+    search, maps = detector_module.selective_search, SPPFeatures.maps
 
     def noted_search(image, mode, max_side, threads):
         searches.append((threading.get_ident(), threads))
@@ -94,7 +94,7 @@ def looks(monkeypatch):
         passes.append((threading.get_ident(), torch.get_num_threads()))
         return maps(self, image)
 
-    monkeypatch.setattr(selective, "selective_search", noted_search)
+    monkeypatch.setattr(detector_module, "selective_search", noted_search)
     monkeypatch.setattr(SPPFeatures, "maps", noted_maps)
     return searches, passes
 
@@ -130,9 +130,7 @@ def test_a_single_file_gets_all_cores(detector, paths, looks):
 
 def test_on_a_gpu_files_are_searched_ahead_and_seen_one_after_the_other(detector, paths, looks):
     """By a detector that says so, but computes here."""
-    gpu = SimpleNamespace(mean=SimpleNamespace(device=torch.device("cuda")))
-    features = SimpleNamespace(backbone=gpu)
-    there = SimpleNamespace(settings=detector.settings, features=features, detect=detector.detect)
+    there = SimpleNamespace(device=torch.device("cuda"), propose=detector.propose, detect=detector.detect)
     results = list(detect_files(there, paths, 2))
     searches, passes = looks
     assert threading.get_ident() not in {ident for ident, _ in searches}

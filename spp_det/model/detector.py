@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import TypedDict
 
@@ -12,13 +12,13 @@ import PIL.Image
 import torch
 
 from spp_det.boxes import Boxes, Floats, Ints, clip, nms
-from spp_det.config import Precision
+from spp_det.config import Detection, Precision
 from spp_det.devices import choose_device
 from spp_det.errors import UserError
 from spp_det.images import RGB, as_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.features import SPPFeatures, WindowFeatures
+from spp_det.model.features import SPPFeatures, WindowFeatures, WindowVectors
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import ModelFile, Settings, read_model, write_model
 from spp_det.model.rcnn import RCNNFeatures
@@ -48,6 +48,36 @@ def features_of(backbone: Backbone, settings: Settings) -> WindowFeatures:
     if settings.features == "rcnn":
         return RCNNFeatures(backbone)
     return SPPFeatures.of(backbone, settings)
+
+
+def suppress(windows: Boxes, scores: Floats, settings: Detection) -> tuple[Ints, Ints]:
+    """Windows ``[M]`` and labels ``[M]`` left after threshold and NMS of each class, class by class.
+
+    ``windows`` is ``[N, 4]``, ``scores`` ``[N, K]``.
+    """
+    kept, labels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    for label in range(scores.shape[1]):
+        passing = np.flatnonzero(scores[:, label] > settings.score_threshold)
+        best = nms(windows[passing], scores[passing, label], settings.nms)[: settings.max_per_image]
+        kept.append(passing[best])
+        labels.append(np.full(len(best), label, np.int64))
+    return np.concatenate(kept), np.concatenate(labels)
+
+
+def ranked(boxes: Boxes, labels: Ints, scores: Floats, image: RGB) -> Detections:
+    """Detections ``[N]`` clipped to their image, best score first."""
+    boxes = clip(boxes, image.shape[1], image.shape[0])
+    best = np.argsort(-scores, kind="stable")
+    return Detections(boxes=boxes[best], labels=labels[best], scores=scores[best])
+
+
+def detect_each(
+    detect: Callable[[RGB], Detections], images: AnyImage | Sequence[AnyImage]
+) -> Detections | list[Detections]:
+    """What ``detect`` finds in one image, or the list of what it finds in each of several."""
+    if isinstance(images, str | PathLike | np.ndarray | PIL.Image.Image):
+        return detect(as_image(images))
+    return [detect(as_image(image)) for image in images]
 
 
 class Detector:
@@ -81,9 +111,12 @@ class Detector:
         A list gives a list, in order. Raises `UserError` for a file that cannot be read, and for a model
         trained on windows from elsewhere (see `detect`); ValueError for an array that is not an image.
         """
-        if isinstance(images, str | PathLike | np.ndarray | PIL.Image.Image):
-            return self.detect(as_image(images))
-        return [self.detect(as_image(image)) for image in images]
+        return detect_each(self.detect, images)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.features.backbone.mean.device
 
     @torch.inference_mode()
     def detect(self, image: RGB, windows: Boxes | None = None) -> Detections:
@@ -92,38 +125,38 @@ class Detector:
         Raises UserError where none are given and the model was trained on windows from elsewhere.
         """
         if windows is None:
-            windows = self._search(image)
-        maps = self.features.maps(image)  # the whole image, once a scale
-        vectors = self.features.vectors(maps, windows)  # pool5 [M, D], one a distinct rectangle of cells
-        scores = vectors.through(self.head).each(self.svms).cpu().numpy()[vectors.of]  # [N, K]
-        kept, labels = self._suppress(windows, scores)
-        boxes = windows[kept]
-        if self.regressor is not None:
-            boxes = self.regressor(vectors.of_windows(kept), labels, boxes)
-        boxes = clip(boxes, image.shape[1], image.shape[0])
-        found = scores[kept, labels]
-        best = np.argsort(-found, kind="stable")
-        return Detections(boxes=boxes[best], labels=labels[best], scores=found[best])
+            windows = self.propose(image)
+        vectors, scores = self.score(image, windows)
+        kept, labels = suppress(windows, scores, self.settings.detection)
+        boxes = self.refine(windows[kept], labels, vectors, kept)
+        return ranked(boxes, labels, scores[kept, labels], image)
 
-    def _search(self, image: RGB) -> Boxes:
+    def propose(self, image: RGB, threads: int | None = None) -> Boxes:
+        """The windows ``[N, 4]`` of an image, searched by so many threads (None: all).
+
+        Raises UserError where the model was trained on windows from elsewhere.
+        """
         search = self.settings.proposals
         if search.mode == "edgeboxes" or search.mode == "file":
             raise UserError(
                 f"the model was trained on windows from elsewhere (proposals.mode is {search.mode}): give "
                 "those of the image, detector.detect(image, windows), or use the command spp-det detect"
             )
-        return selective_search(image, search.mode, search.max_side)
+        return selective_search(image, search.mode, search.max_side, threads)
 
-    def _suppress(self, windows: Boxes, scores: Floats) -> tuple[Ints, Ints]:
-        """Windows ``[M]`` and labels ``[M]`` left after threshold and NMS of each class, class by class."""
-        kept, labels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-        settings = self.settings.detection
-        for label in range(len(self.classes)):
-            passing = np.flatnonzero(scores[:, label] > settings.score_threshold)
-            best = nms(windows[passing], scores[passing, label], settings.nms)[: settings.max_per_image]
-            kept.append(passing[best])
-            labels.append(np.full(len(best), label, np.int64))
-        return np.concatenate(kept), np.concatenate(labels)
+    @torch.inference_mode()
+    def score(self, image: RGB, windows: Boxes) -> tuple[WindowVectors, Floats]:
+        """The pool5 vectors of ``[N, 4]`` windows of an image, and their SVM scores ``[N, K]``."""
+        maps = self.features.maps(image)  # the whole image, once a scale
+        vectors = self.features.vectors(maps, windows)  # pool5 [M, D], one a distinct rectangle of cells
+        return vectors, vectors.through(self.head).each(self.svms).cpu().numpy()[vectors.of]
+
+    @torch.inference_mode()
+    def refine(self, boxes: Boxes, labels: Ints, vectors: WindowVectors, windows: Ints) -> Boxes:
+        """Boxes ``[M, 4]`` of those labels, moved by the regressor: box i is window ``windows[i]``."""
+        if self.regressor is None:
+            return boxes
+        return self.regressor(vectors.of_windows(windows), labels, boxes)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything into one safetensors file, whole or not at all. Equal models give equal bytes."""

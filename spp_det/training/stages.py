@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,8 @@ from torch import Tensor
 from spp_det.cache import Cache
 from spp_det.config import FC, Config, Data
 from spp_det.data.coco import read_coco
+from spp_det.data.joined import read_voc_splits
 from spp_det.data.records import Dataset
-from spp_det.data.voc import read_voc
 from spp_det.devices import choose_device, give_back_memory, peak_memory
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
@@ -32,10 +32,12 @@ logger = logging.getLogger(__name__)
 NORM_IMAGES, NORM_WINDOWS = 200, 200  # sampled for the mean norm of the vectors
 
 
-def read_dataset(data: Data, split: str, classes: tuple[str, ...] | None = None) -> Dataset:
-    """A split of the configured data set; ``classes`` to insist on, or None for those of the split."""
+def read_dataset(data: Data, split: str | Sequence[str], classes: tuple[str, ...] | None = None) -> Dataset:
+    """A split of the configured data set, or several joined; ``classes`` to insist on, or None for theirs."""
+    splits = [split] if isinstance(split, str) else split
     if data.format == "voc":
-        return read_voc(data.root, split, classes)
+        return read_voc_splits(data.root, splits, classes)
+    (split,) = splits
     dataset = read_coco(split, data.root)
     if classes is not None and classes != dataset.classes:
         raise UserError(

@@ -16,7 +16,7 @@ from spp_det.data.voc import read_annotation
 from spp_det.errors import UserError
 from spp_det.inference import DetectedImage
 from spp_det.model.detector import Detections
-from spp_det.report.write import FORMATS, JPEG_QUALITY, DetectionWriter
+from spp_det.report.write import FORMATS, DetectionWriter
 
 CLASSES = ("cat", "dog")
 WIDTH, HEIGHT = 120, 80
@@ -132,7 +132,7 @@ def test_score_leaves_detections_out_of_every_format_and_keeps_those_that_equal_
 
 def as_jpeg(shade: int) -> np.ndarray:
     file = io.BytesIO()
-    Image.new("RGB", (WIDTH, HEIGHT), (shade,) * 3).save(file, "JPEG", quality=JPEG_QUALITY)
+    Image.new("RGB", (WIDTH, HEIGHT), (shade,) * 3).save(file, "JPEG", quality=92)
     return np.asarray(Image.open(file)).astype(int)
 
 
