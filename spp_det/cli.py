@@ -243,6 +243,45 @@ def demo(
 
 
 @app.command()
+def pretrain(
+    config: Annotated[Path, typer.Argument(help="A recipe, such as configs/pretrain_small.yaml.")],
+    overrides: Overrides = None,
+    strict: Strict = False,
+) -> None:
+    """Train a backbone to classify images, a folder a class: backbone.safetensors for `train`.
+
+    The same command goes on after an interruption. On N GPUs: torchrun --nproc-per-node N -m spp_det
+    pretrain CONFIG.
+    """
+    from rich.console import Console
+
+    from spp_det import distributed
+    from spp_det.config import load_config
+    from spp_det.pretraining import run_pretraining
+    from spp_det.report.tables import classification_table
+    from spp_det.training.pretrain_config import PretrainConfig
+
+    settings = load_config(
+        config, [*(overrides or []), *(["strict=true"] if strict else [])], kind=PretrainConfig
+    )
+    if distributed.is_first():
+        _log_to(settings.output / "train.log")
+    else:
+        logging.getLogger("spp_det").setLevel(logging.WARNING)
+    metrics = run_pretraining(settings)
+    if not distributed.is_first():
+        return
+    test = metrics.get("test", {})
+    if test:
+        Console().print(classification_table({view: test[view] for view in settings.test.views}))
+    _say_skipped([*metrics["skipped"], *test.get("skipped", [])])
+    weights = escape(str(settings.output / "backbone.safetensors"))
+    _say(f"[bold green]trained[/] on {metrics['images']} images in {metrics['seconds']:.0f} s: {weights}")
+    name = escape(settings.backbone.name)
+    _say(f"next: spp-det train CONFIG backbone.name={name} backbone.weights={weights}")
+
+
+@app.command()
 def benchmark(
     out: Annotated[Path, typer.Option(help="File for the figures as JSON.")] = Path("benchmark.json"),
     backbone: Annotated[str, typer.Option(help="The network of SPP-net and R-CNN alike.")] = "alexnet",

@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, overload
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
@@ -20,7 +20,7 @@ from spp_det.errors import UserError
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Side = Annotated[int, Field(ge=16, le=8192)]  # pixels
-
+Levels = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Features = Literal["spp", "rcnn"]
@@ -132,7 +132,7 @@ class Backbone(Section):
 class Pyramid(Section):
     """Spatial pyramid pooling (P section 2.2; 4.1 for the levels)."""
 
-    levels: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)] = (6, 3, 2, 1)
+    levels: Levels = (6, 3, 2, 1)
     mode: Literal["max", "average"] = "max"
     normalize: Normalize = "none"
     """``none``: conv5 as it is (P). ``hellinger``: square roots of its cells, then all vectors of one
@@ -247,11 +247,23 @@ class Config(Section):
     runtime: Runtime = Runtime()
 
 
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+Kind = TypeVar("Kind", bound=Section)
+
+
+@overload
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config: ...
+
+
+@overload
+def load_config(path: Path, overrides: Sequence[str], kind: type[Kind]) -> Kind: ...
+
+
+def load_config(path: Path, overrides: Sequence[str] = (), kind: type[Section] = Config) -> Section:
     """Read a YAML recipe and apply overrides ``section.key=value`` (values are YAML: ``a=[1, 2]``).
 
-    Raises UserError, one line with the key, the value and what is allowed, on an unreadable file, an
-    unknown key (the nearest known one is named), a wrong type or a value out of range.
+    ``kind`` is the class of the whole configuration. Raises UserError, one line with the key, the value and
+    what is allowed, on an unreadable file, an unknown key (the nearest known one is named), a wrong type or
+    a value out of range.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -266,16 +278,20 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"{path}: a config is a mapping of sections, not a {type(tree).__name__}")
     for override in overrides:
         _apply(tree, override)
-    return parse_config(tree, str(path))
+    return _parsed(tree, str(path), kind)
 
 
 def parse_config(tree: dict[str, Any], source: str) -> Config:
     """A configuration from nested mappings; ``source`` names them in the UserError."""
+    return _parsed(tree, source, Config)
+
+
+def _parsed(tree: dict[str, Any], source: str, kind: type[Kind]) -> Kind:
     try:
-        config = Config.model_validate(tree)
+        config = kind.model_validate(tree)
     except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error)}") from error
-    if (message := mismatch(config.proposals)) is not None:
+        raise UserError(f"{source}: {_explain(error, kind)}") from error
+    if isinstance(config, Config) and (message := mismatch(config.proposals)) is not None:
         raise UserError(f"{source}: {message}")
     return config
 
@@ -294,7 +310,7 @@ def mismatch(proposals: Proposals) -> str | None:
     return None
 
 
-def dump_config(config: Config) -> str:
+def dump_config(config: Section) -> str:
     """The configuration as YAML that `load_config` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
@@ -316,12 +332,12 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[name] = value
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, kind: type[Section]) -> str:
     first = error.errors()[0]
     path = [part for part in first["loc"] if isinstance(part, str)]
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
-        known = list(_known_keys(Config))
+        known = list(_known_keys(kind))
         namesakes = [name for name in known if name.split(".")[-1] == path[-1]]  # of other sections
         near = difflib.get_close_matches(key, namesakes or known, n=1, cutoff=0 if namesakes else 0.5)
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")

@@ -14,7 +14,8 @@ from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.evaluation.results import evaluate, read_results
 from spp_det.model.detector import Detector
-from spp_det.training.pretrain import pretrain_on_crops, save_backbone
+from spp_det.training.pretrain import save_backbone
+from spp_det.training.pretrain_crops import pretrain_on_crops
 
 logger = logging.getLogger(__name__)
 

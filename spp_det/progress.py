@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
 
@@ -30,12 +31,15 @@ class _Rate(ProgressColumn):
 
 
 def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
-    """Pass the items on, one image each, and show how far it got. Silent where stderr is no terminal."""
+    """Pass the items on, one image each, and show how far it got. Silent where stderr is no terminal, and in
+    all but the first of several processes (``torchrun``).
+    """
     if total is None and isinstance(items, Sized):
         total = len(items)
     columns = (
         *(TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), _Rate()),
         *(TimeElapsedColumn(), TimeRemainingColumn()),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    silent = not console.is_terminal or os.environ.get("RANK", "0") != "0"
+    with Progress(*columns, console=console, disable=silent) as progress:
         yield from progress.track(items, total=total, description=title)

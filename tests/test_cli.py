@@ -17,7 +17,8 @@ from PIL import Image
 
 from spp_det import Detector, cli
 from spp_det.config import load_config
-from spp_det.data.synthetic import generate_voc
+from spp_det.data.class_folder import write_class_folder
+from spp_det.data.synthetic import CLASSES, generate_voc
 from spp_det.data.voc import read_annotation, read_voc
 from spp_det.version import __version__
 
@@ -360,6 +361,48 @@ def test_evaluation_wants_one_ground_truth_that_exists(folder, found, tmp_path):
 
 
 @pytest.fixture(scope="module")
+def pretrained(folder) -> Ended:
+    for split in ("train", "test"):
+        dataset = read_voc(folder / "voc", {"train": "trainval"}.get(split, split), CLASSES)
+        write_class_folder(dataset, folder / "objects" / split, smallest=30)
+    recipe = {
+        "output": str(folder / "pretrained"),
+        "data": {"root": str(folder / "objects")},
+        "backbone": {"name": "zf5_small"},
+        "fc": {"layers": 1, "width": 8},
+        "train": {"sizes": [32, 40], "epochs": 2, "batch": 8},
+        "test": {"sizes": [36]},
+        "runtime": {"device": "cpu"},
+    }
+    (folder / "pretrain.yaml").write_text(yaml.safe_dump(recipe))
+    return spp_det("pretrain", folder / "pretrain.yaml")
+
+
+def test_pretraining_leaves_a_backbone_that_train_takes(folder, pretrained, tmp_path):
+    assert pretrained.code == 0, pretrained.err
+    run = folder / "pretrained"
+    assert {"backbone.safetensors", "checkpoint.safetensors", "config.yaml", "metrics.json", "train.log"} == {
+        path.name for path in run.iterdir()
+    }
+    assert "multi_view" in pretrained.out
+    assert f"backbone.name=zf5_small backbone.weights={run / 'backbone.safetensors'}" in pretrained.err
+    assert "epoch 2 of 2: size 40" in (run / "train.log").read_text()
+    weights = f"backbone.weights={run / 'backbone.safetensors'}"
+    ended = spp_det("train", folder / "recipe.yaml", weights, f"output={tmp_path}")
+    assert ended.code == 0, ended.err
+
+
+def test_mistakes_of_pretraining_end_in_one_line(folder, pretrained, tmp_path):
+    assert pretrained.code == 0
+    recipe = folder / "pretrain.yaml"
+    assert_one_line(spp_det("pretrain", recipe, "train.size=[32]"), "did you mean train.sizes?")
+    changed = spp_det("pretrain", recipe, "train.epochs=3")
+    assert_one_line(changed, "train.epochs = 2, not 3", "name another output")
+    missing = spp_det("pretrain", recipe, f"data.root={tmp_path}", f"output={tmp_path / 'out'}")
+    assert_one_line(missing, tmp_path / "train", "one folder of images a class")
+
+
+@pytest.fixture(scope="module")
 def written(folder) -> Path:
     """The windows of the test photos in a file, of the mode that the model was trained with."""
     out = folder / "windows.npz"
@@ -430,5 +473,5 @@ def test_version_and_help():
     assert spp_det("--version").out == f"spp_det {__version__}\n"
     ended = spp_det("--help")
     assert ended.code == 0
-    for command in ("train", "detect", "evaluate", "proposals", "demo"):
+    for command in ("train", "detect", "evaluate", "proposals", "demo", "pretrain"):
         assert command in ended.out

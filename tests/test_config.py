@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from spp_det.config import Config, dump_config, load_config, parse_config
 from spp_det.errors import UserError
+from spp_det.training.pretrain_config import PretrainConfig
 
 RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 
@@ -48,8 +49,9 @@ def test_the_defaults_are_valid_and_are_the_papers():
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_loads_and_every_line_of_it_differs_from_the_defaults(path):
-    tree, config = yaml.safe_load(path.read_text(encoding="utf-8")), load_config(path)
-    defaults = Config()
+    kind = PretrainConfig if path.stem.startswith("pretrain") else Config
+    tree, config = yaml.safe_load(path.read_text(encoding="utf-8")), load_config(path, (), kind)
+    defaults = kind()
     for key, value in tree.items():
         if not isinstance(value, dict):
             assert getattr(config, key) != getattr(defaults, key), key
@@ -62,7 +64,7 @@ def test_every_recipe_loads_and_every_line_of_it_differs_from_the_defaults(path)
 
 def test_there_are_recipes():
     voc = {"voc07_alexnet", "voc07_zf5", "voc07_vgg16", "voc0712_vgg16"}
-    assert {"squeezenet_svm", *voc} <= {path.stem for path in RECIPES}
+    assert {"squeezenet_svm", "pretrain_small", *voc} <= {path.stem for path in RECIPES}
 
 
 def test_an_empty_file_is_the_defaults(empty):

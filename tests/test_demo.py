@@ -9,7 +9,7 @@ import pytest
 
 from spp_det import Detector, demo
 from spp_det.data.voc import read_voc
-from spp_det.training.pretrain import pretrain_on_crops
+from spp_det.training.pretrain_crops import pretrain_on_crops
 
 
 @pytest.fixture(scope="module")
@@ -53,5 +53,6 @@ def test_the_model_knows_the_classes_and_holds_the_pretrained_weights(ran):
     assert detector.classes == read_voc(folder / "data", "trainval").classes
     weights = str(folder / "backbone.safetensors")
     backbone = detector.features.backbone
-    assert type(backbone)(backbone.name).load_weights(weights).digest() == backbone.digest()
+    again = type(backbone)(backbone.name).load_weights(weights).at("auto")  # as the detector was loaded
+    assert again.digest() == backbone.digest()
     assert backbone.digest() != type(backbone)(backbone.name).digest()

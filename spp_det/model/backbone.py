@@ -211,7 +211,7 @@ class Backbone(nn.Module):
         with torch.device("meta"):  # no time for weights that are replaced, nor for the layers cut off
             layers = recipe.build()
         self.layers = layers.to_empty(device="cpu").to(memory_format=torch.channels_last)
-        self._randomise(seed=0)
+        self.randomise(seed=0)
         self.geometry, self.channels = derive_geometry(self.layers)
         self.register_buffer("mean", torch.tensor(recipe.mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(recipe.std).view(3, 1, 1) * 255, persistent=False)
@@ -266,7 +266,7 @@ class Backbone(nn.Module):
             whole.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return whole.hexdigest()
 
-    def _randomise(self, seed: int) -> None:
+    def randomise(self, seed: int) -> None:
         """He's initialisation, which keeps the spread of the signal through every ReLU, though not through
         residual sums: it grows there, a hundredfold in ResNet-50."""
         generator = torch.Generator().manual_seed(seed)
@@ -288,7 +288,7 @@ class Backbone(nn.Module):
         """
         if weights == "random":
             logger.warning("backbone.weights: random; without pre-training expect a weak detector")
-            self._randomise(seed)
+            self.randomise(seed)
             return self
         recipe = BACKBONES[self.name]
         state = downloaded_state(recipe.network) if weights == "default" else read_state(Path(weights))

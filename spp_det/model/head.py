@@ -2,6 +2,7 @@
 
 Pre-trained weights come from the ImageNet network of the same name: its fc6 was trained on one
 ``n x n`` grid of conv5, which is one level of the pyramid; the other levels' weights start small and random.
+Those of `spp-det pretrain` were trained on a pyramid, and each of its levels goes to its own.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ CLASSIFIERS: dict[str, Mapping[Layer, str]] = {
     "vgg16": {"fc6": "classifier.0", "fc7": "classifier.3"},
 }
 """Of the backbones whose ImageNet network has fc6 and fc7: their names in its state dict."""
+
+LEVELS_KEY = "pyramid.levels"
+"""In a state dict of `spp-det pretrain`: int64 ``[L]``, the levels that its fc6 was trained on; its columns
+are level by level in that order, each level's in torchvision's order. Without it fc6 saw one grid."""
 
 NEW_BINS = 0.1
 """Spread of the weights of bins that were not pre-trained, in units of the pre-trained ones' root mean
@@ -105,8 +110,9 @@ class FCHead(nn.Module):
         A file is a ``.safetensors`` or ``.pth`` state dict of the whole network in torchvision's names.
         Its fc6 saw one ``n x n`` grid: those weights go to the pyramid's level n, and the weights of all
         other bins are drawn from a normal distribution whose sigma is `NEW_BINS`, a tenth, of the root mean
-        square of the pre-trained ones. ``default`` means random, with a warning, for a
-        backbone whose ImageNet network has no such layers.
+        square of the pre-trained ones. A file of `spp-det pretrain` says which levels its fc6 saw; all of
+        them must be levels of the pyramid. ``default`` means random, with a warning, for a backbone whose
+        ImageNet network has no such layers.
 
         Args:
             backbone_name: key of `BACKBONES`.
@@ -131,15 +137,15 @@ class FCHead(nn.Module):
                 f"that is known for {' and '.join(CLASSIFIERS)}: say 'random'"
             )
         source = _Source(weights, backbone_name)
-        grid = source.grid(channels)
-        if grid not in levels:
+        trained = source.levels(channels)
+        if missing := [n for n in trained if n not in levels]:
             raise UserError(
-                f"pyramid.levels = {list(levels)}: fc6 of {backbone_name} was trained on {grid} x {grid} "
-                f"bins, so put {grid} among them, or set fc.weights=random"
+                f"pyramid.levels = {list(levels)}: fc6 of {backbone_name} was trained on "
+                f"{', '.join(f'{n} x {n}' for n in trained)} bins, so put {missing[0]} among them, "
+                "or set fc.weights=random"
             )
-        first = sum(n * n for n in levels[: levels.index(grid)])
-        pretrained = source.linear("fc6", self.dimension, grid**2 * channels)
-        _fill_by_bins(fc6, *pretrained, first, channels, seed)
+        pretrained = source.linear("fc6", self.dimension, num_bins(trained) * channels)
+        _fill_by_bins(fc6, *pretrained, trained, levels, channels, seed)
         if "fc7" in self.layers:
             fc7 = self._linear("fc7")
             weight, bias = source.linear("fc7", self.dimension, self.dimension)
@@ -205,15 +211,21 @@ class _Source:
         self._refusal = f"fc.weights: {weights} does not fit {backbone_name}"
         self._backbone_name = backbone_name
 
-    def grid(self, channels: int) -> int:
-        """n of the ``n x n`` bins that fc6 was trained on."""
+    def levels(self, channels: int) -> tuple[int, ...]:
+        """The pyramid that fc6 was trained on, which for an ImageNet network is one ``n x n`` grid."""
+        stated = self._state.get(LEVELS_KEY)
+        if isinstance(stated, Tensor):
+            levels = tuple(int(n) for n in stated.flatten().tolist())
+            if not levels or min(levels) < 1 or len(set(levels)) != len(levels):
+                raise UserError(f"{self._refusal}: {LEVELS_KEY} is {list(levels)}")
+            return levels
         key, weight = self._tensor("fc6", "weight", dimensions=2)
         grid = math.isqrt(weight.shape[1] // channels)
         if grid < 1 or grid * grid * channels != weight.shape[1]:
             raise UserError(
                 f"{self._refusal}: {key} is {list(weight.shape)}, not one square grid of {channels} channels"
             )
-        return grid
+        return (grid,)
 
     def linear(self, layer: Layer, width: int, inputs: int) -> tuple[Tensor, Tensor]:
         """Weight ``[width, inputs]`` and bias ``[width]`` of a layer, in torchvision's order."""
@@ -240,18 +252,29 @@ class _Source:
 
 
 @torch.no_grad()
-def _fill_by_bins(fc6: nn.Linear, weight: Tensor, bias: Tensor, first: int, channels: int, seed: int) -> None:
-    """Lay the columns of ``weight [out, C * n * n]``, in the order channel, row, column, at the bins from
-    ``first`` on, in the order bin, channel; the other bins' are drawn by the seed."""
+def _fill_by_bins(
+    fc6: nn.Linear,
+    weight: Tensor,
+    bias: Tensor,
+    trained: Sequence[int],
+    levels: Sequence[int],
+    channels: int,
+    seed: int,
+) -> None:
+    """Lay the columns of ``weight [out, C * bins]``, trained on levels ``trained`` and in the order level,
+    channel, row, column, at the bins of the same levels, in the order bin, channel; the other levels' are
+    drawn by the seed."""
     outputs = len(weight)
-    by_bin = weight.view(outputs, channels, -1).transpose(1, 2)  # [out, n * n, C]
-    bins = fc6.weight.view(outputs, -1, channels)
-    last = first + by_bin.shape[1]
-    bins[:, first:last] = by_bin
+    by_level = weight.split([channels * n * n for n in trained], dim=1)
+    columns = dict(zip(trained, by_level, strict=True))  # level -> [out, C * n * n]
     sigma = NEW_BINS * float(torch.linalg.vector_norm(weight.float())) / weight.numel() ** 0.5
     generator = torch.Generator().manual_seed(seed)
-    for others in (bins[:, :first], bins[:, last:]):
-        others.normal_(0, sigma, generator=generator)
+    bins = fc6.weight.view(outputs, -1, channels).split([n * n for n in levels], dim=1)
+    for n, out in zip(levels, bins, strict=True):
+        if n in columns:
+            out.copy_(columns[n].view(outputs, channels, -1).transpose(1, 2))
+        else:
+            out.normal_(0, sigma, generator=generator)
     fc6.bias.copy_(bias)
 
 

@@ -55,6 +55,23 @@ def voc_table(figures: Mapping[str, Any]) -> Table:
     return table
 
 
+def classification_table(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    """Top-1 and top-5 by view and size of the image, fractions of 1 shown as per cent.
+
+    ``figures[view][size]`` holds ``top1`` and ``top5``.
+    """
+    table = Table(title="classification", title_justify="left")
+    table.add_column("view")
+    table.add_column("size", justify="right")
+    table.add_column("top-1 %", justify="right")
+    table.add_column("top-5 %", justify="right")
+    for view, by_size in figures.items():
+        for size, accuracy in by_size.items():
+            table.add_row(view, size, _percent(accuracy["top1"]), _percent(accuracy["top5"]))
+        table.add_section()
+    return table
+
+
 def recall_table(figures: Mapping[str, Any]) -> Table:
     """Recall of each mode, then of its classes, fractions of 1 shown as per cent; a dash where None.
 

@@ -1,126 +1,141 @@
-"""Pre-training: classification with the pyramid before the fc layers (P sections 2.3 and 3), here on crops.
+"""Pre-training: classification of whole images with the pyramid before the fc layers (P sections 2.3, 3).
 
-The pyramid makes the vector's length independent of the image's size, so the same weights see another
-size each epoch (P section 2.3, multi-size training).
+Sizes take turns, an epoch each, on the same weights. Several processes (``torchrun``) share each batch.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from spp_det.cache import write_whole
-from spp_det.data.crops import record_crops
-from spp_det.data.records import Dataset
-from spp_det.images import read_image
+from spp_det import distributed
+from spp_det.cache import digest, write_whole
+from spp_det.data.class_folder import read_class_folder
+from spp_det.errors import UserError
 from spp_det.model.backbone import BACKBONES, Backbone
-from spp_det.model.pyramid import CLASSIFICATION_LEVELS, SpatialPyramidPooling
-from spp_det.progress import track
+from spp_det.model.classifier import PyramidClassifier
+from spp_det.model.head import CLASSIFIERS, LEVELS_KEY, NAMES
+from spp_det.training.checkpoint import load_checkpoint, save_checkpoint
+from spp_det.training.class_images import ClassBatches, readable
+from spp_det.training.learning import Plan, Progress, learn
+from spp_det.training.pretrain_config import PretrainConfig, Training
 
 logger = logging.getLogger(__name__)
 
-BATCH = 64
-WEIGHT_DECAY = 5e-4
-DROPOUT = 0.2  # P's 0.5 is for a million images: within minutes it only keeps a small network from learning
-CROP_CONTEXT = 0.1  # of the crop's side: a little of the surroundings
+
+@dataclass(frozen=True, eq=False)
+class Pretrained:
+    """What a pre-training ends in: the network, in evaluation mode, and how it came to be."""
+
+    network: PyramidClassifier
+    metrics: dict[str, Any]
 
 
-class PyramidClassifier(nn.Module):
-    """conv5 -> spatial pyramid pooling -> one hidden layer -> class scores; images of any size.
+def pretrain(config: PretrainConfig, device: torch.device) -> Pretrained:
+    """Train a network to classify images, from where the checkpoint in the output left it.
 
-    ``uint8 [B, 3, H, W] -> [B, K]``.
+    Writes only that checkpoint. In several processes it is to be called by all, inside
+    `distributed.process_group`, and all must see the same folders; all end with the same network.
+
+    The same configuration, machine and number of processes give the same bytes on a CPU, interrupted or not.
     """
-
-    def __init__(self, backbone: Backbone, classes: int, hidden: int = 256) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.pool = SpatialPyramidPooling(CLASSIFICATION_LEVELS)
-        self.fc = nn.Sequential(
-            *(nn.Dropout(DROPOUT), nn.Linear(self.pool.out_features(backbone.channels), hidden), nn.ReLU()),
-            *(nn.Dropout(DROPOUT), nn.Linear(hidden, classes)),
+    workers = config.runtime.workers or os.cpu_count() or 1
+    if config.train.batch % distributed.world_size():
+        raise UserError(
+            f"train.batch = {config.train.batch}: must be a multiple of {distributed.world_size()} processes"
         )
+    every = read_class_folder(config.data.root, config.data.train)
+    images, skipped = readable(every, workers, config.strict)
+    sources = [f"{path.parent.name}/{path.name}" for path in images.paths]
+    settings = _settings(config)
+    settings |= {"classes": list(images.classes), "images": digest(sources, images.labels.tolist())}
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(config.seed)  # dropout and nn.Linear know no explicit generator
+        network = _network(config, len(images.classes)).to(device)
+        network.backbone.at(config.runtime.precision)
+        checkpoint = config.output / "checkpoint.safetensors"
+        progress = load_checkpoint(checkpoint, network, settings)
+        if progress.epochs:
+            logger.info("going on after %d of %d epochs", len(progress.epochs), config.train.epochs)
 
-    def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.fc(self.pool(self.backbone(images)))
-        return scores
+        def keep(progress: Progress) -> None:
+            if distributed.is_first():
+                save_checkpoint(checkpoint, network, progress, settings)
+            last, text = progress.epochs[-1], "epoch %d of %d: size %d, loss %.3f, accuracy %.1f%%"
+            done = len(progress.epochs)
+            logger.info(text, done, config.train.epochs, last.size, last.loss, 100 * last.accuracy)
 
-
-def pretrain_on_crops(
-    dataset: Dataset,
-    backbone_name: str,
-    *,
-    sizes: Sequence[int],
-    epochs: int,
-    learning_rate: float,
-    seed: int,
-    crops_per_object: int = 3,
-) -> Backbone:
-    """Train a backbone from random weights to tell the objects of a data set, and background, apart.
-
-    Args:
-        dataset: only its images of this split are read.
-        sizes: sides of the square crops in pixels, taken in turn, one an epoch.
-        crops_per_object: differently jittered crops of each object, cut once.
-
-    Returns the backbone in evaluation mode, frozen.
-    """
-    images, labels = _crops(dataset, max(sizes), crops_per_object, np.random.default_rng(seed))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # dropout and nn.Linear know no explicit generator
-        network = PyramidClassifier(Backbone(backbone_name), len(dataset.classes) + 1)
-        network.backbone.requires_grad_(True)
-        optimiser = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=WEIGHT_DECAY)
-        steps = epochs * -(-len(images) // BATCH)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, learning_rate, total_steps=steps)
-        for epoch in track(range(epochs), "pre-training (epochs)"):
-            network.train()
-            size, correct = sizes[epoch % len(sizes)], 0
-            for batch in torch.randperm(len(images)).split(BATCH):
-                x = _augmented(images[batch], size)
-                scores = network(x)
-                loss = F.cross_entropy(scores, labels[batch], label_smoothing=0.1)
-                optimiser.zero_grad(set_to_none=True)
-                loss.backward()
-                optimiser.step()
-                schedule.step()
-                correct += int((scores.argmax(1) == labels[batch]).sum())
-            logger.debug("epoch %d: size %d, accuracy %.3f", epoch + 1, size, correct / len(images))
-    logger.info("pre-training: %d crops, accuracy of the last epoch %.3f", len(images), correct / len(images))
+        batches = ClassBatches(images, config.train, config.seed, workers, device)
+        epochs = learn(network, batches, batches.steps, _plan(config.train), progress, keep)
     network.eval().requires_grad_(False)
-    return network.backbone
+    metrics = {
+        "classes": images.classes,
+        "images": len(images),
+        "skipped": skipped,
+        "epochs": [vars(epoch) for epoch in epochs],
+    }
+    return Pretrained(network, metrics)
+
+
+def _network(config: PretrainConfig, classes: int) -> PyramidClassifier:
+    """The network before its first step; fc layers by torch's own generator."""
+    backbone = Backbone(config.backbone.name)
+    if config.backbone.weights == "random":
+        backbone.randomise(config.seed)
+    else:
+        backbone.load_weights(config.backbone.weights)
+    fc, pyramid = config.fc, config.pyramid
+    widths, dropout = (fc.width,) * fc.layers, (0.0, *(fc.dropout,) * fc.layers)
+    return PyramidClassifier(backbone, classes, widths, dropout, pyramid.levels, pyramid.mode)
+
+
+def _plan(train: Training) -> Plan:
+    return Plan(
+        sizes=train.sizes,
+        epochs=train.epochs,
+        learning_rate=train.learning_rate,
+        optimizer=train.optimizer,
+        momentum=train.momentum,
+        schedule=train.schedule,
+        drops=train.drops,
+        weight_decay=train.weight_decay,
+        label_smoothing=train.label_smoothing,
+    )
+
+
+def _settings(config: PretrainConfig) -> dict[str, object]:
+    """What the weights depend on, by dotted key."""
+    tree = config.model_dump(mode="json", include={"backbone", "pyramid", "fc", "train"})
+    settings = {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
+    return {"seed": config.seed, **settings, "runtime.precision": config.runtime.precision}
 
 
 def save_backbone(backbone: Backbone, path: Path) -> None:
     """Write the weights under the names that ``backbone.weights=FILE`` expects."""
-    prefix = BACKBONES[backbone.name].prefix
-    state = {prefix + name: t.contiguous() for name, t in backbone.layers.state_dict().items()}
+    write_whole(path, save(_named(backbone)))
+
+
+def save_network(network: PyramidClassifier, path: Path) -> None:
+    """Write the weights for ``backbone.weights=FILE`` and, where the backbone's fc layers have names and the
+    network has both, for ``fc.weights=FILE``. The layer of the classes is left out."""
+    state = _named(network.backbone)
+    names = CLASSIFIERS.get(network.backbone.name, {})
+    if names and len(network.linear) == len(NAMES) + 1:
+        for name, layer in zip(NAMES, network.linear, strict=False):
+            state[f"{names[name]}.weight"] = layer.weight.detach().cpu()
+            state[f"{names[name]}.bias"] = layer.bias.detach().cpu()
+        state[LEVELS_KEY] = torch.tensor(network.pool.levels)
     write_whole(path, save(state))
 
 
-def _crops(dataset: Dataset, size: int, per_object: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """uint8 ``[N, 3, size, size]`` and int64 ``[N]``; background is the last label."""
-    pictures, labels = [], []
-    for record in track(dataset.records, "cutting crops"):
-        image = read_image(record.path)
-        for _ in range(per_object):
-            cut, label = record_crops(rng, image, record, len(dataset.classes), size, context=CROP_CONTEXT)
-            pictures.append(cut)
-            labels.append(label)
-    stacked = torch.from_numpy(np.concatenate(pictures)).permute(0, 3, 1, 2)
-    return stacked.contiguous(memory_format=torch.channels_last), torch.from_numpy(np.concatenate(labels))
-
-
-def _augmented(images: Tensor, size: int) -> Tensor:
-    """float ``[B, 3, size, size]``: half of them mirrored, brightness and contrast varied a little."""
-    x = F.interpolate(images.float(), size=(size, size), mode="bilinear", align_corners=False)
-    x = torch.where(torch.rand(len(x), 1, 1, 1) < 0.5, x.flip(3), x)
-    gain, shift = torch.empty(2, len(x), 1, 1, 1).uniform_(-1, 1)
-    varied: Tensor = (x * (1 + 0.2 * gain) + 25 * shift).clamp_(0, 255)
-    return varied
+def _named(backbone: Backbone) -> dict[str, Tensor]:
+    prefix = BACKBONES[backbone.name].prefix
+    return {prefix + name: t.detach().cpu().contiguous() for name, t in backbone.layers.state_dict().items()}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spp_det.errors import UserError
-from spp_det.model.head import CLASSIFIERS, NEW_BINS, FCHead
+from spp_det.model.head import CLASSIFIERS, LEVELS_KEY, NEW_BINS, FCHead
 from spp_det.model.pyramid import num_bins, pool_windows
 
 CHANNELS, WIDTH = 4, 10
@@ -144,6 +144,27 @@ def test_the_weights_of_new_bins_are_a_tenth_as_large_and_follow_the_seed(name, 
     assert torch.equal(weight, load(1))
     assert torch.equal(weight[:, :pretrained], load(2)[:, :pretrained])
     assert not torch.equal(weight[:, pretrained:], load(2)[:, pretrained:])
+
+
+def test_a_file_of_several_levels_fills_them_in_any_order(tmp_path):
+    """What `spp-det pretrain` writes: each level in torchvision's order, one after the other."""
+    state = network("alexnet", grid=1) | {"classifier.1.weight": normal(WIDTH, CHANNELS * 14, seed=6)}
+    save_file(state | {LEVELS_KEY: torch.tensor([2, 3, 1])}, tmp_path / "x.safetensors")
+    head = random_head((3, 6, 1, 2)).load_weights(
+        str(tmp_path / "x.safetensors"), "alexnet", (3, 6, 1, 2), CHANNELS
+    )
+    maps = {n: normal(CHANNELS, n, n, seed=n) for n in (1, 2, 3, 6)}
+    by_bin = [maps[n].flatten(1).T.flatten() for n in (3, 6, 1, 2)]
+    by_bin[1] = torch.zeros_like(by_bin[1])  # its weights are new
+    trained = torch.cat([maps[n].flatten() for n in (2, 3, 1)])
+    fc6 = head.layers["fc6"]
+    expected = F.linear(trained, state["classifier.1.weight"], state["classifier.1.bias"])
+    torch.testing.assert_close(fc6(torch.cat(by_bin)), expected)
+    assert refused(tmp_path / "x.safetensors", levels=(6, 3, 1)).startswith("pyramid.levels = [6, 3, 1]: ")
+    save_file(state | {LEVELS_KEY: torch.tensor([2, 3])}, tmp_path / "x.safetensors")
+    assert "classifier.1.weight is" in refused(tmp_path / "x.safetensors", levels=(3, 2, 1))
+    save_file(state | {LEVELS_KEY: torch.tensor([2, 2])}, tmp_path / "x.safetensors")
+    assert LEVELS_KEY in refused(tmp_path / "x.safetensors", levels=(3, 2, 1))
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from spp_det.evaluation.coco import FIGURES
-from spp_det.report.tables import coco_table, recall_table, voc_table
+from spp_det.report.tables import classification_table, coco_table, recall_table, voc_table
 
 
 def shown(table):
@@ -35,6 +35,16 @@ def test_voc_figures_and_hostile_names():
     assert "100.0" in text
     assert "[red]markup[/red][31m" in text
     assert "\x1b" not in text
+
+
+def test_accuracies_by_view_and_size():
+    figures = {
+        "full": {"160": {"top1": 0.5, "top5": 0.999}},
+        "multi_view": {"224": {"top1": 1.0, "top5": 1.0}},
+    }
+    rows = [line.split("│") for line in shown(classification_table(figures)).splitlines() if "│" in line]
+    cells = [[cell.strip() for cell in row[1:-1]] for row in rows]
+    assert cells == [["full", "160", "50.0", "99.9"], ["multi_view", "224", "100.0", "100.0"]]
 
 
 def test_recall_of_each_mode_and_of_its_classes():

@@ -1,4 +1,4 @@
-"""Pre-training: it learns, repeats itself to the byte, and its file is read back as weights."""
+"""Pre-training on crops: it learns, repeats itself to the byte, and its file is read back as weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
-from spp_det.training.pretrain import PyramidClassifier, pretrain_on_crops, save_backbone
+from spp_det.training.pretrain import save_backbone
+from spp_det.training.pretrain_crops import pretrain_on_crops
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +90,3 @@ def test_a_saved_backbone_is_read_back_by_load_weights(backbone, tmp_path):
     assert torch.equal(again(image), backbone(image))
     with pytest.raises(UserError, match="is not a alexnet"):
         Backbone("alexnet").load_weights(str(path))
-
-
-def test_the_classifier_takes_images_of_any_size_and_is_learned_whole():
-    network = PyramidClassifier(Backbone("zf5_small"), classes=4).train()
-    network.backbone.requires_grad_(True)
-    for height, width in ((48, 80), (97, 64)):
-        scores = network(torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8))
-        assert scores.shape == (2, 4)
-    scores.sum().backward()
-    first = next(network.backbone.parameters())
-    assert first.grad is not None
-    assert first.grad.abs().sum() > 0

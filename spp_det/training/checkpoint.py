@@ -1,0 +1,91 @@
+"""A training that was interrupted goes on: weights, optimiser and epochs in one safetensors file.
+
+Random numbers need no place in it: each epoch seeds its own, by its number.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from spp_det.cache import digest, write_whole
+from spp_det.errors import UserError
+from spp_det.training.learning import Epoch, Progress
+
+FORMAT = "spp_det checkpoint 1"
+Settings = Mapping[str, object]  # what the training depends on, by dotted key; anything that JSON can write
+
+
+def save_checkpoint(path: Path, network: nn.Module, progress: Progress, settings: Settings) -> None:
+    """Write the state of a training, whole or not at all, over the one before."""
+    assert progress.optimizer is not None
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    rest: dict[str, Any] = {"groups": progress.optimizer["param_groups"], "state": {}}
+    for index, values in progress.optimizer["state"].items():
+        for key, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{key}"] = value
+            else:
+                rest["state"].setdefault(str(index), {})[key] = value
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    about = json.dumps({"settings": dict(settings), "epochs": progress.tree, "optimizer": rest})
+    metadata = {"format": FORMAT, "about": about, "digest": _digest(about, tensors)}
+    write_whole(path, save(tensors, metadata))
+
+
+def load_checkpoint(path: Path, network: nn.Module, settings: Settings) -> Progress:
+    """Put a network where the checkpoint left it, and say how far that is; no file is the beginning.
+
+    Raises UserError, one line, where the file is damaged or not ours, or was made with other settings: it
+    says which.
+    """
+    if not path.exists():
+        return Progress([])
+    again = f"name another output, or remove {path} to begin anew"
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = json.loads(metadata["about"])
+        if metadata["format"] != FORMAT or metadata["digest"] != _digest(metadata["about"], tensors):
+            raise ValueError
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is not a checkpoint of this version, or is damaged; {again}") from error
+    if different := _differences(about["settings"], json.loads(json.dumps(dict(settings)))):
+        raise UserError(f"{path} was made with {'; '.join(different)}; {again}")
+    network.load_state_dict(_part(tensors, "network."))
+    state: dict[int, dict[str, Any]] = {
+        int(i): dict(values) for i, values in about["optimizer"]["state"].items()
+    }
+    for name, tensor in _part(tensors, "optimizer.").items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = tensor
+    optimizer = {"state": state, "param_groups": about["optimizer"]["groups"]}
+    return Progress([Epoch(**epoch) for epoch in about["epochs"]], optimizer)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of everything in the file: safetensors itself notices no change of a weight."""
+    parts: list[object] = [about]
+    for name in sorted(tensors):
+        parts += [name, tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes()]
+    return digest(*parts)
+
+
+def _differences(before: Settings, now: Settings) -> list[str]:
+    """Each setting that is not what it was, in words."""
+    keys = [*before, *(key for key in now if key not in before)]
+    return [
+        f"{key} = {before.get(key)}, not {now.get(key)}" for key in keys if before.get(key) != now.get(key)
+    ]
