@@ -161,7 +161,7 @@ def after_proposals(
     jobs: dict[str, Job] = {
         "SPP-net, 1 scale": partial(one.detect, image, windows),
         "   conv5": partial(one.features.maps, image),
-        "   pooling and scoring": partial(vectors.each, one.svms),
+        "   pooling and scoring": partial(vectors.each, one.scorer),
         "SPP-net, 5 scales": partial(make(FIVE_SCALES).detect, image, windows),
     }
     seconds = _seconds(list(jobs.values()), device, repeats=3)
@@ -293,9 +293,9 @@ def detector(
     names = [f"class {k}" for k in range(CLASSES)]
     made = Detector(names, described, head, LinearSVMs(weight, torch.zeros(CLASSES)), regressor, settings)
     vectors = described.vectors(described.maps(photo(1, (320, 240))), random_windows(100, (320, 240)))
-    scores = vectors.through(made.head).each(made.svms).cpu()[vectors.of]
+    scores = vectors.through(made.head).each(made.scorer).cpu()[vectors.of]
     bias = settings.detection.score_threshold - scores.quantile(0.99, dim=0)
-    made.svms = LinearSVMs(weight, bias).to(vectors.device)
+    made.scorer = LinearSVMs(weight, bias).to(vectors.device)
     return made
 
 

@@ -94,7 +94,7 @@ def detect(
     proposals: ProposalFile = None,
     edge_model: EdgeModel = None,
 ) -> None:
-    """Find objects in images. Scores are SVM margins: pictures show those above 0 unless --score is given.
+    """Find objects in images. Scores above 0 say yes: pictures show those unless --score is given.
 
     Of several models the windows are pooled by NMS: the surer model has its way.
     """

@@ -26,6 +26,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 Features = Literal["spp", "rcnn"]
 Normalize = Literal["none", "hellinger"]
 PROPOSAL_FILES = (".mat", ".npz", ".json")
+ScorerKind = Literal["svm", "softmax"]
 
 
 class Section(BaseModel):
@@ -160,6 +161,53 @@ class FC(Section):
         return rank
 
 
+class FineTune(Section):
+    """Fine-tuning of fc6, fc7 and a new fc8 on conv5 maps that stay as they are (P section 4.1, R)."""
+
+    enabled: bool = False
+    batch: Annotated[int, Field(ge=2)] = 128
+    """Windows of a step."""
+    images_per_step: Annotated[int, Field(ge=1)] = 2
+    """How many images those come from. A step reads all maps of each, so few is fast; with two, Fast R-CNN
+    (section 2.3) saw no slower convergence than with a window from each of 128."""
+    positive_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    positive_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """A window that overlaps an object at least this much is one of its class."""
+    negative_iou_high: Annotated[float, Field(gt=0, le=1, validate_default=True)] = 0.5
+    """Windows are background if the largest of their overlaps with objects is below this..."""
+    negative_iou_low: Annotated[Fraction, Field(validate_default=True)] = 0.1
+    """...and not below this: those further off are too easy. Images without any such give those."""
+    learning_rate: Positive = 1e-4
+    steps: Annotated[int, Field(ge=1)] = 250_000
+    last_steps: Annotated[int, Field(ge=0)] = 50_000
+    """After ``steps``, at a tenth of the learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    flips: bool = True
+    """Half of the windows are mirrored."""
+    held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
+    """Of the images, at most: left out, to log loss and accuracy on. SVMs learn from them too."""
+    log_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 2000
+    """Steps that are at most lost when the training is stopped."""
+
+    @field_validator("negative_iou_high")
+    @classmethod
+    def _below_the_positives(cls, high: float, info: ValidationInfo) -> float:
+        if high > info.data.get("positive_iou", 1):
+            raise ValueError(f"must not exceed finetune.positive_iou, {info.data['positive_iou']:g}")
+        return high
+
+    @field_validator("negative_iou_low")
+    @classmethod
+    def _below_the_highest(cls, low: float, info: ValidationInfo) -> float:
+        if low >= info.data.get("negative_iou_high", 2):
+            raise ValueError(f"must be below finetune.negative_iou_high, {info.data['negative_iou_high']:g}")
+        return low
+
+
 class SVM(Section):
     """One linear SVM a class, with one pass of hard-negative mining (P section 4.1, R)."""
 
@@ -241,10 +289,28 @@ class Config(Section):
     backbone: Backbone = Backbone()
     pyramid: Pyramid = Pyramid()
     fc: FC = FC()
+    finetune: FineTune = FineTune()
+    scorer: ScorerKind = "svm"
+    """``svm``: one a class, on ``fc.layer`` (P). ``softmax``: the fc8 of the fine-tuning, on its last layer;
+    scores are then log-odds, above 0 where the class is more likely than all else together."""
     svm: SVM = SVM()
     bbox: BoxRegression = BoxRegression()
     detection: Detection = Detection()
     runtime: Runtime = Runtime()
+
+    @field_validator("finetune")
+    @classmethod
+    def _has_layers(cls, finetune: FineTune, info: ValidationInfo) -> FineTune:
+        if finetune.enabled and "fc" in info.data and info.data["fc"].layer == "pool5":
+            raise ValueError("pool5 has no weights to fine-tune; set fc.layer=fc6 or fc.layer=fc7")
+        return finetune
+
+    @field_validator("scorer")
+    @classmethod
+    def _has_been_trained(cls, scorer: ScorerKind, info: ValidationInfo) -> ScorerKind:
+        if scorer == "softmax" and "finetune" in info.data and not info.data["finetune"].enabled:
+            raise ValueError("must be 'svm' without fine-tuning; set finetune.enabled=true")
+        return scorer
 
 
 Kind = TypeVar("Kind", bound=Section)
@@ -348,6 +414,9 @@ def _explain(error: ValidationError, kind: type[Section]) -> str:
         message = f"must be a list: [{first['input']}]"
     elif first["type"] == "model_type":
         message = "must be a section, with keys of its own"
+    whole_section = any(name.startswith(f"{key}.") for name in _known_keys(kind))
+    if whole_section and first["type"] == "value_error":  # too long to show, and only a key or two are wrong
+        return f"{key}: {message}"
     return f"{key} = {first['input']!r}: {message}"
 
 

@@ -45,6 +45,12 @@ def test_the_defaults_are_valid_and_are_the_papers():
     assert config.svm.negative_iou == 0.3
     assert config.svm.duplicate_iou == 0.7
     assert config.detection.nms == 0.3
+    assert (config.finetune.enabled, config.scorer) == (False, "svm")
+    assert (config.finetune.batch, config.finetune.steps, config.finetune.last_steps) == (
+        128,
+        250_000,
+        50_000,
+    )
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -87,6 +93,7 @@ def test_an_empty_file_is_the_defaults(empty):
         ("fc.layer=fc7", lambda c: c.fc.layer == "fc7"),
         ("fc.rank=[1024, 256]", lambda c: c.fc.rank == (1024, 256)),
         ("fc.rank=null", lambda c: c.fc.rank is None),
+        ("finetune.steps=500", lambda c: c.finetune.steps == 500),
         ("svm.C=0.01", lambda c: c.svm.C == 0.01),
         ("svm.C=1e-4", lambda c: c.svm.C == 1e-4),  # to YAML 1.1 a string
         ("svm.hard_score=-1", lambda c: c.svm.hard_score == -1.0),
@@ -239,6 +246,16 @@ def test_an_unknown_key_of_a_file_names_the_file(tmp_path):
         ("fc.rank=512", "list of two ranks"),
         ("fc.rank=[512]", "list of two ranks"),
         ("fc.rank=[512, 256, 128]", "list of two ranks"),
+        ("finetune.batch=1", "greater than or equal to 2"),
+        ("finetune.positive_fraction=1", "less than 1"),
+        ("finetune.negative_iou_high=0.6", "not exceed finetune.positive_iou, 0.5"),
+        ("finetune.negative_iou_low=0.5", "below finetune.negative_iou_high, 0.5"),
+        ("finetune.dropout=1", "less than 1"),
+        ("finetune.held_out=0.6", "less than or equal to 0.5"),
+        ("finetune.steps=0", "greater than or equal to 1"),
+        ("finetune.enabled=2", "boolean"),
+        ("scorer=logistic", "'svm' or 'softmax'"),
+        ("scorer=softmax", "'svm' without fine-tuning; set finetune.enabled=true"),
         ("svm.C=0", "greater than 0"),
         ("svm.C=.nan", "finite"),
         ("svm.C=.inf", "finite"),
@@ -284,6 +301,14 @@ def test_a_window_cannot_be_positive_and_negative_of_one_class(empty):
 )
 def test_proposals_from_elsewhere_need_their_file_and_a_file_its_mode(empty, overrides, said):
     assert f"{empty}: {said}" in refusal(empty, *(f"proposals.{override}" for override in overrides))
+
+
+def test_fine_tuning_needs_fc_layers_and_the_softmax_needs_fine_tuning(empty):
+    message = refusal(empty, "finetune.enabled=true")
+    assert message.endswith("finetune: pool5 has no weights to fine-tune; set fc.layer=fc6 or fc.layer=fc7")
+    for layer in ("fc6", "fc7"):
+        overrides = (f"fc.layer={layer}", "finetune.enabled=true", "scorer=softmax")
+        assert load_config(empty, overrides).scorer == "softmax"
 
 
 # ---------------------------------------------------------------- files and overrides that cannot be read

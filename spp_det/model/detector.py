@@ -22,10 +22,16 @@ from spp_det.model.features import SPPFeatures, WindowFeatures, WindowVectors
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import ModelFile, Settings, read_model, write_model
 from spp_det.model.rcnn import RCNNFeatures
+from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 from spp_det.proposals import selective_search
 
+Scorer = LinearSVMs | SoftmaxScorer
 AnyImage = RGB | PIL.Image.Image | str | PathLike[str]
+
+
+SCORERS: dict[str, str] = {"svm": "svm", "softmax": "fc8"}
+"""The values of ``scorer``, and what their weights are called in a model file."""
 
 
 class Detections(TypedDict):
@@ -33,7 +39,7 @@ class Detections(TypedDict):
 
     boxes: Boxes  # float32 [N, 4] in pixels of the image
     labels: Ints  # int64 [N], indices into Detector.classes
-    scores: Floats  # float32 [N], SVM margins: above 0 the SVM says yes
+    scores: Floats  # float32 [N], SVM margins or log-odds: above 0 the answer is yes
 
 
 def select(detections: Detections, kept: npt.NDArray[np.bool_]) -> Detections:
@@ -93,15 +99,17 @@ class Detector:
         classes: Sequence[str],
         features: WindowFeatures,
         head: FCHead | None,
-        svms: LinearSVMs,
+        scorer: Scorer,
         regressor: BoxRegressor | None,
         settings: Settings,
     ) -> None:
+        if isinstance(scorer, SoftmaxScorer) != (settings.scorer == "softmax"):
+            raise ValueError(f"the settings say {settings.scorer}, but the scorer is {type(scorer).__name__}")
         device = features.backbone.mean.device
         self.classes = tuple(classes)
         self.features = features
         self.head = None if head is None else head.to(device).at(features.backbone.precision)
-        self.svms = svms.to(device)
+        self.scorer = scorer.to(device)
         self.regressor = None if regressor is None else regressor.to(device)
         self.settings = settings
 
@@ -146,10 +154,10 @@ class Detector:
 
     @torch.inference_mode()
     def score(self, image: RGB, windows: Boxes) -> tuple[WindowVectors, Floats]:
-        """The pool5 vectors of ``[N, 4]`` windows of an image, and their SVM scores ``[N, K]``."""
+        """The pool5 vectors of ``[N, 4]`` windows of an image, and their scores ``[N, K]``."""
         maps = self.features.maps(image)  # the whole image, once a scale
         vectors = self.features.vectors(maps, windows)  # pool5 [M, D], one a distinct rectangle of cells
-        return vectors, vectors.through(self.head).each(self.svms).cpu().numpy()[vectors.of]
+        return vectors, vectors.through(self.head).each(self.scorer).cpu().numpy()[vectors.of]
 
     @torch.inference_mode()
     def refine(self, boxes: Boxes, labels: Ints, vectors: WindowVectors, windows: Ints) -> Boxes:
@@ -163,7 +171,8 @@ class Detector:
         tensors = {f"backbone.{name}": t for name, t in self.features.backbone.layers.state_dict().items()}
         if self.head is not None:
             tensors |= {f"fc.{name}": tensor for name, tensor in self.head.layers.state_dict().items()}
-        tensors |= {"svm.weight": self.svms.weight, "svm.bias": self.svms.bias}
+        prefix = SCORERS[self.settings.scorer]
+        tensors |= {f"{prefix}.weight": self.scorer.weight, f"{prefix}.bias": self.scorer.bias}
         if self.regressor is not None:
             tensors |= {"bbox.weight": self.regressor.weight, "bbox.bias": self.regressor.bias}
         write_model(path, ModelFile(self.classes, self.settings, self.features.backbone.geometry, tensors))
@@ -192,11 +201,17 @@ class Detector:
         if model.settings.fc.layer != ("pool5" if head is None else head.layer):
             raise ValueError(f"its layers do not end in {model.settings.fc.layer}")
         described = features.dimension if head is None else head.dimension
-        shapes = {"svm.weight": (len(model.classes), described), "svm.bias": (len(model.classes),)}
+        softmax = model.settings.scorer == "softmax"
+        prefix, rows = SCORERS[model.settings.scorer], len(model.classes) + softmax  # and the background
+        shapes: dict[str, tuple[int, ...]] = {
+            f"{prefix}.weight": (rows, described),
+            f"{prefix}.bias": (rows,),
+        }
         if "bbox.weight" in model.tensors:
             shapes["bbox.weight"] = (len(model.classes), 4, features.dimension)
             shapes["bbox.bias"] = (len(model.classes), 4)
         heads = {name: model.tensor(name, shape) for name, shape in shapes.items()}
-        svms = LinearSVMs(heads["svm.weight"], heads["svm.bias"])
+        weight, bias = heads[f"{prefix}.weight"], heads[f"{prefix}.bias"]
+        scorer = SoftmaxScorer(weight, bias) if softmax else LinearSVMs(weight, bias)
         regressor = BoxRegressor(heads["bbox.weight"], heads["bbox.bias"]) if "bbox.weight" in heads else None
-        return cls(model.classes, features, head, svms, regressor, model.settings)
+        return cls(model.classes, features, head, scorer, regressor, model.settings)

@@ -108,12 +108,14 @@ class WindowFeatures(Protocol):
 
     Attributes:
         backbone: the network.
+        scales: shorter sides in pixels of what passes the network, one for each map of an image.
         levels: of the pyramid, in the order of the vector's bins.
         dimension: D, the length of a vector.
         keys: of each map, what it depends on beside the network; part of its key in the cache.
     """
 
     backbone: Backbone
+    scales: tuple[int, ...]
     levels: tuple[int, ...]
     dimension: int
     keys: tuple[tuple[object, ...], ...]
@@ -124,8 +126,11 @@ class WindowFeatures(Protocol):
     def maps(self, image: RGB) -> list[ConvMap]:
         """All of them."""
 
-    def vectors(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
-        """The vectors of ``[N, 4]`` windows in pixels of the image."""
+    def vectors(self, maps: Sequence[ConvMap], windows: Boxes, scale_of: Ints | None = None) -> WindowVectors:
+        """The vectors of ``[N, 4]`` windows in pixels of the image.
+
+        ``scale_of [N]`` says from which of the maps to take each; None leaves the choice to the method.
+        """
 
 
 class SPPFeatures:
@@ -178,14 +183,15 @@ class SPPFeatures:
         """RGB uint8 ``[H, W, 3]`` to one map a scale."""
         return [self.map(image, index) for index in range(len(self.scales))]
 
-    def vectors(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
+    def vectors(self, maps: Sequence[ConvMap], windows: Boxes, scale_of: Ints | None = None) -> WindowVectors:
         """Vectors of ``[N, 4]`` windows in pixels of the image.
 
         They are float32 ``[M, bins * C]``, one a distinct (scale, rectangle of cells). Each window is
-        taken at the scale where its area is closest to 224 x 224 pixels.
+        taken at the scale where its area is closest to 224 x 224 pixels, or from the map ``scale_of [N]``.
         """
-        factors = [float(np.sqrt(m.enlargement[0] * m.enlargement[1])) for m in maps]
-        scale_of = closest_scale(windows, factors)
+        if scale_of is None:
+            factors = [float(np.sqrt(m.enlargement[0] * m.enlargement[1])) for m in maps]
+            scale_of = closest_scale(windows, factors)
         rectangles, row_of = np.zeros((0, 4), np.int64), np.zeros(len(windows), np.int64)
         map_of = np.zeros(0, np.int64)  # of each rectangle
         for index, conv_map in enumerate(maps):

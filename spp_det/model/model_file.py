@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from spp_det.cache import write_whole
-from spp_det.config import FC, Backbone, Detection, Features, Proposals, Pyramid, Section
+from spp_det.config import FC, Backbone, Detection, Features, Proposals, Pyramid, ScorerKind, Section
 from spp_det.errors import UserError
 from spp_det.model.geometry import Geometry
 
@@ -32,6 +32,7 @@ class Settings(Section):
     backbone: Backbone = Backbone()
     pyramid: Pyramid = Pyramid()
     fc: FC = FC()
+    scorer: ScorerKind = "svm"
     detection: Detection = Detection()
 
 
@@ -40,9 +41,9 @@ class ModelFile:
     """The contents of a model file.
 
     Attributes:
-        classes: names, in the order of the SVMs' rows.
+        classes: names, in the order of the scorer's rows.
         geometry: of the backbone's map, as derived when the model was trained.
-        tensors: all weights by name, under ``backbone.``, ``fc.``, ``svm.`` and ``bbox.``.
+        tensors: all weights by name, under ``backbone.``, ``fc.``, ``svm.`` or ``fc8.``, and ``bbox.``.
     """
 
     classes: tuple[str, ...]

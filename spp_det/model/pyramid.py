@@ -44,6 +44,17 @@ def num_bins(levels: Sequence[int]) -> int:
     return sum(n * n for n in levels)
 
 
+def mirrored_bins(levels: Sequence[int]) -> Ints:
+    """int64 ``[bins]``: which bin takes the place of each when left and right are exchanged.
+
+    ``vectors[:, mirrored_bins(levels)]`` of ``[N, bins, C]`` is, to the bit, what pooling the mirrored map
+    gives for the mirrored rectangles: the bins' bounds are symmetric.
+    """
+    starts = np.cumsum([0, *(n * n for n in levels)])
+    grids = [start + np.arange(n * n).reshape(n, n) for start, n in zip(starts, levels, strict=False)]
+    return np.concatenate([grid[:, ::-1].ravel() for grid in grids])
+
+
 class SpatialPyramidPooling(nn.Module):
     """``[B, C, H, W] -> [B, C * bins]`` for any H and W of at least 1 (P section 2.2).
 

@@ -31,6 +31,7 @@ class RCNNFeatures:
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
+        self.scales: tuple[int, ...] = (SIDE,)
         self.levels: tuple[int, ...] = (LEVEL,)
         self.dimension = LEVEL**2 * backbone.channels
         self.keys: tuple[tuple[object, ...], ...] = (("rcnn",),)
@@ -44,7 +45,12 @@ class RCNNFeatures:
         """The same."""
         return [self.map(image, 0)]
 
-    def vectors(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
+    def vectors(
+        self,
+        maps: Sequence[ConvMap],
+        windows: Boxes,
+        scale_of: Ints | None = None,  # noqa: ARG002  (all are warped to one size)
+    ) -> WindowVectors:
         """Vectors of ``[N, 4]`` windows in pixels of the image: float32 ``[M, 36 * C]``, one a distinct one.
 
         A window passes the network when it is first asked for, and never again.

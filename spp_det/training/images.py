@@ -126,6 +126,23 @@ class TrainingImages:
         """The pool5 vectors of one image's windows."""
         return self.features.vectors(self._maps(index), self.images[index].windows.boxes)
 
+    def vectors_at(self, index: int, windows: Ints, scale_of: Ints | None = None) -> Tensor:
+        """The pool5 vectors ``[n, D]`` of windows ``[n]`` of one image, each from a given map ``[n]``."""
+        vectors = self.features.vectors(
+            self._maps(index), self.images[index].windows.boxes[windows], scale_of
+        )
+        return vectors.make(vectors.of)
+
+    def key(self) -> str:
+        """Of everything that the maps, the windows and their overlaps depend on."""
+        parts: list[object] = [MAPS_VERSION, *self.features.keys, *self._network]
+        for image in self.images:
+            record = image.windows.record
+            parts.append(image.key)
+            arrays = (image.windows.boxes, record.labels, record.difficult, record.crowd)
+            parts += [array.tobytes() for array in arrays]
+        return digest(*parts)
+
     def stream(self, order: Iterable[int], title: str, head: FCHead | None = None) -> Iterator[Example]:
         """One pass over the images, with a progress bar; the next one is read while the last is used."""
 

@@ -1,4 +1,4 @@
-"""The order of the training: data, proposals, maps, SVMs, box regression, model file, evaluation."""
+"""The order of the training: data, proposals, maps, fine-tuning, SVMs, box regression."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from spp_det.cache import Cache
+from spp_det.cache import Cache, digest
 from spp_det.config import FC, Config, Data
 from spp_det.data.coco import read_coco
 from spp_det.data.joined import read_voc_splits
@@ -19,10 +19,11 @@ from spp_det.data.records import Dataset
 from spp_det.devices import choose_device, give_back_memory, peak_memory
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
-from spp_det.model.detector import Detector, features_of
+from spp_det.model.detector import Detector, Scorer, features_of
 from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
+from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
 from spp_det.training.mining import train_svms
 from spp_det.training.regression import mean_vector_norm, train_regressor
@@ -67,6 +68,7 @@ def train(config: Config) -> Trained:
         backbone=config.backbone,
         pyramid=config.pyramid,
         fc=config.fc,
+        scorer=config.scorer,
         detection=config.detection,
     )
     backbone = Backbone(config.backbone.name).load_weights(config.backbone.weights, config.seed)
@@ -77,6 +79,16 @@ def train(config: Config) -> Trained:
     give_back_memory()
     clock.lap("proposals_and_maps")
     head = _head(config.fc, features, config.seed)
+    metrics: dict[str, object] = {"images": len(images), "skipped": images.skipped}
+    if config.finetune.enabled and head is not None:
+        key = digest(images.key(), config.pyramid.model_dump(mode="json"))
+        softmax, metrics["finetune"] = finetune(
+            images, key, head, dataset.classes, config.finetune, config.seed
+        )
+        clock.lap("finetune")
+    if head is not None:
+        head = head if config.fc.rank is None else head.compressed(config.fc.rank)
+        head.to(device).at(backbone.precision)
     generator = np.random.default_rng(config.seed)
     drawn = generator.permutation(len(images))[:NORM_IMAGES].tolist()
     seeds = generator.integers(2**32, size=len(drawn))
@@ -87,16 +99,21 @@ def train(config: Config) -> Trained:
 
     pool5_norm = mean_vector_norm(sampled())
     norm = pool5_norm if head is None else mean_vector_norm(map(head, sampled()))
+    metrics["mean_norm"] = norm
     clock.lap("norm")
-    svms, figures = train_svms(
-        images.positives(config.svm.positive_iou, head),
-        images.stream(generator.permutation(len(images)), "hard negatives", head),
-        dataset.classes,
-        features.dimension if head is None else head.dimension,
-        norm,
-        config.svm,
-    )
-    clock.lap("svm")
+    order = generator.permutation(len(images))
+    if config.scorer == "softmax":
+        scorer: Scorer = softmax
+    else:
+        scorer, metrics["svm"] = train_svms(
+            images.positives(config.svm.positive_iou, head),
+            images.stream(order, "hard negatives", head),
+            dataset.classes,
+            features.dimension if head is None else head.dimension,
+            norm,
+            config.svm,
+        )
+        clock.lap("svm")
     regressor = None
     if config.bbox.enabled:
         regressor = train_regressor(
@@ -109,27 +126,17 @@ def train(config: Config) -> Trained:
             generator,
         )
         clock.lap("bbox")
-    detector = Detector(dataset.classes, features, head, svms, regressor, settings)
-    metrics = {
-        "images": len(images),
-        "skipped": images.skipped,
-        "mean_norm": norm,
-        "svm": figures,
-        "seconds": clock.laps,
-        "peak_memory_mb": peak_memory(),
-    }
-    return Trained(detector, metrics)
+    detector = Detector(dataset.classes, features, head, scorer, regressor, settings)
+    return Trained(detector, metrics | {"seconds": clock.laps, "peak_memory_mb": peak_memory()})
 
 
 def _head(fc: FC, features: WindowFeatures, seed: int) -> FCHead | None:
-    """The fully connected layers that the SVMs see windows through; None: they see pool5 itself."""
+    """The fully connected layers as they start, on the CPU; None where windows are scored by pool5 itself."""
     if fc.layer == "pool5":
         return None
     backbone = features.backbone
     head = FCHead(fc.layer, features.dimension, fc.width, seed=None)
-    head.load_weights(fc.weights, backbone.name, features.levels, backbone.channels, seed)
-    head = head if fc.rank is None else head.compressed(fc.rank)
-    return head.to(backbone.mean.device).at(backbone.precision)
+    return head.load_weights(fc.weights, backbone.name, features.levels, backbone.channels, seed)
 
 
 class _Clock:

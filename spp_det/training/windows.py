@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spp_det.boxes import Boxes, Floats, Ints, iou, nms
+from spp_det.boxes import Boxes, Floats, Ints, area, intersection, iou, nms
 from spp_det.data.records import Record
 
 
@@ -66,6 +66,19 @@ class LabelledWindows:
         near = self.overlaps[np.arange(len(target)), target] >= min_iou
         windows = np.flatnonzero(usable & near)
         return windows, target[windows]
+
+    def background(self, low: float, high: float) -> Ints:
+        """Windows ``[M]`` whose largest IoU with any object is ``low`` or more, and below ``high``.
+
+        None that overlaps a difficult object by more than ``low``, or has more than that part of itself in a
+        crowd: what it shows is unknown.
+        """
+        largest = self.overlaps.max(axis=1, initial=0)
+        crowd = self.record.crowd
+        inside = intersection(self.boxes, self.record.boxes[crowd]) / np.maximum(area(self.boxes), 1)[:, None]
+        unknown = np.concatenate([self.overlaps[:, self.record.difficult], inside], axis=1)
+        known = unknown.max(axis=1, initial=0) <= low
+        return np.flatnonzero((largest >= low) & (largest < high) & known)
 
 
 def spread_out(boxes: Boxes, scores: Floats, candidates: npt.NDArray[np.bool_], max_iou: float) -> Ints:

@@ -9,15 +9,16 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from spp_det.config import FC, Detection, Precision, Proposals, Pyramid
+from spp_det.config import FC, Detection, Precision, Proposals, Pyramid, ScorerKind
 from spp_det.config import Backbone as BackboneSettings
 from spp_det.data.synthetic import scene
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.detector import Detector
+from spp_det.model.detector import Detector, Scorer
 from spp_det.model.features import SPPFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
+from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 
 CLASSES = ("kangaroo", "raccoon", "wombat")
@@ -30,6 +31,7 @@ def random_detector(
     levels: tuple[int, ...] = (3, 1),
     fc: FC = POOL5,
     precision: Precision = "float32",
+    scorer: ScorerKind = "svm",
     **detection: float,
 ) -> Detector:
     """Scores spread around 0, so that the threshold, the suppression and the limit all have work."""
@@ -38,6 +40,7 @@ def random_detector(
         backbone=BackboneSettings(name="zf5_small", weights="random", scales=scales, max_side=600),
         pyramid=Pyramid(levels=levels),
         fc=fc,
+        scorer=scorer,
         detection=Detection.model_validate(detection),
     )
     features = SPPFeatures.of(Backbone("zf5_small").at(precision), settings)
@@ -49,12 +52,17 @@ def random_detector(
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(described, len(CLASSES), generator=generator)
     weight -= weight.mean(0)
-    svms = LinearSVMs(spread * weight.T.contiguous(), torch.tensor(bias))
+    rows, offsets = spread * weight.T.contiguous(), torch.tensor(bias)
+    chosen: Scorer = LinearSVMs(rows, offsets)
+    if scorer == "softmax":
+        chosen = SoftmaxScorer(
+            torch.cat([rows, rows.new_zeros(1, described)]), torch.cat([offsets, torch.zeros(1)])
+        )
     regressor = None
     if regress:
         shift = 1e-3 * torch.randn(len(CLASSES), 4, features.dimension, generator=generator)
         regressor = BoxRegressor(shift, torch.full((len(CLASSES), 4), 0.05))
-    return Detector(CLASSES, features, head, svms, regressor, settings)
+    return Detector(CLASSES, features, head, chosen, regressor, settings)
 
 
 @pytest.fixture(scope="session")

@@ -168,9 +168,12 @@ def slow_detect(detector, image, windows):
     if detector.head is not None:
         seen = [by_hand(detector.head, vector) for vector in vectors]
     rows = []  # score, label, window
+    logits = torch.stack([detector.scorer.weight @ vector + detector.scorer.bias for vector in seen]).double()
+    scores = logits
+    if detector.settings.scorer == "softmax":
+        scores = logits.softmax(dim=1).logit()
     for label in range(len(detector.classes)):
-        weight, bias = detector.svms.weight[label], detector.svms.bias[label]
-        scored = [(float(vector @ weight + bias), i) for i, vector in enumerate(seen)]
+        scored = [(float(score), i) for i, score in enumerate(scores[:, label])]
         kept = []
         for score, i in sorted(scored, key=lambda pair: -pair[0]):
             near = [j for j in kept if iou(windows[[i]], windows[[j]])[0, 0] > settings.nms]
@@ -191,9 +194,10 @@ def slow_detect(detector, image, windows):
     return {"boxes": np.array(boxes), "labels": labels, "scores": scores}
 
 
+@pytest.mark.parametrize("scorer", ["svm", "softmax"])
 @pytest.mark.parametrize("limit", [4, 100])
-def test_detections_are_those_of_the_slow_version(build_detector, images, limit, fc):
-    detector = build_detector(fc=fc, score_threshold=-0.5, nms=0.4, max_per_image=limit)
+def test_detections_are_those_of_the_slow_version(build_detector, images, limit, fc, scorer):
+    detector = build_detector(fc=fc, scorer=scorer, score_threshold=-0.5, nms=0.4, max_per_image=limit)
     windows = selective_search(images[0])[::3]
     found, expected = detector.detect(images[0], windows), slow_detect(detector, images[0], windows)
     assert found["labels"].tolist() == expected["labels"].tolist()
@@ -320,12 +324,31 @@ def test_with_fc_layers_too_at_either_precision(build_detector, images, tmp_path
     for name, tensor in expected.items():  # whatever it computes in
         assert tensor.dtype == torch.float32
         assert torch.equal(state[name], tensor)
-    assert loaded.svms.weight.shape == (3, 24)
+    assert loaded.scorer.weight.shape == (3, 24)
     assert loaded.regressor.weight.shape == (3, 4, loaded.features.dimension)
     for image in images:
         found = loaded(image)
         assert len(found["scores"]) > 10
         assert equal(found, detector(image))
+
+
+def test_a_softmax_detector_comes_back_from_its_file(build_detector, images, tmp_path):
+    detector = build_detector(fc=HEADS["fc7"], scorer="softmax")
+    detector.save(tmp_path / "model.safetensors")
+    loaded = Detector.load(tmp_path / "model.safetensors", precision="float32")
+    assert loaded.settings == detector.settings
+    assert loaded.scorer.weight.shape == (4, 24)  # the background's row too
+    for image in images:
+        found = loaded(image)
+        assert len(found["scores"]) > 5
+        assert equal(found, detector(image))
+
+
+def test_a_scorer_that_the_settings_do_not_name_is_refused(build_detector):
+    svm = build_detector()
+    settings = svm.settings.model_copy(update={"scorer": "softmax"})
+    with pytest.raises(ValueError, match="the settings say softmax, but the scorer is LinearSVMs"):
+        Detector(svm.classes, svm.features, None, svm.scorer, None, settings)
 
 
 def test_the_precision_of_a_detector_is_chosen_when_it_is_loaded(

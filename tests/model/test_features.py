@@ -116,6 +116,18 @@ def test_each_window_is_taken_at_the_scale_closest_to_224_pixels(backbone, image
     assert (counts > 0).all()
 
 
+def test_each_window_can_be_taken_at_a_given_scale(backbone, image):
+    scales = (96, 160, 240)
+    features, windows = features_of(backbone, scales), random_windows(60, 200, 150, seed=3)
+    maps = features.maps(image)
+    scale_of = np.random.default_rng(0).integers(0, 3, 60)
+    vectors, vector_of = all_of(features.vectors(maps, windows, scale_of))
+    for row, (scale, window) in enumerate(zip(scale_of, windows, strict=True)):
+        alone = features_of(backbone, scales[scale : scale + 1])
+        expected, _ = all_of(alone.vectors([maps[scale]], window[None]))
+        assert torch.equal(vectors[vector_of[row]], expected[0])
+
+
 def test_one_scale_of_many_left_without_windows_does_no_harm(backbone, image):
     windows = as_boxes([[0, 0, 200, 150]])  # every scale but the last enlarges it too little
     several = features_of(backbone, (16, 48, 96))

@@ -131,7 +131,7 @@ def test_parts_are_found_by_their_prefix():
 
 def test_any_reader_of_safetensors_can_open_it(model, detector):
     tensors, metadata = contents(model)
-    assert torch.equal(tensors["svm.weight"], detector.svms.weight)
+    assert torch.equal(tensors["svm.weight"], detector.scorer.weight)
     assert json.loads(metadata["classes"]) == list(detector.classes)
     assert metadata["format"] == FORMAT
 
@@ -464,3 +464,19 @@ def test_more_classes_than_svms_are_refused(model, tmp_path):
         metadata["classes"].append("koala")
 
     assert "svm.weight" in refused(rewritten(model, tmp_path / "m", change))
+
+
+def test_a_scorer_that_its_settings_do_not_name_is_refused(model, tmp_path):
+    def change(_, metadata):
+        metadata["settings"]["scorer"] = "softmax"
+
+    assert "fc8.weight" in refused(rewritten(model, tmp_path / "m", change))
+
+
+def test_a_softmax_without_a_row_for_the_background_is_refused(model, tmp_path):
+    def change(tensors, metadata):
+        metadata["settings"]["scorer"] = "softmax"
+        for name in ("weight", "bias"):
+            tensors[f"fc8.{name}"] = tensors.pop(f"svm.{name}")
+
+    assert "fc8.weight" in refused(rewritten(model, tmp_path / "m", change))

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from spp_det.model import pyramid
-from spp_det.model.pyramid import SpatialPyramidPooling, distinct_rectangles, num_bins, pool_windows
+from spp_det.model.pyramid import (
+    SpatialPyramidPooling,
+    distinct_rectangles,
+    mirrored_bins,
+    num_bins,
+    pool_windows,
+)
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -88,6 +94,21 @@ def random_windows(count: int, height: int, width: int, seed: int = 0) -> np.nda
     rng = np.random.default_rng(seed)
     x1, y1 = rng.integers(0, width, count), rng.integers(0, height, count)
     return np.stack([x1, y1, rng.integers(x1, width) + 1, rng.integers(y1, height) + 1], axis=1)
+
+
+def test_mirrored_bins_by_hand():
+    assert mirrored_bins((3, 1)).tolist() == [2, 1, 0, 5, 4, 3, 8, 7, 6, 9]
+    assert mirrored_bins((1, 2)).tolist() == [0, 2, 1, 4, 3]
+
+
+@settings(max_examples=60)
+@given(maps_and_windows(), st.lists(st.integers(1, 8), min_size=1, max_size=4))
+def test_mirrored_bins_are_those_of_the_mirrored_map_to_the_bit(case, levels):
+    feature_map, windows = case
+    width = feature_map.shape[2]
+    mirrored = np.column_stack([width - windows[:, 2], windows[:, 1], width - windows[:, 0], windows[:, 3]])
+    expected = pool_windows(feature_map.flip(2), mirrored, levels)
+    assert torch.equal(pool_windows(feature_map, windows, levels)[:, mirrored_bins(levels)], expected)
 
 
 def test_a_hand_worked_map():

@@ -98,6 +98,13 @@ def test_difficult_and_crowd_objects_are_no_examples(kind):
     assert windows.class_overlaps(1)[1, 0] == pytest.approx(0.9)  # but what is near them is no negative
 
 
+def test_background_is_near_an_object_but_not_too_near(windows):
+    """The third is near the difficult kangaroo, the fourth far from all."""
+    assert windows.background(0.1, 0.5).tolist() == [5]
+    assert windows.background(0.1, 0.6).tolist() == [4, 5, 6]
+    assert windows.background(0, 0.1).tolist() == [9]
+
+
 def test_objects_that_share_a_box_each_have_their_own_window():
     shared = record([[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 10, 10]], [0, 1, 1], difficult=[0])
     windows = LabelledWindows.of(shared, np.zeros((0, 4), np.float32))
