@@ -18,7 +18,7 @@ from spp_det.data.synthetic import generate_voc
 ROOT = Path(__file__).parent.parent
 SMALL = (
     *("backbone.name=zf5_small", "backbone.weights=random", "backbone.scales=[96, 128]"),
-    *("fc.weights=random", "fc.width=32", "runtime.device=cpu"),
+    *("fc.weights=random", "fc.width=32", "finetune.steps=3", "finetune.last_steps=1", "runtime.device=cpu"),
 )
 
 pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

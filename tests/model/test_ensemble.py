@@ -30,9 +30,9 @@ def equal(a, b) -> bool:
 def other_model(detector: Detector, seed: int = 1, order: tuple[int, ...] = (0, 1, 2)) -> Detector:
     """Other SVMs on the same features, the classes in another order."""
     generator = torch.Generator().manual_seed(seed)
-    weight = detector.svms.weight[list(order)]
+    weight = detector.scorer.weight[list(order)]
     noise = weight.std() * torch.randn(weight.shape, generator=generator)
-    svms = LinearSVMs(weight + noise, detector.svms.bias[list(order)])
+    svms = LinearSVMs(weight + noise, detector.scorer.bias[list(order)])
     regressor = None
     if detector.regressor is not None:
         regressor = BoxRegressor(
@@ -45,7 +45,7 @@ def other_model(detector: Detector, seed: int = 1, order: tuple[int, ...] = (0, 
 def searching(detector: Detector, **proposals: object) -> Detector:
     """The same model, which looks for windows in another way."""
     settings = detector.settings.model_copy(update={"proposals": Proposals.model_validate(proposals)})
-    parts = (detector.features, detector.head, detector.svms, detector.regressor)
+    parts = (detector.features, detector.head, detector.scorer, detector.regressor)
     return Detector(detector.classes, *parts, settings)
 
 
@@ -130,7 +130,7 @@ def test_the_best_detection_of_each_class_is_the_surest_models(detector, images)
 
 def test_the_order_of_classes_is_a_matter_of_names(detector, images):
     shuffled = other_model(detector, order=(1, 2, 0))
-    shuffled.svms = LinearSVMs(detector.svms.weight[[1, 2, 0]], detector.svms.bias[[1, 2, 0]])
+    shuffled.scorer = LinearSVMs(detector.scorer.weight[[1, 2, 0]], detector.scorer.bias[[1, 2, 0]])
     shuffled.regressor = BoxRegressor(
         detector.regressor.weight[[1, 2, 0]], detector.regressor.bias[[1, 2, 0]]
     )
@@ -152,7 +152,7 @@ def test_the_order_of_classes_is_a_matter_of_names(detector, images):
     ],
 )
 def test_models_of_different_classes_are_refused_in_one_line(detector, classes, parts):
-    head = (detector.features, None, detector.svms, None, detector.settings)
+    head = (detector.features, None, detector.scorer, None, detector.settings)
     with pytest.raises(UserError, match="same classes: model 3") as caught:
         Ensemble([detector, detector, Detector(classes, *head)])
     assert all(part in str(caught.value) for part in parts)
