@@ -82,7 +82,14 @@ def test_a_network_that_has_not_been_timed_has_no_hours():
         ("voc07_vgg16", (), 63.1),
         ("voc07_alexnet", ("features=rcnn",), 44.2),
         ("voc0712_vgg16", (), None),
-        ("voc07_vgg16", ("fc.layer=pool5",), None),
+        (
+            "voc07_vgg16",
+            (
+                "fc.layer=pool5",
+                "finetune.enabled=false",
+            ),
+            None,
+        ),
         ("voc07_zf5", ("data.test=VOC2012:val",), None),
     ],
 )
