@@ -78,13 +78,20 @@ def detect(
     model: Annotated[
         Path, typer.Argument(help="A model.safetensors; more of them may follow, to be combined.")
     ],
-    images: Annotated[list[str], typer.Argument(help="Images, folders, patterns, lists (.txt, VOC splits).")],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Images, folders, patterns, lists (.txt, VOC splits), - for a list on stdin."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder for what was found: detections.json, images.json ...")],
     draw: Annotated[bool, typer.Option("--draw", help="Also pictures with boxes.")] = False,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="Also coco (always written), voc, yolo or csv; repeatable."),
+        typer.Option("--format", help="Also coco (always written), voc, yolo, csv or devkit; repeatable."),
     ] = None,
+    save_crops: Annotated[bool, typer.Option("--save-crops", help="Also each object cut out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what the same command left unfinished there.")
+    ] = False,
     score: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
     classes: Annotated[str | None, typer.Option(help="Only these, as a,b,c.")] = None,
     device: Device = "auto",
@@ -96,7 +103,8 @@ def detect(
 ) -> None:
     """Find objects in images. Scores above 0 say yes: pictures show those unless --score is given.
 
-    Of several models the windows are pooled by NMS: the surer model has its way.
+    Of several models the windows are pooled by NMS: the surer model has its way. What an earlier run wrote
+    to the folder is removed, unless --resume goes on with it.
     """
     from spp_det.commands import detect_to_folder, windows_for
     from spp_det.data.folder import find_images
@@ -118,6 +126,8 @@ def detect(
         workers=workers,
         strict=strict,
         source=windows_for(detector.settings.proposals, proposals, edge_model),
+        crops=save_crops,
+        resume=resume,
     )
     _say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {escape(str(out))}")
     _say_skipped(summary.skipped)
@@ -125,31 +135,47 @@ def detect(
 
 @app.command()
 def evaluate(
-    detections: Annotated[Path, typer.Argument(help="A detections.json, with its images.json beside it.")],
+    detections: Annotated[
+        Path, typer.Argument(help="A folder that detect wrote, or detections of any of its formats in it.")
+    ],
     voc: Annotated[Path | None, typer.Option(help="A Pascal VOC folder.")] = None,
     split: Annotated[str, typer.Option(help="The VOC split to score.")] = "test",
     coco: Annotated[Path | None, typer.Option(help="A COCO instances file.")] = None,
+    iou: Annotated[
+        list[float] | None, typer.Option(help="VOC AP at this IoU too, beside .5; repeatable.")
+    ] = None,
+    max_dets: Annotated[
+        int, typer.Option(min=11, help="Detections an image and class that COCO's figures look at.")
+    ] = 100,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
+    csv_out: Annotated[Path | None, typer.Option("--csv", help="One line a figure.")] = None,
+    markdown_out: Annotated[Path | None, typer.Option("--markdown", help="As tables.")] = None,
 ) -> None:
-    """Score detections: the 12 COCO figures, and VOC AP at IoU .5 by area and by 11 points."""
-    from spp_det.cache import write_json
-    from spp_det.data.coco import read_coco
+    """Score detections: the 12 COCO figures, and VOC AP by area and by 11 points; of every class too."""
+    from spp_det.cache import write_json, write_whole
+    from spp_det.data.coco import coco_dataset, load_instances
     from spp_det.data.voc import read_voc
     from spp_det.evaluation.results import evaluate as figures_of
-    from spp_det.evaluation.results import read_json, read_results
+    from spp_det.evaluation.results import read_results
+    from spp_det.report.figures import figures_csv, figures_markdown
 
     if (voc is None) == (coco is None):
         raise UserError("say what to compare with: --voc ROOT --split NAME, or --coco INSTANCES.json")
+    instances = None if coco is None else load_instances(coco)
     if voc is not None:
         dataset = read_voc(voc, split)
-        figures = figures_of(dataset, read_results(detections, dataset))
     else:
         assert coco is not None
-        dataset = read_coco(coco)
-        figures = figures_of(dataset, read_results(detections, dataset), instances=read_json(coco))
+        assert instances is not None
+        dataset = coco_dataset(instances, coco)
+    figures = figures_of(dataset, read_results(detections, dataset), instances, iou or (), max_dets)
     _print_figures(figures)
     if json_out is not None:
         write_json(json_out, figures)
+    if csv_out is not None:
+        write_whole(csv_out, figures_csv(figures))
+    if markdown_out is not None:
+        write_whole(markdown_out, figures_markdown(figures))
 
 
 @app.command("proposals")
@@ -310,6 +336,8 @@ def _print_figures(figures: dict[str, Any]) -> None:
     console = Console()
     console.print(coco_table(figures["coco"]))
     console.print(voc_table(figures["voc"]))
+    for iou, at in figures["voc_at"].items():
+        console.print(voc_table(at, iou))
 
 
 def _say_skipped(files: list[str]) -> None:
@@ -361,5 +389,8 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer's, for Ctrl-C
-            print("interrupted; the same command goes on from what the cache holds", file=sys.stderr)
+            print(
+                "interrupted; the same command goes on from what the cache holds (detect: with --resume)",
+                file=sys.stderr,
+            )
         raise

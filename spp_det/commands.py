@@ -15,7 +15,8 @@ from spp_det.cache import write_json, write_whole
 from spp_det.config import Config, Proposals, dump_config
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
-from spp_det.evaluation.results import evaluate, read_json, read_results
+from spp_det.evaluation.reading import read_json
+from spp_det.evaluation.results import evaluate, read_results
 from spp_det.images import UnreadableImageError
 from spp_det.inference import DetectedImage, detect_files
 from spp_det.model.detector import select
@@ -85,6 +86,8 @@ def detect_to_folder(
     workers: int = 0,
     strict: bool = False,
     source: WindowSource | None = None,
+    crops: bool = False,
+    resume: bool = False,
 ) -> Summary:
     """Detect in every file and write the results; see `DetectionWriter` for what and where.
 
@@ -94,23 +97,32 @@ def detect_to_folder(
         workers: images at a time; 0 is one a core.
         strict: raise UserError for a file that cannot be read, rather than skip it.
         source: of the windows; None: those that the detector proposes.
+        resume: go on with what an interrupted run left in the folder, if there is anything. UserError where
+            that run was another: of another model, other windows, images or options.
     """
     labels = _labels(detector.classes, only)
     if source is not None:
         source.check((path, None) for path in paths)
-    summary = Summary()
-    writer = DetectionWriter(folder, detector.classes, paths, formats, draw, score)
-    results = detect_files(detector, paths, workers or os.cpu_count() or 1, strict, source)
+    run = {
+        "model": detector.identity(),
+        "windows": "its own" if source is None else source.identity(),
+        "--classes": [detector.classes[label] for label in labels],
+        "--strict": strict,
+    }
+    writer = DetectionWriter(
+        folder, detector.classes, paths, formats, draw, score, crops=crops, resume=resume, run=run
+    )
     with writer:
-        for path, result in zip(paths, track(results, "detection", len(paths)), strict=True):
+        todo, alone = paths[writer.done :], len(paths) == 1
+        results = detect_files(detector, todo, workers or os.cpu_count() or 1, strict, source, alone)
+        shown = track(results, "detection", len(paths), done=writer.done)
+        for path, result in zip(todo, shown, strict=True):
             if isinstance(result, UnreadableImageError):
-                summary.skipped.append(str(path))
+                writer.skip(path)
                 continue
             wanted = np.isin(result.detections["labels"], labels)
             writer.add(DetectedImage(path, result.image, select(result.detections, wanted)))
-            summary.images += 1
-    summary.found = writer.found
-    return summary
+    return Summary(writer.images, writer.found, writer.skipped)
 
 
 def windows_for(trained: Proposals, file: Path | None, edge_model: Path | None) -> WindowSource | None:

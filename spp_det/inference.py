@@ -32,17 +32,20 @@ def detect_files(
     workers: int,
     strict: bool = False,
     source: WindowSource | None = None,
+    alone: bool | None = None,
 ) -> Iterator[DetectedImage | UnreadableImageError]:
     """Detect in each file, in the order given.
 
     A file that cannot be read yields its error after a warning, or raises it where ``strict``. Few images
     are in memory at a time, however many paths there are. ``source`` gives the
-    windows; None: the detector proposes them.
+    windows; None: the detector proposes them. ``alone`` says whether a single path is all there is, and so
+    gets all cores; False where it is the rest of many, whose sums are to be rounded alike. None: it is.
     """
+    single = len(paths) == 1 and alone is not False
     on_cpu = detector.device.type == "cpu"
     # One image gets all cores. Of many, each core takes its own, and on a CPU through the network too: a core
     # is then never asked for by two threads, and nothing waits for the slowest share of an operation.
-    threads = None if len(paths) == 1 else 1
+    threads = None if single else 1
 
     def prepare(path: Path) -> tuple[RGB, Boxes] | UnreadableImageError:
         try:
@@ -63,7 +66,7 @@ def detect_files(
     def whole(path: Path) -> DetectedImage | UnreadableImageError:
         return detect(path, prepare(path))
 
-    if len(paths) == 1:
+    if single:
         results: Iterable[DetectedImage | UnreadableImageError] = map(whole, paths)
     elif on_cpu:
         results = ahead(whole, paths, workers)

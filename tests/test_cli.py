@@ -96,7 +96,7 @@ def split(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def detected(folder, model, split) -> Ended:
-    formats = [word for name in ("voc", "yolo", "csv") for word in ("--format", name)]
+    formats = [word for name in ("voc", "yolo", "csv", "devkit") for word in ("--format", name)]
     return spp_det("detect", model, split, "--out", folder / "found", "--draw", *formats, "--device", "cpu")
 
 
@@ -173,9 +173,11 @@ def test_the_network_computes_at_the_precision_that_is_asked_for(folder, model, 
     assert not np.array_equal(mine, other)
 
 
-def test_without_options_only_the_coco_files_are_written(model, split, tmp_path):
+def test_without_options_only_the_coco_files_and_the_journal_are_written(model, split, tmp_path):
     assert spp_det("detect", model, split, "--out", tmp_path / "out", "--device", "cpu").code == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"detections.json", "images.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("detections.json", "images.json", "detections.jsonl")
+    }
 
 
 def test_evaluation_prints_and_writes_the_figures_that_training_ended_with(folder, found, tmp_path):
@@ -186,10 +188,44 @@ def test_evaluation_prints_and_writes_the_figures_that_training_ended_with(folde
     assert ended.code == 0, ended.err
     figures = json.loads((tmp_path / "figures.json").read_text())
     after_training = json.loads((folder / "run" / "metrics.json").read_text())["test"]
-    assert figures == {name: after_training[name] for name in ("coco", "voc")}
+    assert figures == {name: after_training[name] for name in figures}
+    assert {"coco", "voc"} <= set(figures)
     assert figures["coco"]["AP50"] > 0
     assert "AP50" in ended.out
     assert f"{100 * figures['voc']['mAP_area']:.1f}" in ended.out
+
+
+def test_evaluation_takes_any_format_and_writes_json_csv_and_markdown(folder, found, tmp_path):
+    everything = []
+    for place in ("detections.json", "detections.csv", "voc", "yolo", "devkit", ""):
+        outputs = [tmp_path / f"figures.{suffix}" for suffix in ("json", "csv", "md")]
+        ended = spp_det(
+            *("evaluate", found / place, "--voc", folder / "voc", "--iou", 0.75, "--max-dets", 300),
+            *("--json", outputs[0], "--csv", outputs[1], "--markdown", outputs[2]),
+        )
+        assert ended.code == 0, ended.err
+        assert "AR300" in ended.out
+        assert "AP at IoU 0.75" in ended.out
+        everything.append([path.read_text() for path in outputs])
+    assert all(one == everything[0] for one in everything)
+    figures = json.loads(everything[0][0])
+    assert figures["voc_at"]["0.75"]["mAP_area"] < figures["voc"]["mAP_area"]
+    assert f"voc,0.5,,mAP_area,{figures['voc']['mAP_area']}" in everything[0][1]
+    assert "| AP@0.75 11-point |" in everything[0][2]
+
+
+def test_images_of_standard_input_are_gone_on_with(folder, model, split, tmp_path, monkeypatch):
+    names = "".join(f"{folder}/voc/JPEGImages/test_{i:05d}.jpg\n" for i in range(3))
+    words = ("detect", model, "-", "--out", tmp_path / "out", "--device", "cpu", "--resume")
+    words = (*words, "--save-crops", "--score", -9)
+    for _ in range(2):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names.encode())))
+        ended = spp_det(*words)
+        assert ended.code == 0, ended.err
+        assert "in 3 images" in ended.err
+    assert any((tmp_path / "out" / "crops").rglob("*.jpg"))
+    other = spp_det("detect", model, split, "--out", tmp_path / "out", "--resume", "--classes", CLASSES[0])
+    assert_one_line(other, tmp_path / "out", "--classes", "--resume")
 
 
 def test_score_leaves_out_exactly_what_scores_less(model, split, found, tmp_path):
@@ -254,7 +290,7 @@ def test_an_unreadable_image_is_skipped_and_counted(model, photos, found, tmp_pa
 def test_strict_makes_an_unreadable_image_an_error_and_leaves_no_list(model, photos, tmp_path):
     ended = spp_det("detect", model, photos, "--out", tmp_path / "out", "--device", "cpu", "--strict")
     assert_one_line(ended, photos / "b.jpg")
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.jsonl"]
 
 
 def test_names_in_brackets_are_shown_as_they_are(model, split, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from spp_det.commands import detect_to_folder, run_training, windows_for
@@ -13,10 +14,11 @@ from spp_det.data.coco import coco_instances
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
-from spp_det.images import UnreadableImageError
+from spp_det.images import UnreadableImageError, read_image
 from spp_det.model.detector import Detector
 from spp_det.proposals.files import write_proposals
 from spp_det.proposing import write_windows
+from spp_det.report.write import DetectionWriter
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_strict_raises_and_leaves_no_list(detector, paths, tmp_path):
     (tmp_path / "text.jpg").write_text("not a photo")
     with pytest.raises(UnreadableImageError, match=r"text\.jpg"):
         detect_to_folder(detector, [paths[0], tmp_path / "text.jpg"], tmp_path / "out", strict=True)
-    assert list((tmp_path / "out").iterdir()) == []
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.jsonl"]
 
 
 @pytest.mark.parametrize("options", [{"only": "koala"}, {"only": ","}, {"formats": ["pdf"]}])
@@ -182,3 +184,55 @@ def test_windows_from_elsewhere_are_asked_for(trained, file, edge_model, said):
 
 def test_without_files_the_detector_searches_by_itself():
     assert windows_for(Proposals(mode="paper", max_side=500), None, None) is None
+
+
+# ---------------------------------------------------------------- going on
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+OPTIONS = {"formats": ("voc", "yolo", "csv", "devkit"), "draw": True, "score": -10.0}
+
+
+@pytest.mark.parametrize("killed_at", [0, 3])
+def test_an_interrupted_detection_goes_on_without_repeating_what_was_done(
+    detector, paths, tmp_path, monkeypatch, killed_at
+):
+    (tmp_path / "text.jpg").write_text("not a photo")
+    images = [paths[0], tmp_path / "text.jpg", *paths[1:]]
+    whole = detect_to_folder(detector, images, tmp_path / "whole", **OPTIONS)
+    write, read = DetectionWriter.add, []
+
+    def interrupted(self, found):
+        if self.done == killed_at:
+            raise KeyboardInterrupt
+        write(self, found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionWriter, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            detect_to_folder(detector, images, tmp_path / "parts", workers=1, **OPTIONS)
+    monkeypatch.setattr("spp_det.inference.read_image", lambda path: read.append(path) or read_image(path))
+    parts = detect_to_folder(detector, images, tmp_path / "parts", resume=True, **OPTIONS)
+    assert read == images[killed_at:]
+    assert parts == whole
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+    assert detect_to_folder(detector, images, tmp_path / "parts", resume=True, **OPTIONS) == whole
+    assert read == images[killed_at:]
+
+
+def test_what_another_model_began_is_refused_in_one_line(folder, detector, paths, tmp_path):
+    detect_to_folder(detector, paths[:1], tmp_path)
+    other = Detector.load(folder / "run" / "model.safetensors")
+    other.scorer.bias[0] += 1
+    with pytest.raises(UserError, match=r"model was .* and is now ") as caught:
+        detect_to_folder(other, paths[:1], tmp_path, resume=True)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="--classes was "):
+        detect_to_folder(detector, paths[:1], tmp_path, resume=True, only=detector.classes[0])
+    write_proposals(tmp_path / "a.json", {paths[0].stem: np.float32([(0, 0, 50, 50)])})
+    source = windows_for(detector.settings.proposals, tmp_path / "a.json", None)
+    with pytest.raises(UserError, match='windows was "its own" and is now "file '):
+        detect_to_folder(detector, paths[:1], tmp_path, resume=True, source=source)

@@ -46,8 +46,12 @@ def read_coco(
     because the COCO 2017 training set itself holds two.
     """
     path = Path(instances)
+    return coco_dataset(load_instances(path), path, images_root)
+
+
+def coco_dataset(content: Json, path: Path, images_root: str | os.PathLike[str] | None = None) -> Dataset:
+    """What `read_coco` makes of the content of the file ``path``, for those who need the content too."""
     images_root = path.parent if images_root is None else Path(images_root)
-    content = _load(path)
     categories, images = (_by_id(path, content, key) for key in ("categories", "images"))
     classes = _class_names(path, categories)
     label_of = {category_id: label for label, category_id in enumerate(categories)}
@@ -111,7 +115,26 @@ def coco_instances(dataset: Dataset, sizes: Sequence[tuple[int, int]] | None = N
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
-def _load(path: Path) -> Json:
+def xywh(box: tuple[float, float, float, float]) -> list[float]:
+    """COCO's ``bbox`` of a box ``(x1, y1, x2, y2)`` whose corners were float32.
+
+    Width and height have as few digits as make ``x + w`` the same float32 again.
+    """
+    x1, y1, x2, y2 = box
+    return [x1, y1, _extent(x1, x2), _extent(y1, y2)]
+
+
+def _extent(low: float, high: float) -> float:
+    with np.errstate(all="ignore"):  # numbers that no detector has said are refused elsewhere
+        extent = float(str(np.float32(high - low)))
+        return extent if np.float32(low + extent) == np.float32(high) else high - low
+
+
+def load_instances(path: Path) -> Json:
+    """The content of an instances file, checked no further than that it is a JSON object.
+
+    Raises UserError where it cannot be read, or is none.
+    """
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

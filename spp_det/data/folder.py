@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
     - A ``.txt`` file is a list: one image a line, relative to the list's own folder, blank lines skipped.
       In ``ROOT/ImageSets/Main`` of a Pascal VOC data set the lines are ids of ``ROOT/JPEGImages`` (see
       `read_split`). Listed files need not exist: whoever decodes them reports it.
+    - ``-`` is such a list on standard input, relative to the current folder.
 
     Raises UserError, naming the input, for one that stands for no image.
     """
@@ -33,6 +35,8 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
         if not os.fspath(entry):  # Path("") is the current folder, which nobody asked for
             raise UserError("an empty name stands for no images; the current folder is '.'")
         images = list(_expand(entry))
+        if not images and entry == "-":
+            raise UserError("-: standard input lists no images")
         if not images and Path(entry).exists():
             raise UserError(f"{entry}: holds no images ({' '.join(IMAGE_SUFFIXES)})")
         if not images:
@@ -45,7 +49,10 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
 
 def _expand(entry: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(entry)
-    if path.is_dir():
+    if entry == "-":
+        lines = sys.stdin.buffer.read().split(b"\n")
+        yield from (Path(os.fsdecode(line.rstrip(b"\r"))) for line in lines if line.strip())
+    elif path.is_dir():
         yield from _images_below(path)
     elif path.suffix.lower() == ".txt" and path.is_file():
         yield from _listed(path)

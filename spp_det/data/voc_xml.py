@@ -34,6 +34,7 @@ class Annotation:
         difficult: bool ``[G]``.
         size: ``(width, height)`` in pixels, or None where the file states none, or zero.
         file_name: the image's file name as stated, or None.
+        scores: float64 ``[G]``, of files that hold detections; NaN where an object has none.
     """
 
     boxes: Boxes
@@ -41,12 +42,14 @@ class Annotation:
     difficult: npt.NDArray[np.bool_]
     size: tuple[int, int] | None
     file_name: str | None
+    scores: npt.NDArray[np.float64]
 
 
 def read_annotation(path: str | os.PathLike[str]) -> Annotation:
     """Read one VOC annotation file; no objects give boxes ``[0, 4]``.
 
-    Fractional coordinates are kept, not rounded: ``<xmin>12.5</xmin>`` is ``x1 = 11.5``. A missing or
+    Fractional coordinates are kept, not rounded: ``<xmin>12.5</xmin>`` is ``x1 = 11.5``. ``<exact>``, as
+    `annotation_xml` writes it, counts unless somebody has moved the ``<bndbox>`` since. A missing or
     empty ``<difficult>`` counts as 0. Body parts (``<part>``) and all other fields are not read.
 
     Raises UserError, one line naming the file and the object by number and class, where the XML is
@@ -58,6 +61,7 @@ def read_annotation(path: str | os.PathLike[str]) -> Annotation:
     boxes: list[tuple[float, float, float, float]] = []
     names: list[str] = []
     difficult: list[bool] = []
+    scores: list[float] = []
     for number, element in enumerate(root.iterfind("object"), start=1):
         where = f"{path}: object {number}"
         name = _text(element, "name")
@@ -67,12 +71,14 @@ def read_annotation(path: str | os.PathLike[str]) -> Annotation:
         names.append(name)
         difficult.append(_is_difficult(element, where))
         boxes.append(_box(element, where))
+        scores.append(_score(element, where))
     return Annotation(
         boxes=as_boxes(boxes),
         names=tuple(names),
         difficult=np.array(difficult, dtype=np.bool_),
         size=_size(root, path),
         file_name=_text(root, "filename") or None,
+        scores=np.array(scores, dtype=np.float64),
     )
 
 
@@ -90,7 +96,8 @@ def annotation_xml(
     Boxes that came from integers come out as the same integers. Others, such as detections, have each
     edge rounded to the nearest pixel, halves up, and cover at least one pixel, because most readers of
     VOC files accept only integers. ``difficult`` is all false where None; ``scores``, if given, become
-    ``<score>``, which the format lacks and other readers skip.
+    ``<score>``, and such a rounded box is kept as it was in ``<exact>``, 0-based and half-open; the format
+    lacks both, and other readers skip them.
 
     Raises ValueError where the lengths differ or a name cannot be written as XML.
     """
@@ -103,22 +110,38 @@ def annotation_xml(
     for tag, value in (("width", width), ("height", height), ("depth", 3)):
         _add(size, tag, value)
     _add(root, "segmented", 0)
-    edges = np.floor(np.asarray(boxes, np.float64).reshape(-1, 4) + 0.5).astype(np.int64)
-    for i, (x1, y1, x2, y2) in enumerate(edges.tolist()):
+    for i, (xmin, ymin, xmax, ymax) in enumerate(_whole_pixels(boxes)):
         element = _add(root, "object")
         _add(element, "name", names[i])
         _add(element, "pose", "Unspecified")
         _add(element, "truncated", 0)
         _add(element, "difficult", int(flags[i]))
         box = _add(element, "bndbox")
-        _add(box, "xmin", x1 + 1)
-        _add(box, "ymin", y1 + 1)
-        _add(box, "xmax", max(x2, x1 + 1))
-        _add(box, "ymax", max(y2, y1 + 1))
+        for tag, value in zip(_EDGES, (xmin, ymin, xmax, ymax), strict=True):
+            _add(box, tag, value)
         if scores is not None:
             _add(element, "score", scores[i])
+            if tuple(boxes[i]) != (xmin - 1, ymin - 1, xmax, ymax):
+                _add(element, "exact", " ".join(map(str, boxes[i])))
     ElementTree.indent(root, "\t")
     return ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def _whole_pixels(boxes: Boxes) -> list[list[int]]:
+    """``[N, 4]`` boxes as ``(xmin, ymin, xmax, ymax)``, counted from 1 with the last pixel included."""
+    edges = np.floor(np.asarray(boxes, np.float64).reshape(-1, 4) + 0.5).astype(np.int64)
+    edges[:, 2:] = np.maximum(edges[:, 2:], edges[:, :2] + 1)
+    edges[:, :2] += 1
+    rows: list[list[int]] = edges.tolist()
+    return rows
+
+
+def writable(text: str) -> str:
+    """The text with question marks for characters that XML cannot hold."""
+    return _UNWRITABLE.sub("?", text)
 
 
 class _NoDoctype(ElementTree.TreeBuilder):
@@ -163,11 +186,33 @@ def _box(element: ElementTree.Element, where: str) -> tuple[float, float, float,
     box = element.find("bndbox")
     if box is None:
         raise UserError(f"{where} lacks <bndbox>")
-    xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in ("xmin", "ymin", "xmax", "ymax"))
+    xmin, ymin, xmax, ymax = (_number(box, tag, where) for tag in _EDGES)
     if xmax < xmin or ymax < ymin:
         found = f"x {xmin:g} to {xmax:g}, y {ymin:g} to {ymax:g}"
         raise UserError(f"{where} has an inverted box: {found}")
+    exact = _exact(element)
+    if exact is not None and _whole_pixels(exact) == [[xmin, ymin, xmax, ymax]]:
+        x1, y1, x2, y2 = exact[0].tolist()
+        return x1, y1, x2, y2
     return xmin - 1, ymin - 1, xmax, ymax
+
+
+def _exact(element: ElementTree.Element) -> Boxes | None:
+    """A detection's box ``[1, 4]`` before it was rounded, or None where that is not told."""
+    try:
+        values = [float(field) for field in _text(element, "exact").split()]
+    except ValueError:
+        return None
+    sound = len(values) == 4 and all(abs(value) <= MAX_COORDINATE for value in values)
+    return as_boxes([values]) if sound else None
+
+
+def _score(element: ElementTree.Element, where: str) -> float:
+    text = _text(element, "score")
+    try:
+        return float(text or "nan")
+    except ValueError:
+        raise UserError(f"{where} has <score> {text!r}, which is not a number") from None
 
 
 def _is_difficult(element: ElementTree.Element, where: str) -> bool:

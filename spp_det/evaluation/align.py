@@ -67,7 +67,7 @@ def align(
         images = {key: index for index, key in enumerate(dataset.coco_ids)}
         class_names = dict(zip(dataset.category_ids, dataset.classes, strict=True))
     else:
-        _check_listing(listing, listing_name)
+        check_listing(listing, listing_name)
         images = _listed_images(dataset, listing, listing_name)
         class_names = _listed_classes(dataset, listing, listing_name)
         _check_listed(results, images, class_names, name, listing_name)
@@ -98,7 +98,8 @@ def align(
     return Aligned([_detections(found) for found in rows], coco, outside, dict(unknown))
 
 
-def _check_listing(listing: Any, name: str) -> None:
+def check_listing(listing: Any, name: str) -> None:
+    """Raise a UserError of one line, which starts with ``name``, where ``listing`` is no ``images.json``."""
     if not isinstance(listing, Mapping):
         raise UserError(f"{name}: must be a JSON object with images and categories")
     check_instances({**listing, "annotations": []}, name)

@@ -16,6 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -37,12 +39,17 @@ FIGURES = (
     "ARmedium",
     "ARlarge",
 )
+FEW_DETS = (1, 10)  # of AR1 and AR10
+MAX_DETS = 100  # detections an image and category, of all other figures
+
+Doubles = npt.NDArray[np.float64]
 
 
 def evaluate_coco(
     instances: Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     names: tuple[str, str] = ("ground truth", "results"),
+    max_dets: int = MAX_DETS,
 ) -> dict[str, float]:
     """The figures that pycocotools computes for boxes, equal to its own to the last digit.
 
@@ -51,9 +58,10 @@ def evaluate_coco(
             without ``iscrowd`` is no crowd, one without ``area`` has that of its box.
         results: a COCO results list: ``image_id``, ``category_id``, ``bbox`` as ``[x, y, width,
             height]`` in pixels, ``score``. It may be empty. As in pycocotools, entries of unknown
-            categories count nothing, equal scores rank in the order given, and at most 100
-            detections an image and category are looked at.
+            categories count nothing, equal scores rank in the order given, and at most
+            ``max_dets`` detections an image and category are looked at.
         names: what errors call the two arguments; the paths of files, say.
+        max_dets: more than 10. Where it is not 100, the figure ``AR100`` is called after it.
 
     Returns:
         The values of `FIGURES`, in that order, fractions of 1. A figure that is not defined (there
@@ -63,6 +71,21 @@ def evaluate_coco(
         UserError: one line that names the entry, where either argument is malformed, or a result
             is not finite or lies on an image that ``instances`` does not have.
     """
+    return evaluate_coco_by_class(instances, results, names, max_dets)[0]
+
+
+def evaluate_coco_by_class(
+    instances: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    names: tuple[str, str] = ("ground truth", "results"),
+    max_dets: int = MAX_DETS,
+) -> tuple[dict[str, float], dict[int | str, dict[str, float]]]:
+    """The figures of all classes together, and of each by itself, by category id; see `evaluate_coco`.
+
+    Those of a class are what pycocotools says where it is asked for that category alone.
+    """
+    if max_dets <= FEW_DETS[-1]:
+        raise UserError(f"max_dets must be more than {FEW_DETS[-1]}, got {max_dets}")
     check_instances(instances, names[0])
     check_results(results, names[1])
     known = {image["id"] for image in instances["images"]}
@@ -75,10 +98,36 @@ def evaluate_coco(
 
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOeval(_ground_truth(instances), _detections(instances, results), "bbox")
+        evaluator.params.maxDets = [*FEW_DETS, max_dets]
         evaluator.evaluate()
         evaluator.accumulate()
-        evaluator.summarize()
-    return dict(zip(FIGURES, map(float, evaluator.stats), strict=True))
+    precision, recall = evaluator.eval["precision"], evaluator.eval["recall"]
+    ious = evaluator.params.iouThrs
+    place = {category: k for k, category in enumerate(evaluator.params.catIds)}
+    return _figures(precision, recall, ious, max_dets), {
+        entry["id"]: _figures(
+            precision[:, :, [place[entry["id"]]]], recall[:, [place[entry["id"]]]], ious, max_dets
+        )
+        for entry in instances["categories"]
+    }
+
+
+def _figures(precision: Doubles, recall: Doubles, ious: Doubles, max_dets: int) -> dict[str, float]:
+    """The twelve means that ``COCOeval.summarize`` takes; it cannot take them with other ``maxDets``.
+
+    ``precision`` is ``[T, R, K, A, M]`` (IoU thresholds, recall points, categories, areas: all, small,
+    medium, large, limits of detections), ``recall`` is ``[T, K, A, M]``; -1 is what is not defined.
+    """
+    parts = [precision[..., 0, 2], precision[ious == 0.5, ..., 0, 2], precision[ious == 0.75, ..., 0, 2]]
+    parts += [precision[..., area, 2] for area in (1, 2, 3)]
+    parts += [recall[..., 0, limit] for limit in (0, 1, 2)]
+    parts += [recall[..., area, 2] for area in (1, 2, 3)]
+    defined = [part[part > -1] for part in parts]
+    names = [name.replace(f"AR{MAX_DETS}", f"AR{max_dets}") for name in FIGURES]
+    return {
+        name: float(values.mean()) if len(values) else -1.0
+        for name, values in zip(names, defined, strict=True)
+    }
 
 
 def check_instances(instances: Any, name: str) -> None:

@@ -5,22 +5,24 @@
 
     {"images": [{"id": 1, "file_name": "a/5.jpg", "width": 640, "height": 480}, ...],
      "categories": [{"id": 1, "name": "raccoon"}, ...]}
+
+Other formats are brought to the same two by `spp_det.evaluation.reading`.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spp_det.data.coco import coco_instances, read_coco
+from spp_det.data.coco import coco_dataset, coco_instances
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
-from spp_det.evaluation.align import LISTING, Aligned, align
-from spp_det.evaluation.coco import evaluate_coco
+from spp_det.evaluation.align import Aligned, align
+from spp_det.evaluation.coco import MAX_DETS, evaluate_coco_by_class
+from spp_det.evaluation.reading import read_detections, read_json
 from spp_det.evaluation.voc import VocResult, evaluate_voc
 
 logger = logging.getLogger(__name__)
@@ -29,16 +31,15 @@ Figures = dict[str, Any]
 
 
 def read_results(path: Path | str, dataset: Dataset) -> Aligned:
-    """Read a ``detections.json``, with the ``images.json`` beside it if there is one, and align it.
+    """Read detections of any format (see `read_detections`), with the ``images.json`` beside them if there
+    is one, and align them.
 
     Raises:
         UserError: a file is missing or malformed (one line with file and entry), or it has nothing
             to do with the data set (see `align`).
     """
-    path = Path(path)
-    listing_path = path.with_name(LISTING)
-    listing = read_json(listing_path) if listing_path.exists() else None
-    return align(dataset, read_json(path), listing, name=str(path), listing_name=str(listing_path))
+    file = read_detections(Path(path))
+    return align(dataset, file.results, file.listing, file.name, file.listing_name)
 
 
 def evaluate_files(instances_path: Path | str, results_path: Path | str) -> Figures:
@@ -51,16 +52,23 @@ def evaluate_files(instances_path: Path | str, results_path: Path | str) -> Figu
         UserError: one line that names the file and the entry.
     """
     instances, results = read_json(instances_path), read_json(results_path)
-    coco = evaluate_coco(instances, results, names=(str(instances_path), str(results_path)))
+    coco = _coco_figures(instances, results, names=(str(instances_path), str(results_path)))
     try:
-        dataset = read_coco(instances_path)
+        dataset = coco_dataset(instances, Path(instances_path))
     except UserError as error:
         logger.warning("no VOC figures: %s", error)
-        return {"coco": coco, "voc": None}
-    return {"coco": coco, "voc": _voc_figures(evaluate_voc(dataset, align(dataset, results).detections))}
+        return {**coco, "voc": None, "voc_at": {}}
+    voc = evaluate_voc(dataset, align(dataset, results).detections)
+    return {**coco, "voc": _voc_figures(voc), "voc_at": {}}
 
 
-def evaluate(dataset: Dataset, aligned: Aligned, instances: Mapping[str, Any] | None = None) -> Figures:
+def evaluate(
+    dataset: Dataset,
+    aligned: Aligned,
+    instances: Mapping[str, Any] | None = None,
+    ious: Sequence[float] = (),
+    max_dets: int = MAX_DETS,
+) -> Figures:
     """All figures, ready to be written as JSON: fractions of 1.
 
     Args:
@@ -68,30 +76,32 @@ def evaluate(dataset: Dataset, aligned: Aligned, instances: Mapping[str, Any] | 
         aligned: the detections, from `read_results` or `align`.
         instances: the COCO file that ``dataset`` was read from, if it was: COCO's areas are those
             of its masks, which boxes alone cannot tell. Made from ``dataset`` where None.
+        ious: IoU thresholds beside .5 for VOC's average precision.
+        max_dets: detections an image and class that COCO's figures look at, see `evaluate_coco`;
+            VOC's look at all.
 
     Returns:
         ``{"coco": {figure: value}, "voc": {"mAP_area", "mAP_11point", "per_class": {name: {"area",
-        "11point"}}}}``. VOC figures at IoU 0.5; None where not defined (COCO says -1).
+        "11point"}}}, "coco_per_class": {name: {figure: value}}, "voc_at": {IoU: as "voc"}}``. ``"voc"``
+        is at IoU 0.5. None where not defined (COCO says -1).
     """
     if instances is None:
         # No figure depends on the size of an image, so none is looked up on disk.
         instances = coco_instances(dataset, [record.size or (0, 0) for record in dataset.records])
-    voc = evaluate_voc(dataset, aligned.detections)
-    return {"coco": evaluate_coco(instances, aligned.coco), "voc": _voc_figures(voc)}
+    at = {f"{iou:g}": _voc_figures(evaluate_voc(dataset, aligned.detections, iou)) for iou in ious}
+    voc = _voc_figures(evaluate_voc(dataset, aligned.detections))
+    return {**_coco_figures(instances, aligned.coco, max_dets=max_dets), "voc": voc, "voc_at": at}
 
 
-def read_json(path: Path | str) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        UserError: it cannot be read, or is not JSON.
-    """
-    try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # bad syntax, bad UTF-8, nested without end
-        raise UserError(f"{path}: is not JSON: {error}") from None
+def _coco_figures(
+    instances: Any,
+    results: Any,
+    names: tuple[str, str] = ("ground truth", "results"),
+    max_dets: int = MAX_DETS,
+) -> Figures:
+    whole, by_id = evaluate_coco_by_class(instances, results, names, max_dets)
+    class_names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in instances["categories"]}
+    return {"coco": whole, "coco_per_class": {class_names[key]: one for key, one in by_id.items()}}
 
 
 def _voc_figures(voc: VocResult) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.features import SPPFeatures, WindowFeatures, WindowVectors
 from spp_det.model.head import FCHead
-from spp_det.model.model_file import ModelFile, Settings, read_model, write_model
+from spp_det.model.model_file import ModelFile, Settings, fingerprint, read_model, write_model
 from spp_det.model.rcnn import RCNNFeatures
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
@@ -168,6 +168,14 @@ class Detector:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything into one safetensors file, whole or not at all. Equal models give equal bytes."""
+        write_model(path, self._contents())
+
+    def identity(self) -> str:
+        """What tells its detections from those of another: the model's content, and how it is computed."""
+        precision = str(self.features.backbone.precision).removeprefix("torch.")
+        return f"{fingerprint(self._contents())} on {self.device.type} in {precision}"
+
+    def _contents(self) -> ModelFile:
         tensors = {f"backbone.{name}": t for name, t in self.features.backbone.layers.state_dict().items()}
         if self.head is not None:
             tensors |= {f"fc.{name}": tensor for name, tensor in self.head.layers.state_dict().items()}
@@ -175,7 +183,7 @@ class Detector:
         tensors |= {f"{prefix}.weight": self.scorer.weight, f"{prefix}.bias": self.scorer.bias}
         if self.regressor is not None:
             tensors |= {"bbox.weight": self.regressor.weight, "bbox.bias": self.regressor.bias}
-        write_model(path, ModelFile(self.classes, self.settings, self.features.backbone.geometry, tensors))
+        return ModelFile(self.classes, self.settings, self.features.backbone.geometry, tensors)
 
     @classmethod
     def load(cls, path: str | PathLike[str], device: str = "cpu", precision: Precision = "auto") -> Detector:

@@ -49,6 +49,10 @@ class Ensemble:
         """Where the first model computes."""
         return self.models[0].device
 
+    def identity(self) -> str:
+        """What tells its detections from those of another; see `Detector.identity`."""
+        return " + ".join(model.identity() for model in self.models)
+
     @torch.inference_mode()
     def detect(self, image: RGB, windows: Boxes | None = None) -> Detections:
         """Detect in one RGB uint8 ``[H, W, 3]`` image, in its own ``[N, 4]`` windows or the given ones."""

@@ -68,6 +68,20 @@ def write_model(path: str | PathLike[str], model: ModelFile) -> None:
 
     Raises UserError where a weight is not finite.
     """
+    metadata, tensors = _contents(model)
+    if (name := _not_finite(tensors)) is not None:
+        raise UserError(f"{name} holds a number that is not finite, so the model is not written")
+    metadata["crc32"] = _checksum(metadata, tensors)
+    write_whole(Path(path), _with_sorted_metadata(save(tensors, metadata)))
+
+
+def fingerprint(model: ModelFile) -> str:
+    """8 hex digits that tell models apart by their content: the checksum that its file has."""
+    return _checksum(*_contents(model))
+
+
+def _contents(model: ModelFile) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """What the file holds, but for its checksum."""
     settings = model.settings.model_dump(mode="json")
     # Paths are of no use to whoever gets the model, and tell of its maker.
     settings["proposals"] = model.settings.proposals.without_paths().model_dump(mode="json")
@@ -79,10 +93,7 @@ def write_model(path: str | PathLike[str], model: ModelFile) -> None:
         "settings": json.dumps(settings, sort_keys=True),
     }
     tensors = {name: model.tensors[name].detach().cpu().contiguous() for name in sorted(model.tensors)}
-    if (name := _not_finite(tensors)) is not None:
-        raise UserError(f"{name} holds a number that is not finite, so the model is not written")
-    metadata["crc32"] = _checksum(metadata, tensors)
-    write_whole(Path(path), _with_sorted_metadata(save(tensors, metadata)))
+    return metadata, tensors
 
 
 def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:

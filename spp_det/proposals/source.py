@@ -123,6 +123,15 @@ class WindowSource:
         width, height = found["size"].tolist()
         return FileWindows(found["boxes"], (width, height), key, seconds)
 
+    def identity(self) -> str:
+        """What tells its windows from those of another source; files count by their content."""
+        parts = [self.settings.mode, str(self.settings.max_side or "")]
+        if self.settings.mode == "file":
+            parts.append(self._file_digest)
+        if self.settings.mode == "edgeboxes":
+            parts.append(self._edge_boxes.digest)
+        return " ".join(filter(None, parts))
+
     def _key(self, path: Path, image_id: str | None) -> tuple[object, ...]:
         """All that the windows depend on beside the pixels. Files count by their content."""
         mode, max_side = self.settings.mode, self.settings.max_side

@@ -73,7 +73,7 @@ def draw_detections(
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise ValueError(f"image must be uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
     height, width = image.shape[:2]
-    pixels, shown = _visible_pixels(boxes, width, height)
+    pixels, shown = visible_pixels(boxes, width, height)
     if not len(pixels):
         return image.copy()
     order = _importance(pixels, None if scores is None else scores[shown])
@@ -101,7 +101,7 @@ def draw_detections(
     return np.array(picture)
 
 
-def _visible_pixels(boxes: Boxes, width: int, height: int) -> tuple[Ints, Ints]:
+def visible_pixels(boxes: Boxes, width: int, height: int) -> tuple[Ints, Ints]:
     """Boxes rounded to whole pixels and cut to the picture, ``[M, 4]``, and their indices ``[M]``."""
     x1, y1, x2, y2 = np.nan_to_num(boxes.astype(np.float64), nan=-1.0).T
     whole = np.isfinite(boxes).all(axis=1)

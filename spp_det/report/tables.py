@@ -39,12 +39,12 @@ def coco_table(figures: Mapping[str, float]) -> Table:
     return table
 
 
-def voc_table(figures: Mapping[str, Any]) -> Table:
+def voc_table(figures: Mapping[str, Any], iou: str = "0.5") -> Table:
     """Average precision per class and its mean, fractions of 1 shown as per cent; a dash where None.
 
-    ``figures`` is what `evaluate` returns under ``"voc"``.
+    ``figures`` is what `evaluate` returns under ``"voc"``, or under ``"voc_at"`` for another IoU.
     """
-    table = Table(title="Pascal VOC, AP at IoU .50", title_justify="left")
+    table = Table(title=f"Pascal VOC, AP at IoU {iou}", title_justify="left")
     table.add_column("class")
     table.add_column("area %", justify="right")
     table.add_column("11-point %", justify="right")

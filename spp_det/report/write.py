@@ -1,37 +1,52 @@
-"""Detections to files: the COCO results list, and on request VOC XML, YOLO text, CSV and pictures."""
+"""A folder of detections: the COCO results list, and on request VOC XML, YOLO text, CSV, the VOC devkit's
+result files, pictures and crops.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
-from typing import TextIO
 
 import numpy as np
 
-from spp_det.cache import write_whole
-from spp_det.data.voc_xml import annotation_xml
+from spp_det.cache import digest, write_whole
+from spp_det.data.detection_files import shortest, yolo_text
+from spp_det.data.names import Stems, folder_names
+from spp_det.data.voc_xml import annotation_xml, writable
 from spp_det.errors import UserError
-from spp_det.images import encode_jpeg
+from spp_det.images import RGB, encode_jpeg
 from spp_det.inference import DetectedImage
 from spp_det.model.detector import Detections, select
-from spp_det.report.draw import draw_detections
+from spp_det.report.draw import draw_detections, visible_pixels
+from spp_det.report.journal import Entry, Journal
+from spp_det.report.lists import list_names, write_lists
+from spp_det.version import __version__
 
-FORMATS = ("coco", "voc", "yolo", "csv")
+FORMATS = ("coco", "voc", "yolo", "csv", "devkit")
 
 
 class DetectionWriter:
     """Writes a folder of detections, image by image; use it in a ``with``.
 
     ``detections.json`` (a COCO results list) and ``images.json`` (what its ids mean: ``images`` and
-    ``categories`` of COCO) are always written, and appear when all images are done. ``voc`` adds
-    ``voc/NAME.xml``, ``yolo`` adds ``yolo/NAME.txt`` (label, centre and size as fractions of the
-    image, score), ``csv`` adds ``detections.csv``; ``draw`` adds ``pictures/NAME.jpg``. NAME keeps the
-    folders below the deepest one that holds all images.
+    ``categories`` of COCO) are always written, and appear when all images are done; until then
+    ``detections.jsonl`` holds what is. ``voc`` adds ``voc/NAME.xml``, ``yolo`` adds ``yolo/NAME.txt`` (label,
+    centre and size as fractions of the image, score), ``csv`` adds ``detections.csv``, ``devkit`` adds
+    ``devkit/comp4_det_test_CLASS.txt``; ``draw`` adds ``pictures/NAME.jpg``, ``crops`` adds
+    ``crops/CLASS/NAME-1.jpg`` and so on, in the order of the scores. NAME keeps the folders below the deepest
+    one that holds all images (see also `Stems`). All formats read back to the same boxes, see
+    `spp_det.evaluation.reading`.
+
+    The folder holds one run. Whatever an earlier one wrote there is removed first; files of others are left
+    alone. With ``resume`` it is continued instead, where it is the same run, and ends in the same bytes.
+
+    Attributes:
+        done: how many of the paths, from the first, need not be looked at again.
+        images: how many images were read.
+        found: how many detections were written.
+        skipped: the files that could not be read.
     """
 
     def __init__(
@@ -43,148 +58,128 @@ class DetectionWriter:
         draw: bool = False,
         score: float | None = None,
         draw_score: float = 0.0,
+        crops: bool = False,
+        resume: bool = False,
+        run: Mapping[str, object] | None = None,
     ) -> None:
-        """``score`` drops detections below it from everything, ``draw_score`` from the pictures alone.
+        """``score`` drops detections below it from everything, ``draw_score`` from pictures and crops alone.
 
-        Raises UserError for a format that is none of `FORMATS`.
+        ``run`` says what the detections depend on: only a run that says the same is resumed. Options and
+        paths need not be in it.
+
+        Raises UserError for a format that is none of `FORMATS` or cannot hold a name.
         """
         unknown = sorted(set(formats) - set(FORMATS))
         if unknown:
             raise UserError(f"no format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
+        broken = [path for path in paths if "\n" in str(path)] if "devkit" in formats else []
+        if broken:
+            raise UserError(f"the devkit's files have a line an image, which {str(broken[0])!r} is not")
+        odd = [name for name in classes if writable(name) != name] if "voc" in formats else []
+        if odd:
+            raise UserError(f"VOC's XML cannot hold the class {odd[0]!r}")
         self.folder = folder
         self.classes = tuple(classes)
         self.formats = frozenset(formats)
         self.draw = draw
+        self.crops = crops
         self.score = score
         self.draw_score = draw_score
-        self.found = 0
-        self._first = True
-        self._stems: set[str] = set()
-        folders = [_absolute(path).parent for path in paths]
-        self._base = Path(os.path.commonpath(folders)) if paths else Path()
-        self._images: list[dict[str, object]] = []
-        self._files: dict[str, TextIO] = {}
+        self.done, self.images, self.found = 0, 0, 0
+        self.skipped: list[str] = []
+        self._resume = resume
+        self._lists = list_names(self.classes, self.formats)
+        self._crop_folders = folder_names(self.classes)
+        self._stem = Stems()
+        whole = [_absolute(path) for path in paths]
+        self._base = Path(os.path.commonpath([path.parent for path in whole])) if paths else Path()
+        self._run = {
+            "spp_det": __version__,
+            **(run or {}),
+            "images": [len(paths), digest([str(path) for path in whole])[:12]],
+            "--format": sorted(self.formats - {"coco"}),
+            "--score": score,
+            "--draw": draw,
+            "the score drawn": draw_score,
+            "--save-crops": crops,
+        }
 
     def __enter__(self) -> DetectionWriter:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._open("detections.json").write("[")
-        if "csv" in self.formats:
-            header = ("file", "class", "score", "x1", "y1", "x2", "y2")
-            csv.writer(self._open("detections.csv")).writerow(header)
+        self._journal = Journal(self.folder, self._run, self._lists, self._resume)
+        for entry in self._journal.entries():
+            self._count(entry)
         return self
 
-    def _open(self, name: str) -> TextIO:
-        self._files[name] = (self.folder / f".{name}.partial").open(
-            "w", encoding="utf-8", errors="surrogateescape", newline=""
-        )
-        return self._files[name]
+    def _count(self, entry: Entry) -> str:
+        """Take an image as done; its stem."""
+        self.done += 1
+        if "skipped" in entry:
+            self.skipped.append(entry["skipped"])
+            return ""
+        self.images += 1
+        self.found += len(entry["found"])
+        return self._stem(entry["file_name"])
+
+    def skip(self, path: Path) -> None:
+        """Note that an image cannot be read."""
+        entry = {"skipped": str(path)}
+        self._count(entry)
+        with self._journal.entry(entry):
+            pass
 
     def add(self, found: DetectedImage) -> None:
         """Write what one image adds."""
-        name = PurePosixPath(_absolute(found.path).relative_to(self._base).as_posix())
-        stem = self._stem(name)
+        name = _absolute(found.path).relative_to(self._base).as_posix()
         height, width = found.image.shape[:2]
-        self._images.append(
-            {"id": len(self._images) + 1, "file_name": str(name), "width": width, "height": height}
-        )
         lowest = -np.inf if self.score is None else self.score
         detections = select(found.detections, found.detections["scores"] >= lowest)
-        self.found += len(detections["scores"])
-        self._add_coco(detections)
-        names = [self.classes[label] for label in detections["labels"]]
-        if "csv" in self.formats:
-            rows = zip(names, detections["scores"], detections["boxes"], strict=True)
-            csv.writer(self._files["detections.csv"]).writerows(
-                (name, label, _short(score), *map(_short, box)) for label, score, box in rows
-            )
+        entry: Entry = {"file_name": name, "width": width, "height": height, "found": _rows(detections)}
+        stem = self._count(entry)
+        files = dict(self._files(entry, stem, found.image, detections))
+        with self._journal.entry({**entry, "files": list(files)}):
+            for file, data in files.items():
+                write_whole(self.folder / file, data)
+
+    def _files(
+        self, entry: Entry, stem: str, image: RGB, detections: Detections
+    ) -> Iterator[tuple[str, str | bytes]]:
+        """The files about one image alone, names and contents."""
+        height, width = image.shape[:2]
+        boxes, labels, scores = detections["boxes"], detections["labels"], detections["scores"]
         if "voc" in self.formats:
-            boxes, scores = detections["boxes"], detections["scores"]
-            text = annotation_xml(_unicode(name.name), width, height, boxes, names, scores=scores)
-            write_whole(self.folder / "voc" / f"{stem}.xml", text)
+            names = [self.classes[label] for label in labels]
+            name = writable(PurePosixPath(entry["file_name"]).name)
+            yield f"voc/{stem}.xml", annotation_xml(name, width, height, boxes, names, scores=scores)
         if "yolo" in self.formats:
-            write_whole(self.folder / "yolo" / f"{stem}.txt", _yolo(detections, width, height))
+            text = yolo_text(((label, score, box) for label, score, *box in entry["found"]), (width, height))
+            yield f"yolo/{stem}.txt", text
+        lowest = self.draw_score if self.score is None else self.score
+        shown = select(detections, scores >= lowest)
         if self.draw:
-            lowest = self.draw_score if self.score is None else self.score
-            shown = select(detections, detections["scores"] >= lowest)
-            picture = draw_detections(
-                found.image, shown["boxes"], shown["labels"], shown["scores"], self.classes
-            )
-            write_whole(self.folder / "pictures" / f"{stem}.jpg", encode_jpeg(picture))
-
-    def _stem(self, name: PurePosixPath) -> str:
-        """The name without its suffix; with it where ``a.png`` lies beside ``a.jpg``."""
-        stem = str(name.with_suffix(""))
-        if stem in self._stems:
-            stem = str(name)
-        while stem in self._stems:
-            stem += "_"
-        self._stems.add(stem)
-        return stem
-
-    def _add_coco(self, detections: Detections) -> None:
-        file, image_id = self._files["detections.json"], len(self._images)
-        for box, label, score in zip(
-            *(detections[key] for key in ("boxes", "labels", "scores")), strict=True
-        ):
-            x1, y1, x2, y2 = map(_short, box)
-            row = {
-                "image_id": image_id,
-                "category_id": int(label) + 1,
-                "bbox": [x1, y1, float(np.float32(x2 - x1)), float(np.float32(y2 - y1))],
-                "score": _short(score),
-            }
-            file.write(("\n" if self._first else ",\n") + json.dumps(row))
-            self._first = False
+            picture = draw_detections(image, shown["boxes"], shown["labels"], shown["scores"], self.classes)
+            yield f"pictures/{stem}.jpg", encode_jpeg(picture)
+        if self.crops:
+            pixels, visible = visible_pixels(shown["boxes"], width, height)
+            for (x1, y1, x2, y2), index in zip(pixels, visible, strict=True):
+                folder = self._crop_folders[shown["labels"][index]]
+                yield f"crops/{folder}/{stem}-{index + 1}.jpg", encode_jpeg(image[y1:y2, x1:x2])
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            for name, file in self._files.items():
-                with contextlib.suppress(OSError):  # what a full disk leaves unwritten is dropped anyway
-                    file.close()
-                (self.folder / f".{name}.partial").unlink(missing_ok=True)
+        self._journal.close()
+        if kind is None:
+            write_lists(self.folder, self._read, self.classes, self.formats)
 
-    def _finish(self) -> None:
-        """Move everything to its place; ``detections.json`` last, so that its ids are those beside it."""
-        self._files["detections.json"].write("\n]\n")
-        (self.folder / "detections.json").unlink(missing_ok=True)
-        categories = [{"id": i, "name": name} for i, name in enumerate(self.classes, 1)]
-        listing = {"images": self._images, "categories": categories}
-        write_whole(self.folder / "images.json", json.dumps(listing, indent=1))
-        for name, file in reversed(self._files.items()):
-            file.flush()
-            os.fsync(file.fileno())
-            file.close()
-            (self.folder / f".{name}.partial").replace(self.folder / name)
+    def _read(self) -> Iterator[Entry]:
+        return (entry for entry in self._journal.entries() if "skipped" not in entry)
+
+
+def _rows(detections: Detections) -> list[list[float]]:
+    columns = (detections["labels"].tolist(), detections["scores"], detections["boxes"])
+    return [[label, shortest(score), *map(shortest, box)] for label, score, box in zip(*columns, strict=True)]
 
 
 def _absolute(path: Path) -> Path:
     """Without ``..``, which would lead out of the output folder; links stay, for their names are wanted."""
     return Path(os.path.normpath(path.absolute()))
-
-
-def _unicode(name: str) -> str:
-    """A name that XML can hold: bytes that are no UTF-8 become question marks."""
-    return name.encode(errors="replace").decode()
-
-
-def _short(value: np.float32) -> float:
-    """The shortest decimal that reads back as the same float32."""
-    return float(str(value))
-
-
-def _yolo(detections: Detections, width: int, height: int) -> str:
-    size = np.array([width, height], np.float64)
-    boxes = detections["boxes"].astype(np.float64)
-    rows = np.concatenate(
-        [(boxes[:, :2] + boxes[:, 2:]) / 2 / size, (boxes[:, 2:] - boxes[:, :2]) / size], axis=1
-    )
-    lines = [
-        f"{label} {' '.join(f'{v:.8g}' for v in row)} {score}"
-        for label, row, score in zip(detections["labels"], rows, detections["scores"], strict=True)
-    ]
-    return "".join(line + "\n" for line in lines)

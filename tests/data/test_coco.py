@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from spp_det.boxes import as_boxes
-from spp_det.data.coco import coco_instances, read_coco
+from spp_det.data.coco import coco_instances, read_coco, xywh
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 
@@ -248,3 +248,14 @@ def test_difficult_objects_are_left_out_of_the_count_by_pycocotools() -> None:
         evaluation.summarize()
     assert evaluation.stats[0] == pytest.approx(1.0)
     assert evaluation.stats[8] == pytest.approx(1.0)
+
+
+@given(*[st.floats(0, 3000, width=32)] * 4)
+def test_the_corners_of_a_bbox_are_the_same_float32(x1: float, y1: float, x2: float, y2: float) -> None:
+    corners = [float(str(np.float32(value))) for value in (*sorted((x1, x2)), *sorted((y1, y2)))]
+    x, y, width, height = xywh((corners[0], corners[2], corners[1], corners[3]))
+    np.testing.assert_array_equal(np.float32([x, x + width, y, y + height]), np.float32(corners))
+
+
+def test_a_bbox_is_as_short_as_it_can_be() -> None:
+    assert xywh((3.3, 0.0, 60.123, 70.9)) == [3.3, 0.0, 56.823, 70.9]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,33 @@ def test_list_of_images(photos: Path) -> None:
     )
     wanted = [photos / "sub/b.webp", photos / "sub/../10.jpg", photos / "sub/ghost.jpg", photos / "1.png"]
     assert find_images([path]) == wanted
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+def test_list_on_standard_input(photos: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    monkeypatch.chdir(photos)
+    lines = [
+        "sub/b.webp",
+        "",
+        " a b.jpg",
+        "ghost.jpg",
+        str(photos / "1.png"),
+        "./sub/b.webp",
+        "caf\udce9.jpg",
+    ]
+    give(monkeypatch, os.fsencode(ending.join(lines)))
+    wanted = ["10.jpg", "sub/b.webp", " a b.jpg", "ghost.jpg", str(photos / "1.png"), "caf\udce9.jpg"]
+    assert find_images(["10.jpg", "-"]) == list(map(Path, wanted))
+
+
+def test_standard_input_that_lists_nothing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, b" \n")
+    with pytest.raises(UserError, match="-: standard input lists no images"):
+        find_images(["-"])
+
+
+def give(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
 
 
 def test_list_that_is_no_text(photos: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from spp_det.data.names import leads_out
+from spp_det.data.names import Stems, folder_names, leads_out
 
 
 @pytest.mark.parametrize("name", ["000005", "a b", "train/000005.jpg", "a..b", "...", "ä/ö", "./x"])
@@ -15,3 +15,17 @@ def test_names_inside(name: str) -> None:
 )
 def test_names_that_lead_out(name: str) -> None:
     assert leads_out(name)
+
+
+def test_every_image_gets_a_stem_of_its_own():
+    stem = Stems()
+    names = ["a.jpg", "a.png", "b/a.jpg", "a.png.jpg", "a.png", "c"]
+    assert [stem(name) for name in names] == ["a", "a.png", "b/a", "a.png.jpg", "a.png_", "c"]
+
+
+def test_folders_are_named_like_their_classes_as_far_as_any_system_allows():
+    names = ["cat", "my dog", "a/b", "a\\b", "..", "", "CON", "Cat", "x" * 300, "naïve (2)", "tab\t", "ok."]
+    folders = folder_names(names)
+    assert folders == [
+        *("cat", "my dog", "a_b", "a_b_", "_", "__", "CON_", "Cat_", "x" * 60, "naïve (2)", "tab_", "ok")
+    ]

@@ -260,3 +260,34 @@ def test_lengths_must_agree() -> None:
 def test_names_that_xml_cannot_hold_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="XML cannot hold"):
         annotation_xml("a.jpg", 20, 10, as_boxes([[0, 0, 5, 5]]), [name])
+
+
+def read_whole(tmp_path: Path, text: str) -> Annotation:
+    (tmp_path / "a.xml").write_text(text)
+    return read_annotation(tmp_path / "a.xml")
+
+
+def test_boxes_of_detections_survive_a_round_trip_unless_somebody_moves_them(tmp_path: Path) -> None:
+    boxes = as_boxes([(3.3, 4.7, 60.123, 70.9), (0, 1, 20, 30), (5.2, 5.2, 5.2, 5.2)])
+    text = annotation_xml("a.jpg", 100, 80, boxes, ["cat"] * 3, scores=np.float32([0.1, -2, 3]))
+    assert text.count("<exact>") == 2
+    read_back = read_whole(tmp_path, text)
+    np.testing.assert_array_equal(read_back.boxes, boxes)
+    np.testing.assert_array_equal(np.float32(read_back.scores), np.float32([0.1, -2, 3]))
+    moved = read_whole(tmp_path, text.replace("<xmin>4<", "<xmin>9<"))
+    np.testing.assert_array_equal(moved.boxes[0], [8, 5, 60, 71])
+
+
+@pytest.mark.parametrize("exact", ["", "1 2 3", "a b c d", "nan nan nan nan", "1e300 0 0 0"])
+def test_an_exact_box_that_makes_no_sense_does_not_count(tmp_path: Path, exact: str) -> None:
+    boxes = as_boxes([(3.3, 4.7, 60.1, 70.9)])
+    text = annotation_xml("a.jpg", 100, 80, boxes, ["cat"], scores=np.float32([1]))
+    text = text.replace("3.3 4.7 60.1 70.9", exact)
+    np.testing.assert_array_equal(read_whole(tmp_path, text).boxes, [(3, 5, 60, 71)])
+
+
+def test_a_score_is_a_number_or_absent(tmp_path: Path) -> None:
+    text = annotation_xml("a.jpg", 100, 80, as_boxes([(0, 0, 5, 5)]), ["cat"], scores=np.float32([1]))
+    assert np.isnan(read_whole(tmp_path, text.replace("score>", "rank>")).scores).all()
+    with pytest.raises(UserError, match=r"object 1 \(cat\) has <score> 'high'"):
+        read_whole(tmp_path, text.replace("<score>1.0<", "<score>high<"))

@@ -12,15 +12,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from spp_det.errors import UserError
-from spp_det.evaluation.coco import FIGURES, evaluate_coco
+from spp_det.evaluation.coco import FIGURES, evaluate_coco, evaluate_coco_by_class
 
 
-def by_files(instances, results, folder):
+def by_files(instances, results, folder, categories=None, max_dets=100):
     """The twelve numbers of the official way: two files, `COCO`, `loadRes`, `COCOeval`."""
     (folder / "instances.json").write_text(json.dumps(instances))
     (folder / "results.json").write_text(json.dumps(results))
     truth = COCO(str(folder / "instances.json"))
     evaluator = COCOeval(truth, truth.loadRes(str(folder / "results.json")), "bbox")
+    evaluator.params.catIds = categories or evaluator.params.catIds
+    evaluator.params.maxDets = [1, 10, max_dets]
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
@@ -70,6 +72,61 @@ def test_equals_pycocotools_to_the_last_digit(seed, tmp_path):
     assert tuple(figures) == FIGURES
     assert list(figures.values()) == by_files(instances, results, tmp_path)
     assert 0 < figures["AP"] < 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("max_dets", [100, 11])
+def test_those_of_each_class_equal_pycocotools_on_that_class_alone(seed, max_dets, tmp_path):
+    instances, results = scene(seed)
+    instances["categories"].insert(0, {"id": 9, "name": "never seen"})
+    whole, per_class = evaluate_coco_by_class(instances, results, max_dets=max_dets)
+    assert whole == evaluate_coco(instances, results, max_dets=max_dets)
+    assert list(per_class) == [9, 1, 2, 3]
+    for category, figures in per_class.items():
+        expected = by_files(instances, results, tmp_path, [category], max_dets)
+        assert list(figures.values())[1:] == expected[1:]
+        if max_dets == 100:  # with any other limit pycocotools' own AP is -1
+            assert figures["AP"] == expected[0]
+
+
+def test_a_limit_of_detections_names_its_figure_and_leaves_the_others_out():
+    instances = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50]}],
+    }
+    entry = {"image_id": 1, "category_id": 1}
+    results = [{**entry, "bbox": [99, 99, 5, 5], "score": 1 + i} for i in range(11)]
+    results.append({**entry, "bbox": [0, 0, 50, 50], "score": 0.5})  # the twelfth
+    few, more = (evaluate_coco(instances, results, max_dets=limit) for limit in (11, 12))
+    assert (few["AP"], few["AR11"]) == (0, 0)
+    assert more["AR12"] == 1
+    assert more["AP"] == pytest.approx(1 / 12)
+    assert list(more) == [name.replace("AR100", "AR12") for name in FIGURES]
+    with pytest.raises(UserError, match="max_dets must be more than 10, got 10"):
+        evaluate_coco(instances, results, max_dets=10)
+
+
+def test_a_crowd_takes_any_number_of_detections_and_need_not_be_found():
+    objects = [[0, 0, 50, 50], [100, 0, 80, 80]]
+    crowd, single = (
+        {
+            "images": [{"id": 1}],
+            "categories": [{"id": 1}],
+            "annotations": [
+                {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": box, "iscrowd": flag * i}
+                for i, box in enumerate(objects)
+            ],
+        }
+        for flag in (1, 0)
+    )
+    inside = [[100, 0, 40, 40], [140, 0, 40, 40], [100, 40, 40, 40]]  # IoU of a quarter, but all in the crowd
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9 - i / 10}
+        for i, box in enumerate([*inside, objects[0]])
+    ]
+    assert evaluate_coco(crowd, results)["AP"] == pytest.approx(1)
+    assert evaluate_coco(single, results)["AP"] == pytest.approx(0.25 * 51 / 101)
 
 
 def test_undefined_figures_are_minus_one(tmp_path):

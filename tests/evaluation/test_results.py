@@ -196,8 +196,8 @@ def test_what_is_no_results_file_is_refused(tmp_path, text):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    for path in (tmp_path / "nowhere.json", tmp_path):
-        with pytest.raises(UserError, match="cannot be read"):
+    for path, said in ((tmp_path / "nowhere.json", "cannot be read"), (tmp_path, "holds no detections")):
+        with pytest.raises(UserError, match=said):
             read_results(path, zoo())
 
 
@@ -269,3 +269,15 @@ def test_a_ground_truth_that_only_pycocotools_takes_has_coco_figures_alone(tmp_p
     assert figures["coco"]["AP"] == pytest.approx(1)
     assert figures["voc"] is None
     assert "no VOC figures" in caplog.text
+
+
+def test_figures_come_per_class_and_at_other_ious(tmp_path):
+    dataset = zoo()
+    aligned = read_results(write(tmp_path, results(), listing()), dataset)
+    figures = json.loads(json.dumps(evaluate(dataset, aligned, ious=[0.95, 0.5]), allow_nan=False))
+    assert figures["voc_at"]["0.5"] == figures["voc"]
+    assert figures["voc_at"]["0.95"]["per_class"]["raccoon"] == {"area": 0, "11point": 0}  # its IoU is .9
+    assert figures["voc_at"]["0.95"]["mAP_area"] == 0.5
+    assert list(figures["coco_per_class"]) == list(CLASSES)
+    mean = sum(one["AP"] for one in figures["coco_per_class"].values()) / 2
+    assert mean == pytest.approx(figures["coco"]["AP"])

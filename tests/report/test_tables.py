@@ -61,3 +61,7 @@ def test_recall_of_each_mode_and_of_its_classes():
     assert rows[3] == ["paper", "8", "87.5", "50.0", "71.2", "-", "cached"]
     assert "difficult and crowd objects left out" in " ".join(text.split())
     assert "\x1b" not in text
+
+
+def test_the_iou_of_average_precision_is_in_its_title():
+    assert "AP at IoU 0.75" in shown(voc_table({"mAP_area": 0, "mAP_11point": 0, "per_class": {}}, "0.75"))

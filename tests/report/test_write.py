@@ -5,11 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
+import tempfile
+import tracemalloc
 from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from spp_det.data.voc import read_annotation
@@ -58,9 +63,9 @@ def files_below(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_without_options_there_are_the_two_coco_files_and_no_other(tmp_path):
+def test_without_options_there_are_the_two_coco_files_and_the_journal(tmp_path):
     write(tmp_path / "out", [detected("a.jpg")])
-    assert files_below(tmp_path / "out") == {"detections.json", "images.json"}
+    assert files_below(tmp_path / "out") == {"detections.json", "images.json", "detections.jsonl"}
 
 
 def test_coco_rows_read_back_as_the_boxes_and_scores_that_were_found(tmp_path):
@@ -73,7 +78,7 @@ def test_coco_rows_read_back_as_the_boxes_and_scores_that_were_found(tmp_path):
     x, y, w, h = np.array([row["bbox"] for row in rows]).T
     expected = np.float32([*BOXES, BOXES[0]])
     np.testing.assert_array_equal(np.float32([x, y]).T, expected[:, :2])
-    np.testing.assert_allclose(np.array([x + w, y + h]).T, expected[:, 2:], atol=1e-5)
+    np.testing.assert_array_equal(np.float32([x + w, y + h]).T, expected[:, 2:])
     np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), np.float32([*SCORES, -1.5]))
 
 
@@ -109,10 +114,15 @@ def test_yolo_reads_back_to_the_same_boxes(tmp_path):
     assert (tmp_path / "yolo" / "b.txt").read_text() == ""  # looked at, and nothing there
 
 
-def test_voc_reads_back_to_the_same_boxes_at_whole_pixels(tmp_path):
+def test_voc_holds_whole_pixels_for_other_readers_and_reads_back_to_the_same_boxes(tmp_path):
     write(tmp_path, [detected("a.jpg"), nothing("b.jpg")], formats=["voc"])
     annotation = read_annotation(tmp_path / "voc" / "a.xml")
-    np.testing.assert_array_equal(annotation.boxes, [(3, 5, 60, 71), (0, 0, 120, 80), (51, 10, 52, 80)])
+    np.testing.assert_array_equal(annotation.boxes, np.float32(BOXES))
+    boxes = [
+        [int(edge.text) for edge in box]
+        for box in ElementTree.parse(tmp_path / "voc" / "a.xml").iter("bndbox")
+    ]
+    assert boxes == [[4, 6, 60, 71], [1, 1, 120, 80], [52, 11, 52, 80]]
     assert annotation.names == ("dog", "cat", "dog")
     assert annotation.size == (WIDTH, HEIGHT)
     assert annotation.file_name == "a.jpg"
@@ -222,15 +232,205 @@ def write_and_fail(folder: Path, error: type[BaseException], **options) -> None:
 def test_an_interrupted_run_leaves_no_list_and_no_scrap(tmp_path, error):
     with pytest.raises(error):
         write_and_fail(tmp_path, error, formats=FORMATS)
-    assert files_below(tmp_path) == {"voc/a.xml", "yolo/a.txt"}  # those of a finished image are whole
+    # Those of a finished image are whole.
+    assert files_below(tmp_path) == {"voc/a.xml", "yolo/a.txt", "detections.jsonl"}
 
 
-def test_an_interrupted_run_leaves_the_lists_of_the_run_before(tmp_path):
-    write(tmp_path, [detected("a.jpg")], formats=["csv"])
-    before = {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)}
+def test_a_run_removes_all_that_an_earlier_one_wrote_and_nothing_else(tmp_path):
+    """Also what one wrote that was interrupted, twice."""
+    for photo in ("holiday", "one/mine"):
+        (tmp_path / "pictures" / photo).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "pictures" / photo).touch()
+    folders = [detected(f"one/{i}.jpg") for i in range(3)] + [detected("two/0.jpg")]
+    write(tmp_path, folders, formats=FORMATS, draw=True, crops=True)
     with pytest.raises(RuntimeError):
-        write_and_fail(tmp_path, RuntimeError, formats=["csv"])
-    assert {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path)} == before
+        write_and_fail(tmp_path, RuntimeError, formats=["csv", "voc"])
+    write(tmp_path, [nothing("c.jpg")], formats=["yolo"])
+    ours = {"detections.json", "images.json", "detections.jsonl", "yolo/c.txt"}
+    assert files_below(tmp_path) == ours | {"pictures/holiday", "pictures/one/mine"}
+    assert not (tmp_path / "crops").exists()
+
+
+def test_a_journal_that_names_files_elsewhere_removes_none(tmp_path):
+    (tmp_path / "mine").touch()
+    (tmp_path / "out").mkdir()
+    lines = [{"run": {}, "files": ["../mine"]}, {"files": [str(tmp_path / "mine"), 3, ""]}]
+    (tmp_path / "out" / "detections.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    write(tmp_path / "out", [nothing("a.jpg")])
+    assert (tmp_path / "mine").exists()
+
+
+# ---------------------------------------------------------------- going on
+
+
+ALL = {"formats": FORMATS, "draw": True, "crops": True}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in files_below(folder)}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> tuple[Path, list[DetectedImage]]:
+    """A run over four images, one of them empty and two of the same stem, and one that cannot be read."""
+    found = [detected("x/a.jpg"), detected("x/a.png"), nothing("y/b.jpg"), detected("y/a.jpg")]
+    folder = tmp_path_factory.mktemp("unbroken")
+    go_on(folder, found)
+    return folder, found
+
+
+def go_on(folder: Path, found, upto: int | None = None, **options) -> int:
+    """Begin or resume, and end or, after so many images, be killed; how many were done before."""
+    paths = [*(image.path for image in found[:2]), Path("broken.jpg"), *(image.path for image in found[2:])]
+    by_path = {image.path: image for image in found}
+    writer = DetectionWriter(folder, CLASSES, paths, resume=True, **{**ALL, **options})
+    writer.__enter__()
+    done = writer.done
+    for path in paths[done:upto]:
+        writer.add(by_path[path]) if path in by_path else writer.skip(path)
+    if upto is None:
+        writer.__exit__(None, None, None)
+        assert (writer.images, writer.found, writer.skipped) == (4, 9, ["broken.jpg"])
+    return done
+
+
+@pytest.mark.parametrize("killed_after", range(6))
+def test_a_run_that_was_killed_goes_on_where_it_was_and_ends_in_the_same_bytes(
+    unbroken, tmp_path, killed_after
+):
+    folder, found = unbroken
+    go_on(tmp_path, found, killed_after)
+    assert not (tmp_path / "detections.json").exists()
+    assert go_on(tmp_path, found) == killed_after
+    assert contents(tmp_path) == contents(folder)
+
+
+@settings(max_examples=10)
+@given(share=st.floats(0, 1))
+def test_wherever_the_journal_is_torn_the_run_ends_in_the_same_bytes(unbroken, share):
+    folder, found = unbroken
+    with tempfile.TemporaryDirectory() as place:
+        copy = shutil.copytree(folder, Path(place) / "copy")
+        data = (copy / "detections.jsonl").read_bytes()
+        (copy / "detections.jsonl").write_bytes(data[: round(share * len(data))])
+        go_on(copy, found)
+        assert contents(copy) == contents(folder)
+
+
+def test_killed_inside_the_writing_of_a_file_it_leaves_no_scrap_in_the_end(unbroken, tmp_path, monkeypatch):
+    folder, found = unbroken
+
+    def killed(path: Path, _data: object) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / ".0123456789abcdef.partial").write_text("hal")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("spp_det.report.write.write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            go_on(tmp_path, found)
+    assert go_on(tmp_path, found) == 0
+    assert contents(tmp_path) == contents(folder)
+
+
+def test_a_run_that_is_done_is_not_done_again(unbroken, tmp_path):
+    folder, found = unbroken
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    assert go_on(copy, found) == 5
+    assert contents(copy) == contents(folder)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"draw": False}, "--draw was true and is now false"),
+        ({"score": 0.5}, "--score was null and is now 0.5"),
+        ({"formats": ["csv"]}, "--format was csv, devkit, voc, yolo and is now csv"),
+        ({"run": {"model": "b"}}, 'model was null and is now "b"'),
+    ],
+)
+def test_another_run_is_not_gone_on_with_and_nothing_is_touched(unbroken, tmp_path, options, said):
+    folder, found = unbroken
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    with pytest.raises(UserError) as caught:
+        go_on(copy, found, **options)
+    assert said in str(caught.value)
+    assert str(copy) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"images was 5, .* and is now 4, "):
+        go_on(copy, found[:3])
+    assert contents(copy) == contents(folder)
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
+    """Of 40 detections each, which would take 15 kB an image."""
+    image = detected("0.jpg", [(0, 0, 9.5, 9.5)] * 40, [0] * 40, [1.5] * 40)
+    paths = [Path(f"{i}.jpg") for i in range(150)]
+    with DetectionWriter(tmp_path, CLASSES, paths) as writer:
+        for number, path in enumerate(paths):
+            if number == 50:
+                tracemalloc.start()
+            writer.add(DetectedImage(path, image.image, image.detections))
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept < 100 * 1000
+    assert peak < 500_000  # while the lists are written
+    assert len(rows_of(tmp_path)) == 150 * 40
+
+
+# ---------------------------------------------------------------- crops and the devkit's files
+
+
+def test_crops_are_the_pixels_of_the_boxes_that_are_drawn_in_a_folder_a_class(tmp_path):
+    image = detected("a.jpg").image.copy()
+    image[10:30, 40:70] = (230, 20, 40)
+    boxes, labels = [(39.6, 10.2, 70.4, 29.8), (0, 0, 1e-3, 80), (5, 5, 5, 9), (1, 1, 9, 9)], [0, 1, 1, 0]
+    found = detected("in/a.jpg", boxes, labels, [2.0, 1.0, 0.5, -0.1])
+    others = [nothing("b.jpg"), detected("out/a.jpg", boxes[:1], [1], [0.1])]
+    writer = DetectionWriter(
+        tmp_path, ("a/b: c", "A_b_ C"), [found.path, *(i.path for i in others)], crops=True
+    )
+    with writer:
+        for one in (DetectedImage(found.path, image, found.detections), *others):
+            writer.add(one)
+    crops = {name for name in files_below(tmp_path) if name.startswith("crops/")}
+    # The third has no pixel, the fourth scores too little.
+    assert crops == {"crops/a_b_ c/in/a-1.jpg", "crops/A_b_ C_/in/a-2.jpg", "crops/A_b_ C_/out/a-1.jpg"}
+    pixels = np.asarray(Image.open(tmp_path / "crops" / "a_b_ c" / "in" / "a-1.jpg")).astype(int)
+    assert pixels.shape == (20, 30, 3)
+    np.testing.assert_allclose(pixels[5:-5, 5:-5].mean(axis=(0, 1)), (230, 20, 40), atol=6)
+    assert Image.open(tmp_path / "crops" / "A_b_ C_" / "in" / "a-2.jpg").size == (1, 80)
+
+
+def test_devkit_files_count_from_one_with_the_last_pixel_and_keep_every_digit_of_scores(tmp_path):
+    write(
+        tmp_path,
+        [detected("in/000005.jpg"), detected("in/7.png", [(0, 0, 10, 20)], [0], [3e-8])],
+        formats=["devkit"],
+    )
+    folder = tmp_path / "devkit"
+    assert (
+        folder / "comp4_det_test_cat.txt"
+    ).read_text() == "000005 0.1 1.0 1.0 120.0 80.0\n7 3e-08 1.0 1.0 10.0 20.0\n"
+    scores = [float(line.split()[1]) for line in (folder / "comp4_det_test_dog.txt").read_text().splitlines()]
+    np.testing.assert_array_equal(np.float32(scores), np.float32([SCORES[0], SCORES[2]]))
+
+
+@pytest.mark.parametrize(
+    ("classes", "path", "formats", "said"),
+    [
+        (("a/b",), "a.jpg", ["devkit"], "a/b"),
+        (("a",), "a\nb.jpg", ["devkit"], "line"),
+        (("a\x01",), "a.jpg", ["voc"], "XML"),
+    ],
+)
+def test_a_name_that_a_format_cannot_hold_is_refused_before_any_work(tmp_path, classes, path, formats, said):
+    with pytest.raises(UserError, match=said) as caught:
+        DetectionWriter(tmp_path / "out", classes, [Path(path)], formats)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 def test_lists_are_not_in_their_place_before_all_images_are_done(tmp_path):
