@@ -21,6 +21,11 @@ def as_boxes(values: npt.ArrayLike) -> Boxes:
     """Any nested sequence of boxes as float32 ``[N, 4]``; an empty one as ``[0, 4]``.
 
     Raises ValueError where the values are not rows of four.
+
+    >>> as_boxes([(10, 20, 30, 60)])
+    array([[10., 20., 30., 60.]], dtype=float32)
+    >>> as_boxes([]).shape
+    (0, 4)
     """
     boxes = np.asarray(values, dtype=np.float32)
     if boxes.size == 0:
@@ -31,14 +36,22 @@ def as_boxes(values: npt.ArrayLike) -> Boxes:
 
 
 def area(boxes: Boxes) -> Floats:
-    """``[N, 4] -> [N]`` areas in square pixels; an inverted or empty box has area 0."""
+    """``[N, 4] -> [N]`` areas in square pixels; an inverted or empty box has area 0.
+
+    >>> area(as_boxes([(10, 20, 30, 60), (5, 5, 5, 9)])).tolist()
+    [800.0, 0.0]
+    """
     size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
     areas: Floats = size[:, 0] * size[:, 1]
     return areas
 
 
 def intersection(a: Boxes, b: Boxes) -> Floats:
-    """``[N, 4], [M, 4] -> [N, M]`` areas of the pairwise intersections in square pixels."""
+    """``[N, 4], [M, 4] -> [N, M]`` areas of the pairwise intersections in square pixels.
+
+    >>> intersection(as_boxes([(0, 0, 10, 10)]), as_boxes([(5, 0, 15, 10), (10, 0, 20, 10)])).tolist()
+    [[50.0, 0.0]]
+    """
     top_left = np.maximum(a[:, None, :2], b[None, :, :2])  # [N, M, 2]
     bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])  # [N, M, 2]
     size = np.maximum(bottom_right - top_left, 0)
@@ -50,6 +63,9 @@ def iou(a: Boxes, b: Boxes) -> Floats:
     """``[N, 4], [M, 4] -> [N, M]`` intersection over union in [0, 1]; 0 where both boxes are empty.
 
     On boxes read from Pascal VOC this equals the devkit's overlap of inclusive boxes.
+
+    >>> iou(as_boxes([(0, 0, 10, 10)]), as_boxes([(0, 0, 10, 10), (5, 0, 10, 10), (10, 0, 20, 10)]))
+    array([[1. , 0.5, 0. ]], dtype=float32)
     """
     shared = intersection(a, b)
     union = area(a)[:, None] + area(b)[None, :] - shared
@@ -58,7 +74,11 @@ def iou(a: Boxes, b: Boxes) -> Floats:
 
 
 def clip(boxes: Boxes, width: float, height: float) -> Boxes:
-    """A copy of ``[N, 4]`` boxes with every corner moved inside an image of that size in pixels."""
+    """A copy of ``[N, 4]`` boxes with every corner moved inside an image of that size in pixels.
+
+    >>> clip(as_boxes([(-5, 10, 700, 90)]), width=640, height=480).tolist()
+    [[0.0, 10.0, 640.0, 90.0]]
+    """
     return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
 
 
@@ -67,6 +87,12 @@ def encode_deltas(boxes: Boxes, targets: Boxes) -> Floats:
 
     ``[N, 4], [N, 4] -> [N, 4]``, both of positive size (R-CNN, appendix C). Inverse:
     ``decode_deltas(boxes, encode_deltas(boxes, targets)) == targets``.
+
+    >>> window, target = as_boxes([(0, 0, 10, 20)]), as_boxes([(1, 0, 11, 20)])
+    >>> encode_deltas(window, target)
+    array([[0.1, 0. , 0. , 0. ]], dtype=float32)
+    >>> decode_deltas(window, encode_deltas(window, target)).tolist()
+    [[1.0, 0.0, 11.0, 20.0]]
     """
     size = boxes[:, 2:] - boxes[:, :2]
     target_size = targets[:, 2:] - targets[:, :2]
@@ -91,6 +117,10 @@ def nms(boxes: Boxes, scores: Floats, threshold: float) -> Ints:
 
     ``[N, 4], [N] -> [M]`` indices of the kept boxes, best score first; a box goes when its IoU with
     a kept one is greater than ``threshold``. Ties keep the order of the input.
+
+    >>> boxes = as_boxes([(0, 0, 10, 10), (1, 0, 11, 10), (30, 0, 40, 10)])
+    >>> nms(boxes, np.float32([0.5, 0.9, 0.7]), threshold=0.3).tolist()
+    [1, 2]
     """
     # torchvision sorts ties by an unstable sort on some devices: hand it boxes already in order.
     order = np.argsort(-scores, kind="stable")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 from rich.markup import escape
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130  # exit code
+T = TypeVar("T")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")
@@ -233,6 +235,54 @@ def propose(
 
 
 @app.command()
+def inspect(
+    image: Annotated[Path, typer.Argument(help="The image to look at.")],
+    model: Annotated[Path, typer.Option(help="A model.safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and inspection.json.")],
+    filters: Annotated[
+        str | None, typer.Option(help="Of conv5, as 3,17; those that respond most in the image if not given.")
+    ] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(help="Images (folder, pattern, list) to seek their strongest activations in."),
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="x1,y1,x2,y2 in pixels; the one that scores highest if not given.")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Whose score to explain; the highest if not given.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Draw what conv5 sees: filters at their strongest, a window's cells and bins, which bins say yes."""
+    import numpy as np
+
+    from spp_det.data.folder import find_images
+    from spp_det.inspecting import inspect_image
+    from spp_det.model.detector import Detector
+
+    numbers = box = None
+    if filters is not None:
+        numbers = _comma_separated(filters, int, "--filters", "numbers of filters, as 3,17")
+    if window is not None:
+        box = np.array(_comma_separated(window, float, "--window", "x1,y1,x2,y2 in pixels"), np.float32)
+    paths = [] if over is None else find_images([over])
+    detector = Detector.load(model, device, precision)
+    inspection = inspect_image(
+        detector, image, out, filters=numbers, over=paths, window=box, class_name=class_name
+    )
+    seen = inspection.seen
+    name, score = escape(detector.classes[seen.label]), seen.scores[seen.label]
+    _say(f"window {', '.join(f'{value:g}' for value in seen.window)}: {name} {score:.2f}")
+    if seen.contributions is None:
+        _say("no contributions of bins: this model does not score windows by SVMs on pool5 itself")
+    for picture in inspection.pictures:
+        _say(f"[bold green]drawn[/] {escape(str(picture))}")
+    _say_skipped(inspection.skipped)
+
+
+@app.command()
 def download(
     folder: Annotated[Path, typer.Argument(help="Where VOCdevkit is to lie.")],
     splits: Annotated[
@@ -326,6 +376,13 @@ def benchmark(
     write_json(out, figures)
     Console().print(benchmark_table(figures))
     _say(f"figures: {escape(str(out))}")
+
+
+def _comma_separated(text: str, kind: Callable[[str], T], option: str, wanted: str) -> list[T]:
+    try:
+        return [kind(part) for part in text.split(",")]
+    except ValueError:
+        raise UserError(f"{option} {text}: must be {wanted}") from None
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

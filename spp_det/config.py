@@ -330,6 +330,9 @@ def load_config(path: Path, overrides: Sequence[str] = (), kind: type[Section] =
     ``kind`` is the class of the whole configuration. Raises UserError, one line with the key, the value and
     what is allowed, on an unreadable file, an unknown key (the nearest known one is named), a wrong type or
     a value out of range.
+
+    >>> load_config(Path("recipe.yaml"), ["data.root=photos", "backbone.scales=[96, 128]"]).backbone.scales
+    (96, 128)
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -347,8 +350,16 @@ def load_config(path: Path, overrides: Sequence[str] = (), kind: type[Section] =
     return _parsed(tree, str(path), kind)
 
 
-def parse_config(tree: dict[str, Any], source: str) -> Config:
-    """A configuration from nested mappings; ``source`` names them in the UserError."""
+def parse_config(tree: dict[str, Any], source: str = "the configuration") -> Config:
+    """A configuration from nested mappings; ``source`` names them in the UserError.
+
+    >>> config = parse_config({"data": {"root": "photos"}, "svm": {"C": 0.003}})
+    >>> config.svm.C, config.pyramid.levels
+    (0.003, (6, 3, 2, 1))
+    >>> parse_config({"svm": {"c": 1}})
+    Traceback (most recent call last):
+    spp_det.errors.UserError: the configuration: unknown key svm.c; did you mean svm.C?
+    """
     return _parsed(tree, source, Config)
 
 

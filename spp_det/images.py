@@ -125,6 +125,9 @@ def resize_shorter_side(image: RGB, size: int, max_side: int) -> RGB:
     enlarging interpolates linearly. An image that has its size already is returned itself, not a copy.
 
     Raises ValueError where ``size`` is below 1 or above ``max_side``. (SPP-net, section 3.1.)
+
+    >>> resize_shorter_side(np.zeros((480, 640, 3), np.uint8), size=240, max_side=2400).shape
+    (240, 320, 3)
     """
     if not 1 <= size <= max_side:
         raise ValueError(f"size must be between 1 and max_side ({max_side}), got {size}")
@@ -141,6 +144,12 @@ def resize_shorter_side(image: RGB, size: int, max_side: int) -> RGB:
 def encode_jpeg(image: RGB, quality: int = 92) -> bytes:
     """An RGB uint8 ``[H, W, 3]`` image as the contents of a JPEG file."""
     _, encoded = cv2.imencode(".jpg", image[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return encoded.tobytes()
+
+
+def encode_png(image: RGB) -> bytes:
+    """An RGB uint8 ``[H, W, 3]`` image as the contents of a PNG file, to the last bit."""
+    _, encoded = cv2.imencode(".png", image[:, :, ::-1])
     return encoded.tobytes()
 
 

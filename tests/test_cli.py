@@ -509,5 +509,42 @@ def test_version_and_help():
     assert spp_det("--version").out == f"spp_det {__version__}\n"
     ended = spp_det("--help")
     assert ended.code == 0
-    for command in ("train", "detect", "evaluate", "proposals", "demo", "pretrain"):
+    for command in ("train", "detect", "evaluate", "proposals", "inspect", "demo", "pretrain"):
         assert command in ended.out
+
+
+# ---------------------------------------------------------------- inspect
+
+
+def test_an_image_is_inspected(folder, model, split):
+    photo, out = next((folder / "voc" / "JPEGImages").iterdir()), folder / "inspected"
+    ended = spp_det(
+        *("inspect", photo, "--model", model, "--out", out, "--over", split, "--device", "cpu"),
+        *("--filters", "5,17", "--window", "10,10,90,80", "--class", CLASSES[1]),
+    )
+    assert ended.code == 0, ended.err
+    assert f"window 10, 10, 90, 80: {CLASSES[1]}" in ended.err
+    for name in ("filters", "window", "contributions"):
+        assert Image.open(out / f"{name}.png").size[0] > 600
+        assert f"{name}.png" in ended.err.replace("\n", "")
+    numbers = json.loads((out / "inspection.json").read_text())
+    assert [len(entry["strongest"]) for entry in numbers["filters"]] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--filters", "3,x"), ("--filters 3,x", "3,17")),
+        (("--window", "1,2,three,4"), ("--window", "x1,y1,x2,y2")),
+        (("--window", "500,500,600,600"), ("--window 500,500,600,600", "covers nothing")),
+        (("--class", "horse"), ("'horse'", CLASSES[0])),
+        (("--over", "nowhere"), ("nowhere",)),
+    ],
+)
+def test_a_wrong_wish_to_inspect_is_one_line(folder, model, options, parts):
+    photo = next((folder / "voc" / "JPEGImages").iterdir())
+    out = folder / "never"
+    assert_one_line(
+        spp_det("inspect", photo, "--model", model, "--out", out, "--device", "cpu", *options), *parts
+    )
+    assert not out.exists()

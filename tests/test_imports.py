@@ -21,7 +21,7 @@ LAYERS = (
     {"proposals", "data", "model"},
     {"training", "evaluation", "inference"},
     {"report"},
-    {"cli", "commands", "proposing", "demo", "benchmark", "pretraining", "__main__"},
+    {"cli", "commands", "proposing", "inspecting", "demo", "benchmark", "pretraining", "__main__"},
 )
 SIDEWAYS = {
     "images": {"errors", "opencv"},
@@ -31,7 +31,7 @@ SIDEWAYS = {
     "model": {"proposals"},  # the detector searches for windows by itself
     "demo": {"commands"},
     "benchmark": {"commands"},  # it times whole trainings and folders
-    "cli": {"commands", "proposing", "demo", "benchmark", "pretraining"},
+    "cli": {"commands", "proposing", "inspecting", "demo", "benchmark", "pretraining"},
     "__main__": {"cli"},
 }
 

@@ -26,6 +26,11 @@ class Record:
             nor counted by the evaluation.
         crowd: bool ``[G]``; COCO's ``iscrowd``. Always false in VOC data.
         size: ``(width, height)`` as the annotation states it, or None.
+
+    >>> no = np.zeros(1, np.bool_)
+    >>> boxes, labels = np.float32([[10, 20, 80, 90]]), np.array([0])
+    >>> len(Record("000005", Path("000005.jpg"), boxes, labels, difficult=no, crowd=no))
+    1
     """
 
     image_id: str

@@ -47,6 +47,10 @@ def read_voc(root: str | os.PathLike[str], split: str, classes: Sequence[str] | 
     `spp_det.data.bounds`; call `fit_record` there once the pixels are decoded).
 
     Raises UserError also where the root, the split or the annotation of one of its ids is missing.
+
+    >>> dataset = read_voc("photos", "trainval")
+    >>> [record.path.suffix for record in dataset.records][:2], dataset.records[0].boxes.shape[1]
+    (['.jpg', '.jpg'], 4)
     """
     root = Path(root)
     if classes is not None and len(set(classes)) != len(classes):

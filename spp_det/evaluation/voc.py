@@ -78,6 +78,15 @@ def evaluate_voc(
     Raises:
         UserError: a score or a box is NaN or infinite, or the threshold is out of range.
         ValueError: detections do not fit the data set (see `check_detections`).
+
+    >>> from pathlib import Path
+    >>> from spp_det import Record
+    >>> no, cat = np.zeros(2, np.bool_), np.zeros(2, np.int64)
+    >>> cats = np.float32([[0, 0, 10, 10], [50, 0, 90, 30]])
+    >>> dataset = Dataset(("cat",), [Record("a", Path("a.jpg"), cats, cat, difficult=no, crowd=no)])
+    >>> found = {"boxes": cats[:1] + 1, "labels": cat[:1], "scores": np.float32([0.9])}
+    >>> evaluate_voc(dataset, [found]).mAP_area  # one of two, and nothing wrong
+    0.5
     """
     if not 0 < iou_threshold <= 1:
         raise UserError(f"the IoU threshold must lie in (0, 1], got {iou_threshold}")

@@ -89,9 +89,11 @@ def detect_each(
 class Detector:
     """Finds objects of known classes in images.
 
-    >>> detector = Detector.load("model.safetensors")          # doctest: +SKIP
-    >>> found = detector("photo.jpg")                          # doctest: +SKIP
-    >>> detector.classes[found["labels"][0]], found["boxes"][0], found["scores"][0]   # doctest: +SKIP
+    >>> detector = Detector.load("model.safetensors")
+    >>> found = detector("photo.jpg")  # or an RGB array, or a PIL image; a list of them gives a list
+    >>> found["boxes"].shape[1], found["labels"].dtype, found["scores"].dtype
+    (4, dtype('int64'), dtype('float32'))
+    >>> names = [detector.classes[label] for label in found["labels"]]  # best score first
     """
 
     def __init__(

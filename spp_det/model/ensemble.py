@@ -23,6 +23,11 @@ class Ensemble:
     place; a window that is left is refined by the model that scored it. Threshold, NMS and limit are
     those of the first model. A model combined with itself detects what it detects alone.
 
+    >>> ensemble = Ensemble.load(["model.safetensors", "other.safetensors"])
+    >>> found = ensemble("photo.jpg")
+    >>> len(found["boxes"]) == len(found["scores"])
+    True
+
     Attributes:
         classes: names in the order of the first model; the others may have another order.
         settings: the first model's.

@@ -183,22 +183,36 @@ class SPPFeatures:
         """RGB uint8 ``[H, W, 3]`` to one map a scale."""
         return [self.map(image, index) for index in range(len(self.scales))]
 
+    def locate(
+        self, maps: Sequence[ConvMap], windows: Boxes, scale_of: Ints | None = None
+    ) -> tuple[Ints, Ints]:
+        """The map ``[N]`` that each of ``[N, 4]`` windows is taken from, and its cells there, ``[N, 4]``.
+
+        The arguments are those of `vectors`; rectangles are half-open.
+        """
+        if scale_of is None:
+            factors = [float(np.sqrt(m.enlargement[0] * m.enlargement[1])) for m in maps]
+            scale_of = closest_scale(windows, factors)
+        rectangles = np.zeros((len(windows), 4), np.int64)
+        for index, conv_map in enumerate(maps):
+            mine = np.flatnonzero(scale_of == index)
+            scaled = windows[mine] * np.array(conv_map.enlargement * 2, np.float32)
+            height, width = conv_map.cells.shape[1:]
+            rectangles[mine] = project(scaled, self.backbone.geometry, height, width)
+        return scale_of, rectangles
+
     def vectors(self, maps: Sequence[ConvMap], windows: Boxes, scale_of: Ints | None = None) -> WindowVectors:
         """Vectors of ``[N, 4]`` windows in pixels of the image.
 
         They are float32 ``[M, bins * C]``, one a distinct (scale, rectangle of cells). Each window is
         taken at the scale where its area is closest to 224 x 224 pixels, or from the map ``scale_of [N]``.
         """
-        if scale_of is None:
-            factors = [float(np.sqrt(m.enlargement[0] * m.enlargement[1])) for m in maps]
-            scale_of = closest_scale(windows, factors)
+        scale_of, rectangle_of = self.locate(maps, windows, scale_of)
         rectangles, row_of = np.zeros((0, 4), np.int64), np.zeros(len(windows), np.int64)
         map_of = np.zeros(0, np.int64)  # of each rectangle
-        for index, conv_map in enumerate(maps):
+        for index in range(len(maps)):
             mine = np.flatnonzero(scale_of == index)
-            scaled = windows[mine] * np.array(conv_map.enlargement * 2, np.float32)
-            height, width = conv_map.cells.shape[1:]
-            distinct, inverse = distinct_rectangles(project(scaled, self.backbone.geometry, height, width))
+            distinct, inverse = distinct_rectangles(rectangle_of[mine])
             row_of[mine] = len(rectangles) + inverse
             rectangles = np.concatenate([rectangles, distinct])
             map_of = np.concatenate([map_of, np.full(len(distinct), index)])

@@ -75,6 +75,9 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
 
     Raises ValueError for a network whose branches do not agree, that treats the two axes differently, or
     whose cells are moved by anything but `Conv2d`, `MaxPool2d` and `AvgPool2d` modules.
+
+    >>> derive_geometry(nn.Sequential(nn.Conv2d(3, 8, 7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(2)))
+    (Geometry(stride=4, offset=1.0, receptive_field=9, smallest_input=3), 8)
     """
     graph = fx.symbolic_trace(layers)
     modules = dict(graph.named_modules())

@@ -23,6 +23,10 @@ def project(windows: Boxes, geometry: Geometry, height: int, width: int) -> Ints
 
     ``[N, 4] -> int64 [N, 4]``. Each rectangle lies inside the map and has at least one cell, whatever
     the window: an empty or outlying one takes the cell nearest to its centre.
+
+    >>> zf5 = Geometry(stride=16, offset=0, receptive_field=139, smallest_input=1)
+    >>> project(np.float32([[10, 20, 101, 81]]), zf5, height=30, width=40).tolist()
+    [[1, 2, 7, 5]]
     """
     windows = windows.astype(np.float64)
     cells = np.array([width, height])
@@ -43,6 +47,9 @@ def closest_scale(windows: Boxes, factors: Sequence[float]) -> Ints:
 
     ``[N, 4]`` windows in pixels of the original image and S enlargement factors ``-> [N]`` indices into
     ``factors``. Ties go to the first.
+
+    >>> closest_scale(np.float32([[0, 0, 500, 400], [0, 0, 90, 110]]), factors=(1.0, 2.0)).tolist()
+    [0, 1]
     """
     sides = (windows[:, 2:] - windows[:, :2]).astype(np.float64)
     scaled_areas = (sides[:, 0] * sides[:, 1])[:, None] * np.square(np.asarray(factors, np.float64))  # [N, S]

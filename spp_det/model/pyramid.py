@@ -38,6 +38,9 @@ def num_bins(levels: Sequence[int]) -> int:
     """Bins of a pyramid: the sum of ``n * n`` over its levels.
 
     Raises ValueError where a level is not a positive integer or there are none.
+
+    >>> num_bins((6, 3, 2, 1))
+    50
     """
     if not levels or any(int(n) != n or n < 1 for n in levels):
         raise ValueError(f"pyramid levels must be positive integers, got {tuple(levels)}")
@@ -49,6 +52,9 @@ def mirrored_bins(levels: Sequence[int]) -> Ints:
 
     ``vectors[:, mirrored_bins(levels)]`` of ``[N, bins, C]`` is, to the bit, what pooling the mirrored map
     gives for the mirrored rectangles: the bins' bounds are symmetric.
+
+    >>> mirrored_bins((1, 2)).tolist()
+    [0, 2, 1, 4, 3]
     """
     starts = np.cumsum([0, *(n * n for n in levels)])
     grids = [start + np.arange(n * n).reshape(n, n) for start, n in zip(starts, levels, strict=False)]
@@ -61,8 +67,11 @@ class SpatialPyramidPooling(nn.Module):
     The flat order is level, channel, row, column: the concatenation of ``adaptive_pool(x, n).flatten(1)``
     over ``levels``. Differentiable.
 
-    >>> SpatialPyramidPooling(levels=(1, 2, 4))(torch.zeros(2, 256, 13, 10)).shape
-    torch.Size([2, 5376])
+    >>> pool = SpatialPyramidPooling(levels=(1, 2, 4))
+    >>> pool(torch.zeros(2, 256, 13, 10)).shape, pool(torch.zeros(2, 256, 7, 20)).shape
+    (torch.Size([2, 5376]), torch.Size([2, 5376]))
+    >>> pool.out_features(256)
+    5376
     """
 
     def __init__(self, levels: Sequence[int] = CLASSIFICATION_LEVELS, mode: Mode = "max") -> None:
@@ -105,6 +114,10 @@ def pool_windows(
     convolutions stay frozen (P section 4.1).
 
     Raises ValueError on a wrong shape, an empty window or one that leaves the map.
+
+    >>> windows = torch.tensor([[0, 0, 20, 30], [5, 5, 6, 6]])
+    >>> pool_windows(torch.rand(256, 43, 57), windows).shape
+    torch.Size([2, 50, 256])
     """
     bins, mode = num_bins(levels), _checked_mode(mode)
     if feature_map.ndim != 3 or not feature_map.is_floating_point():

@@ -67,6 +67,11 @@ def selective_search(
 
     The windows are a pure function of the pixels, ``mode`` and ``max_side``; no two are equal. Raises
     ValueError on an array that is not such an image, or an unknown mode.
+
+    >>> image = np.zeros((60, 80, 3), np.uint8)
+    >>> image[20:50, 10:60] = 255
+    >>> [10, 20, 60, 50] in selective_search(image).tolist()
+    True
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")

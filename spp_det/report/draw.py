@@ -94,7 +94,7 @@ def draw_detections(
     picture = Image.fromarray(image)
     canvas = ImageDraw.Draw(picture, "RGBA")  # blends what is drawn, by its alpha
     for box, color in zip(reversed(pixels.tolist()), reversed(colors), strict=True):
-        _draw_box(canvas, box, color, style)
+        draw_box(canvas, box, color, style.line)
     for i, place, variants, variant_sizes in zip(turns, places, texts, sizes, strict=True):
         if place is not None:
             _draw_tag(canvas, place, variant_sizes[place.text], variants[place.text], colors[i], style)
@@ -149,11 +149,14 @@ def _tag_size(text: str, style: _Style) -> tuple[int, int]:
     return round(font.getlength(shown)) + 2 * beside, round(bottom - top) + 2 * above
 
 
-def _draw_box(canvas: ImageDraw.ImageDraw, box: Sequence[int], color: Color, style: _Style) -> None:
-    """A line just inside the box, between two hairlines of the opposite lightness."""
+def draw_box(canvas: ImageDraw.ImageDraw, box: Sequence[int], color: Color, thickness: int) -> None:
+    """A line just inside a half-open box of whole pixels, between two hairlines of the opposite lightness.
+
+    ``canvas`` blends, as `ImageDraw.Draw(picture, "RGBA")` does; small boxes have a thinner line.
+    """
     left, top, right, bottom = box[0], box[1], box[2] - 1, box[3] - 1
     smallest = min(right - left, bottom - top) + 1
-    line = max(1, min(style.line, smallest // 6))
+    line = max(1, min(thickness, smallest // 6))
     hair = max(1, line // 3)
     shade = (*text_color(color), 110)
     canvas.rectangle((left - hair, top - hair, right + hair, bottom + hair), outline=shade, width=hair)

@@ -57,7 +57,14 @@ class Trained:
 
 
 def train(config: Config) -> Trained:
-    """Train a detector. Writes only the cache; the caller saves the model."""
+    """Train a detector. Writes only the cache; the caller saves the model.
+
+    >>> from pathlib import Path
+    >>> from spp_det import load_config
+    >>> config = load_config(Path("recipe.yaml"), ["data.root=photos", "output=runs/mine"])
+    >>> detector = train(config).detector
+    >>> detector.save("runs/mine/model.safetensors")
+    """
     clock = _Clock()
     dataset = read_dataset(config.data, config.data.train, config.data.classes)
     workers = config.runtime.workers or os.cpu_count() or 1
