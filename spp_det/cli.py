@@ -41,6 +41,9 @@ ProposalFile = Annotated[
 EdgeModel = Annotated[
     Path | None, typer.Option(help="Search by Edge Boxes, with OpenCV's model of edges (model.yml.gz).")
 ]
+ImageFolder = Annotated[
+    Path | None, typer.Option("--images", help="Where the images of --coco lie, if not beside it.")
+]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"], typer.Option(help="What the network multiplies in.")
 ]
@@ -152,25 +155,20 @@ def evaluate(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
     csv_out: Annotated[Path | None, typer.Option("--csv", help="One line a figure.")] = None,
     markdown_out: Annotated[Path | None, typer.Option("--markdown", help="As tables.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page that shows every image there.")] = None,
+    images: ImageFolder = None,
 ) -> None:
     """Score detections: the 12 COCO figures, and VOC AP by area and by 11 points; of every class too."""
     from spp_det.cache import write_json, write_whole
-    from spp_det.data.coco import coco_dataset, load_instances
-    from spp_det.data.voc import read_voc
     from spp_det.evaluation.results import evaluate as figures_of
     from spp_det.evaluation.results import read_results
     from spp_det.report.figures import figures_csv, figures_markdown
+    from spp_det.report.page import write_page
+    from spp_det.reporting import read_truth
 
-    if (voc is None) == (coco is None):
-        raise UserError("say what to compare with: --voc ROOT --split NAME, or --coco INSTANCES.json")
-    instances = None if coco is None else load_instances(coco)
-    if voc is not None:
-        dataset = read_voc(voc, split)
-    else:
-        assert coco is not None
-        assert instances is not None
-        dataset = coco_dataset(instances, coco)
-    figures = figures_of(dataset, read_results(detections, dataset), instances, iou or (), max_dets)
+    dataset, instances = read_truth(voc, split, coco, images)
+    aligned = read_results(detections, dataset)
+    figures = figures_of(dataset, aligned, instances, iou or (), max_dets)
     _print_figures(figures)
     if json_out is not None:
         write_json(json_out, figures)
@@ -178,6 +176,24 @@ def evaluate(
         write_whole(csv_out, figures_csv(figures))
     if markdown_out is not None:
         write_whole(markdown_out, figures_markdown(figures))
+    if html is not None:
+        write_page(html, detections.absolute().parent.name, dataset, aligned.detections, figures)
+        _say(f"page: {escape(str(html))}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="What train wrote, or any folder that detect wrote.")],
+    voc: Annotated[Path | None, typer.Option(help="A Pascal VOC folder; else the run's test data.")] = None,
+    split: Annotated[str, typer.Option(help="The VOC split to score.")] = "test",
+    coco: Annotated[Path | None, typer.Option(help="A COCO instances file.")] = None,
+    images: ImageFolder = None,
+    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html if not given.")] = None,
+) -> None:
+    """Write one page that shows figures, curves, every error and every image: opens from disk, no network."""
+    from spp_det.reporting import run_report
+
+    _say(f"[bold green]wrote[/] {escape(str(run_report(run, voc, split, coco, images, out)))}")
 
 
 @app.command("proposals")

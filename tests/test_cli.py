@@ -183,9 +183,10 @@ def test_without_options_only_the_coco_files_and_the_journal_are_written(model, 
 def test_evaluation_prints_and_writes_the_figures_that_training_ended_with(folder, found, tmp_path):
     ended = spp_det(
         *("evaluate", found / "detections.json", "--voc", folder / "voc", "--split", "test"),
-        *("--json", tmp_path / "figures.json"),
+        *("--json", tmp_path / "figures.json", "--html", tmp_path / "page.html"),
     )
     assert ended.code == 0, ended.err
+    assert (tmp_path / "page.html").read_text().count('id="picture-') == 3
     figures = json.loads((tmp_path / "figures.json").read_text())
     after_training = json.loads((folder / "run" / "metrics.json").read_text())["test"]
     assert figures == {name: after_training[name] for name in figures}
@@ -226,6 +227,14 @@ def test_images_of_standard_input_are_gone_on_with(folder, model, split, tmp_pat
     assert any((tmp_path / "out" / "crops").rglob("*.jpg"))
     other = spp_det("detect", model, split, "--out", tmp_path / "out", "--resume", "--classes", CLASSES[0])
     assert_one_line(other, tmp_path / "out", "--classes", "--resume")
+
+
+def test_the_report_of_a_folder_is_a_page_in_it(folder, found):
+    ended = spp_det("report", found, "--voc", folder / "voc")
+    assert ended.code == 0, ended.err
+    assert str(found / "report.html") in ended.err
+    assert (found / "report.html").read_text().startswith("<!doctype html>")
+    assert_one_line(spp_det("report", folder / "voc"), folder / "voc", "holds neither")
 
 
 def test_score_leaves_out_exactly_what_scores_less(model, split, found, tmp_path):

@@ -21,7 +21,8 @@ LAYERS = (
     {"proposals", "data", "model"},
     {"training", "evaluation", "inference"},
     {"report"},
-    {"cli", "commands", "proposing", "inspecting", "demo", "benchmark", "pretraining", "__main__"},
+    {"cli", "commands", "proposing", "inspecting", "demo", "benchmark", "pretraining", "reporting"}
+    | {"__main__"},
 )
 SIDEWAYS = {
     "images": {"errors", "opencv"},
@@ -31,7 +32,7 @@ SIDEWAYS = {
     "model": {"proposals"},  # the detector searches for windows by itself
     "demo": {"commands"},
     "benchmark": {"commands"},  # it times whole trainings and folders
-    "cli": {"commands", "proposing", "inspecting", "demo", "benchmark", "pretraining"},
+    "cli": {"commands", "proposing", "inspecting", "demo", "benchmark", "pretraining", "reporting"},
     "__main__": {"cli"},
 }
 

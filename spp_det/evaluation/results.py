@@ -22,6 +22,9 @@ from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.evaluation.align import Aligned, align
 from spp_det.evaluation.coco import MAX_DETS, evaluate_coco_by_class
+from spp_det.evaluation.curves import Threshold, best_f1, class_curves
+from spp_det.evaluation.detections import ImageDetections
+from spp_det.evaluation.errors import count_errors, sort_errors
 from spp_det.evaluation.reading import read_detections, read_json
 from spp_det.evaluation.voc import VocResult, evaluate_voc
 
@@ -45,8 +48,8 @@ def read_results(path: Path | str, dataset: Dataset) -> Aligned:
 def evaluate_files(instances_path: Path | str, results_path: Path | str) -> Figures:
     """All figures of any COCO results file against any COCO ground truth, as `evaluate` returns them.
 
-    Ids mean what the ground truth says; an ``images.json`` is not looked for. ``"voc"`` is None, with
-    a warning, where `read_coco` refuses a ground truth that pycocotools takes.
+    Ids mean what the ground truth says; an ``images.json`` is not looked for. All but ``"coco"`` is
+    None, with a warning, where `read_coco` refuses a ground truth that pycocotools takes.
 
     Raises:
         UserError: one line that names the file and the entry.
@@ -57,9 +60,8 @@ def evaluate_files(instances_path: Path | str, results_path: Path | str) -> Figu
         dataset = coco_dataset(instances, Path(instances_path))
     except UserError as error:
         logger.warning("no VOC figures: %s", error)
-        return {**coco, "voc": None, "voc_at": {}}
-    voc = evaluate_voc(dataset, align(dataset, results).detections)
-    return {**coco, "voc": _voc_figures(voc), "voc_at": {}}
+        return {**coco, "voc": None, "voc_at": {}, "thresholds": None, "errors": None}
+    return {**coco, "voc_at": {}, **_figures_at_half(dataset, align(dataset, results).detections)}
 
 
 def evaluate(
@@ -82,15 +84,17 @@ def evaluate(
 
     Returns:
         ``{"coco": {figure: value}, "voc": {"mAP_area", "mAP_11point", "per_class": {name: {"area",
-        "11point"}}}, "coco_per_class": {name: {figure: value}}, "voc_at": {IoU: as "voc"}}``. ``"voc"``
-        is at IoU 0.5. None where not defined (COCO says -1).
+        "11point"}}}, "coco_per_class": {name: {figure: value}}, "voc_at": {IoU: as "voc"}, "thresholds":
+        {name: {"score", "precision", "recall", "F1"}}, "errors": {name: {kind: count}}}``. ``"voc"``
+        is at IoU 0.5; None where not defined (COCO says -1). Thresholds are those of the best F1 (see
+        `best_f1`), None where there is none; errors are counted at them (see `count_errors`).
     """
     if instances is None:
         # No figure depends on the size of an image, so none is looked up on disk.
         instances = coco_instances(dataset, [record.size or (0, 0) for record in dataset.records])
     at = {f"{iou:g}": _voc_figures(evaluate_voc(dataset, aligned.detections, iou)) for iou in ious}
-    voc = _voc_figures(evaluate_voc(dataset, aligned.detections))
-    return {**_coco_figures(instances, aligned.coco, max_dets=max_dets), "voc": voc, "voc_at": at}
+    coco = _coco_figures(instances, aligned.coco, max_dets=max_dets)
+    return {**coco, "voc_at": at, **_figures_at_half(dataset, aligned.detections)}
 
 
 def _coco_figures(
@@ -104,6 +108,18 @@ def _coco_figures(
     return {"coco": whole, "coco_per_class": {class_names[key]: one for key, one in by_id.items()}}
 
 
+def _figures_at_half(dataset: Dataset, detections: Sequence[ImageDetections]) -> Figures:
+    """All figures that are VOC's or rest on its matching, at IoU 0.5."""
+    voc = evaluate_voc(dataset, detections)
+    best = {name: best_f1(points) for name, points in class_curves(voc).items()}
+    scores = {name: one.score for name, one in best.items() if one is not None}
+    return {
+        "voc": _voc_figures(voc),
+        "thresholds": {name: _threshold(one) for name, one in best.items()},
+        "errors": count_errors(dataset, detections, sort_errors(dataset, detections), scores),
+    }
+
+
 def _voc_figures(voc: VocResult) -> dict[str, Any]:
     per_class = {
         class_name: {"area": _or_none(result.ap_area), "11point": _or_none(result.ap_11point)}
@@ -114,6 +130,12 @@ def _voc_figures(voc: VocResult) -> dict[str, Any]:
         "mAP_11point": _or_none(voc.mAP_11point),
         "per_class": per_class,
     }
+
+
+def _threshold(best: Threshold | None) -> dict[str, float] | None:
+    if best is None:
+        return None
+    return {"score": best.score, "precision": best.precision, "recall": best.recall, "F1": best.f1}
 
 
 def _or_none(value: float) -> float | None:

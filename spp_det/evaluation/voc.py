@@ -3,10 +3,10 @@
 The detections of one class are ranked by score over all images. Each is compared with the object
 of its class and image that it overlaps most:
 
-    no object, or IoU below the threshold     false positive
-    the object is difficult (or COCO crowd)   ignored: neither true nor false
-    the object is not found yet               true positive
-    the object is found already               false positive (a duplicate)
+    no object, or IoU below the threshold     false positive        Outcome.FALSE
+    the object is difficult (or COCO crowd)   neither of the two    Outcome.IGNORED
+    the object is not found yet               true positive         Outcome.TRUE
+    the object is found already               false positive        Outcome.DUPLICATE
 
 Equal scores rank in the order given: images in the order of the data set, then detections in the
 order of the image. Scores are never rounded.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any, cast
 
 import numpy as np
@@ -30,6 +31,31 @@ Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
+class Outcome(IntEnum):
+    """What a detection is by the devkit's rules; see the table above."""
+
+    FALSE = 0
+    IGNORED = 1
+    TRUE = 2
+    DUPLICATE = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """The detections of all images, image by image, and the objects that they are compared with.
+
+    Attributes:
+        outcome: int8 ``[N]``, of `Outcome`.
+        target: int64 ``[N]``, the object of the same class and image that is overlapped most, as an
+            index among all objects; -1 where the image has none of the class.
+        overlap: float64 ``[N]``, the IoU with it; -inf where there is none.
+    """
+
+    outcome: npt.NDArray[np.int8]
+    target: Ints
+    overlap: Doubles
+
+
 @dataclass(frozen=True, eq=False)
 class ClassResult:
     """How well one class is detected. Figures are fractions of 1.
@@ -42,6 +68,7 @@ class ClassResult:
             As measured: the monotone envelope is taken only for the average. ``recall`` is NaN
             where ``positives`` is 0.
         scores: ``[N]``, the score of each of these detections, highest first.
+        hit: bool ``[N]``, whether each of them is a true positive.
         positives: the number of objects to find; difficult and crowd ones do not count.
     """
 
@@ -50,6 +77,7 @@ class ClassResult:
     precision: Doubles
     recall: Doubles
     scores: npt.NDArray[np.floating]
+    hit: Flags
     positives: int
 
 
@@ -88,28 +116,49 @@ def evaluate_voc(
     >>> evaluate_voc(dataset, [found]).mAP_area  # one of two, and nothing wrong
     0.5
     """
-    if not 0 < iou_threshold <= 1:
-        raise UserError(f"the IoU threshold must lie in (0, 1], got {iou_threshold}")
-    check_detections(dataset, detections)
-
+    matches = match(dataset, detections, iou_threshold)
+    ignored = matches.outcome == Outcome.IGNORED
     object_labels = _join([record.labels for record in dataset.records], np.int64)
-    object_ignored = _join([record.difficult | record.crowd for record in dataset.records], np.bool_)
+    countable = ~_join([record.difficult | record.crowd for record in dataset.records], np.bool_)
     labels = _join([found["labels"] for found in detections], np.int64)
     scores = _join([found["scores"] for found in detections], np.float32)
-    overlap, target = _best_objects(dataset, detections)
-    target = np.where(overlap >= iou_threshold, target, -1)
 
     per_class = {}
     for label, name in enumerate(dataset.classes):
-        mine = np.flatnonzero(labels == label)
-        ranked = mine[np.argsort(-scores[mine], kind="stable")]
-        positives = int(np.count_nonzero((object_labels == label) & ~object_ignored))
-        per_class[name] = _class_result(target[ranked], scores[ranked], object_ignored, positives)
+        mine = np.flatnonzero((labels == label) & ~ignored)
+        ranked = mine[_ranking(scores[mine])]
+        positives = int(np.count_nonzero((object_labels == label) & countable))
+        hit = matches.outcome[ranked] == Outcome.TRUE
+        per_class[name] = _class_result(hit, scores[ranked], positives)
     return VocResult(
         mAP_area=_mean_defined([result.ap_area for result in per_class.values()]),
         mAP_11point=_mean_defined([result.ap_11point for result in per_class.values()]),
         per_class=per_class,
     )
+
+
+def match(dataset: Dataset, detections: Sequence[ImageDetections], iou_threshold: float = 0.5) -> Matches:
+    """Compare every detection with the objects of its class and image; arguments as of `evaluate_voc`.
+
+    What a detection is depends on no detection that ranks lower: leaving out all below some score
+    changes nothing for the others.
+    """
+    if not 0 < iou_threshold <= 1:
+        raise UserError(f"the IoU threshold must lie in (0, 1], got {iou_threshold}")
+    check_detections(dataset, detections)
+    scores = _join([found["scores"] for found in detections], np.float32)
+    object_ignored = _join([record.difficult | record.crowd for record in dataset.records], np.bool_)
+    overlap, target = _best_objects(dataset, detections)
+
+    outcome = np.full(len(target), Outcome.FALSE, np.int8)
+    on_object = np.flatnonzero(overlap >= iou_threshold)
+    outcome[on_object] = Outcome.DUPLICATE
+    # The best-ranked detection of an object finds it; the others are duplicates.
+    ranked = on_object[_ranking(scores[on_object])]
+    _, first = np.unique(target[ranked], return_index=True)
+    outcome[ranked[first]] = Outcome.TRUE
+    outcome[on_object[object_ignored[target[on_object]]]] = Outcome.IGNORED
+    return Matches(outcome, target, overlap)
 
 
 def _best_objects(dataset: Dataset, detections: Sequence[ImageDetections]) -> tuple[Doubles, Ints]:
@@ -136,26 +185,18 @@ def _best_objects(dataset: Dataset, detections: Sequence[ImageDetections]) -> tu
     return _join(overlaps, np.float64), _join(targets, np.int64)
 
 
-def _class_result(
-    target: Ints, scores: npt.NDArray[np.floating], ignored_objects: Flags, positives: int
-) -> ClassResult:
-    """The result of one class from its ranked detections.
+def _ranking(scores: npt.NDArray[np.floating]) -> Ints:
+    """``[N] -> [N]`` indices, highest score first; equal ones in the order given."""
+    return np.argsort(-scores, kind="stable")
 
-    ``target`` int64 ``[N]`` is the object that each detection overlaps enough, or -1.
-    """
-    ignored = target >= 0
-    ignored[ignored] = ignored_objects[target[ignored]]
-    target, scores = target[~ignored], scores[~ignored]
 
-    # The best-ranked detection of an object finds it; the others are duplicates.
-    found_objects, first_rank = np.unique(target, return_index=True)
-    hit = np.zeros(len(target), np.bool_)
-    hit[first_rank[found_objects >= 0]] = True
-
+def _class_result(hit: Flags, scores: npt.NDArray[np.floating], positives: int) -> ClassResult:
+    """The result of one class from its ranked detections, ignored ones left out."""
     hits = np.cumsum(hit, dtype=np.int64)
     precision = hits / np.arange(1, len(hits) + 1)
     if positives == 0:
-        return ClassResult(np.nan, np.nan, precision, np.full(len(hits), np.nan), scores, positives)
+        recall = np.full(len(hits), np.nan)
+        return ClassResult(np.nan, np.nan, precision, recall, scores, hit, positives)
     # The best precision at this or any higher recall.
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     return ClassResult(
@@ -164,6 +205,7 @@ def _class_result(
         precision=precision,
         recall=hits / positives,
         scores=scores,
+        hit=hit,
         positives=positives,
     )
 

@@ -217,6 +217,17 @@ def test_the_figures_are_those_of_both_evaluators(tmp_path):
     assert figures["coco"] == evaluate_coco(coco_instances(dataset, [(640, 480)] * 3), aligned.coco)
 
 
+def test_thresholds_and_errors_are_there_for_every_class(tmp_path):
+    figures = evaluate(zoo(), read_results(write(tmp_path, results(), listing()), zoo()))
+    best = {"score": 0.9, "precision": 1.0, "recall": 1.0, "F1": 1.0}
+    assert figures["thresholds"] == {"kangaroo": {**best, "score": 0.8}, "raccoon": best}
+    assert {name: counts["correct"] for name, counts in figures["errors"].items()} == {
+        "kangaroo": 1,
+        "raccoon": 1,
+    }
+    assert sum(sum(counts.values()) for counts in figures["errors"].values()) == 2  # the rest scores less
+
+
 def test_difficult_objects_count_in_neither(tmp_path):
     without = [found for found in results() if found["score"] != 0.7]  # 0.7 is on the difficult one
     figures = [
@@ -235,6 +246,7 @@ def test_what_is_not_defined_is_null(tmp_path):
         "per_class": {name: {"area": None, "11point": None} for name in CLASSES},
     }
     assert figures["coco"]["AP"] == -1
+    assert figures["thresholds"] == dict.fromkeys(CLASSES)
 
 
 def test_areas_of_masks_are_those_of_the_coco_file(tmp_path):

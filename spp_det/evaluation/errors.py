@@ -1,0 +1,162 @@
+"""Every detection and every missed object, sorted by what went wrong.
+
+After Hoiem et al., "Diagnosing error in object detectors" (2012), and the names of TIDE (2020); what is
+true, a duplicate or ignored is the word of Pascal VOC's matching alone (`spp_det.evaluation.voc`). The
+first line that fits a detection counts:
+
+    correct        VOC's true positive
+    ignored        on a difficult or crowd object of its class: neither right nor wrong
+    duplicate      on an object of its class that a detection of a higher rank has found
+    confused       IoU >= 0.5 with an object of another class
+    localisation   0.1 <= IoU < 0.5 with an object of its class
+    background     none of these
+
+and an object that is neither difficult nor crowd is
+
+    missed         when no detection of the score asked for is correct on it.
+
+(Where both fit, `confused` comes before `localisation`: the object of the other class is then the one
+that the box covers more.) Difficult and crowd objects are never missed, but they do explain a box: one
+that lies loosely on them is badly localised, not background. The kind of a detection depends on no
+detection below it, so it is the same at every score threshold; only `missed` grows with the threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from spp_det.boxes import Boxes, Ints, iou
+from spp_det.data.records import Dataset, Record
+from spp_det.evaluation.detections import ImageDetections
+from spp_det.evaluation.voc import Doubles, Outcome, match
+
+LOOSE = 0.1  # IoU from which a box is a bad try at an object rather than background
+
+
+class Kind(IntEnum):
+    """The kinds of detections, and ``MISSED``, which is one of objects."""
+
+    CORRECT = 0
+    LOCALISATION = 1
+    CONFUSED = 2
+    DUPLICATE = 3
+    BACKGROUND = 4
+    IGNORED = 5
+    MISSED = 6
+
+
+@dataclass(frozen=True, eq=False)
+class ImageErrors:
+    """The detections and objects of one image, in the order of the image.
+
+    Attributes:
+        kinds: int8 ``[N]``, the `Kind` of each detection.
+        objects: int64 ``[N]``, the image's object that the kind speaks of; -1 for background.
+        overlaps: float64 ``[N]``, the IoU with that object; 0 for background.
+        found_at: float64 ``[G]``, the score of the correct detection of each object: it is missed at any
+            threshold above. -inf where there is none, +inf for difficult and crowd objects.
+    """
+
+    kinds: npt.NDArray[np.int8]
+    objects: Ints
+    overlaps: Doubles
+    found_at: Doubles
+
+
+def sort_errors(
+    dataset: Dataset, detections: Sequence[ImageDetections], iou_threshold: float = 0.5
+) -> list[ImageErrors]:
+    """Sort the detections of every image; see the module for the kinds.
+
+    Args:
+        dataset: the ground truth.
+        detections: one entry an image, in the order of ``dataset.records``.
+        iou_threshold: stands for 0.5 everywhere above; at least 0.1.
+
+    Raises:
+        UserError, ValueError: as `evaluate_voc`.
+    """
+    matches = match(dataset, detections, iou_threshold)
+    per_image = []
+    first, first_object = 0, 0
+    for record, found in zip(dataset.records, detections, strict=True):
+        mine = slice(first, first + len(found["scores"]))
+        # The index counts all objects; in an image without any of the class it is -1, and so it stays.
+        target = matches.target[mine]
+        target = np.where(target >= 0, target - first_object, -1)
+        per_image.append(
+            _sort_image(record, found, matches.outcome[mine], target, matches.overlap[mine], iou_threshold)
+        )
+        first, first_object = mine.stop, first_object + len(record)
+    return per_image
+
+
+def _sort_image(
+    record: Record,
+    found: ImageDetections,
+    outcome: npt.NDArray[np.int8],
+    target: Ints,
+    overlap: Doubles,
+    iou_threshold: float,
+) -> ImageErrors:
+    other, other_overlap = _other_class(record, found)
+    false = outcome == Outcome.FALSE
+    confused = false & (other_overlap >= iou_threshold)
+    background = false & ~confused & (overlap < LOOSE)
+    kinds = np.full(len(target), Kind.LOCALISATION, np.int8)
+    kinds[outcome == Outcome.TRUE] = Kind.CORRECT
+    kinds[outcome == Outcome.IGNORED] = Kind.IGNORED
+    kinds[outcome == Outcome.DUPLICATE] = Kind.DUPLICATE
+    kinds[confused] = Kind.CONFUSED
+    kinds[background] = Kind.BACKGROUND
+
+    found_at = np.where(record.difficult | record.crowd, np.inf, -np.inf)
+    hit = outcome == Outcome.TRUE
+    found_at[target[hit]] = found["scores"][hit]
+    return ImageErrors(
+        kinds=kinds,
+        objects=np.where(background, -1, np.where(confused, other, target)),
+        overlaps=np.where(background, 0.0, np.where(confused, other_overlap, overlap)),
+        found_at=found_at,
+    )
+
+
+def _other_class(record: Record, found: ImageDetections) -> tuple[Ints, Doubles]:
+    """For N detections the object of another class that each overlaps most, and the IoU; -1, 0 if none."""
+    count = len(found["scores"])
+    if not len(record) or not count:
+        return np.full(count, -1), np.zeros(count)
+    a = cast(Boxes, found["boxes"].astype(np.float64))
+    b = cast(Boxes, record.boxes.astype(np.float64))
+    overlap = np.where(found["labels"][:, None] != record.labels[None, :], iou(a, b), 0.0)  # [N, G]
+    best = overlap.argmax(axis=1)
+    best_overlap = np.take_along_axis(overlap, best[:, None], axis=1)[:, 0]
+    return np.where(best_overlap > 0, best, -1), best_overlap
+
+
+def count_errors(
+    dataset: Dataset,
+    detections: Sequence[ImageDetections],
+    errors: Sequence[ImageErrors],
+    thresholds: Mapping[str, float],
+) -> dict[str, dict[str, int]]:
+    """``{class name: {kind in lower case: count}}`` of detections that reach the threshold of their class.
+
+    A class without a threshold shows nothing: all of its objects are missed. ``errors`` is what
+    `sort_errors` returns.
+    """
+    counts = {name: dict.fromkeys((kind.name.lower() for kind in Kind), 0) for name in dataset.classes}
+    lowest = np.array([thresholds.get(name, np.inf) for name in dataset.classes])
+    for record, found, sorted_ in zip(dataset.records, detections, errors, strict=True):
+        shown = found["scores"] >= lowest[found["labels"]]
+        for label, kind in zip(found["labels"][shown], sorted_.kinds[shown], strict=True):
+            counts[dataset.classes[label]][Kind(kind).name.lower()] += 1
+        for label in record.labels[sorted_.found_at < lowest[record.labels]]:
+            counts[dataset.classes[label]]["missed"] += 1
+    return counts

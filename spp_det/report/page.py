@@ -1,0 +1,227 @@
+"""One HTML file that shows what was found: figures, curves, every error, every image. It needs no network.
+
+The page trusts nothing that it is given. Names reach it escaped, or as JSON that cannot end its element; its
+script writes them as text, never as markup; and its policy admits only the script and the style whose digests
+it states, and loads nothing at all: the images lie in the page as text.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader
+
+from spp_det.cache import write_whole
+from spp_det.data.records import Dataset, Record
+from spp_det.evaluation.curves import Curve, best_f1, class_curves, pooled_curve
+from spp_det.evaluation.detections import ImageDetections
+from spp_det.evaluation.errors import ImageErrors, Kind, sort_errors
+from spp_det.evaluation.voc import VocResult, evaluate_voc
+from spp_det.images import UnreadableImageError, encode_jpeg, read_image, resize_shorter_side
+from spp_det.progress import track
+from spp_det.report.text import printable
+from spp_det.threads import ahead
+
+logger = logging.getLogger(__name__)
+
+LONGEST_SIDE, SHORTEST_SIDE = 640, 320  # pixels of an embedded image's longer side: few images, very many
+FULL_SIZE_IMAGES = 400  # as many have the longest side; of more, together about as many pixels
+JPEG_QUALITY = 78
+NOT_DEFINED = "\N{EN DASH}"
+CURVE_GRID = 400  # steps to a side that a curve is drawn in; no figure is computed from that
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """An image as the page holds it: base64 of a small JPEG, and the size that boxes refer to."""
+
+    jpeg: str
+    width: int
+    height: int
+
+
+def write_page(
+    path: Path,
+    title: str,
+    dataset: Dataset,
+    detections: Sequence[ImageDetections],
+    figures: Mapping[str, Any],
+) -> None:
+    """Write the report of one evaluation as a page of its own.
+
+    Args:
+        path: the file, ``.html``.
+        title: what was evaluated, of any characters.
+        dataset: the ground truth; its image files are read. Those that cannot be are blank on the page,
+            and one warning counts them.
+        detections: one entry an image, in the order of ``dataset.records``.
+        figures: what `spp_det.evaluation.results.evaluate` returns for them.
+    """
+    result = evaluate_voc(dataset, detections)
+    errors = sort_errors(dataset, detections)
+    pictures = _pictures(dataset.records)
+    write_whole(path, _render(title, dataset, detections, figures, result, errors, pictures))
+
+
+def _render(
+    title: str,
+    dataset: Dataset,
+    detections: Sequence[ImageDetections],
+    figures: Mapping[str, Any],
+    result: VocResult,
+    errors: Sequence[ImageErrors],
+    pictures: Sequence[_Picture],
+) -> str:
+    environment = Environment(
+        loader=PackageLoader("spp_det.report", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = _percent
+    style, script = (_source(environment, name) for name in ("page.css", "page.js"))
+    names = [printable(name) for name in dataset.classes]
+    curves = class_curves(result)
+    best = {name: best_f1(points) for name, points in curves.items()}
+    classes = [
+        {
+            "name": shown,
+            "objects": result.per_class[name].positives,
+            "voc": figures["voc"]["per_class"][name],
+            "best": best[name],
+            "path": _path(curves[name]) if result.per_class[name].positives else "",
+        }
+        for name, shown in zip(dataset.classes, names, strict=True)
+    ]
+    pooled = best_f1(pooled_curve(result))
+    scores = np.concatenate([found["scores"] for found in detections]) if detections else np.zeros(0)
+    low, high = (float(scores.min()), float(scores.max())) if len(scores) else (0.0, 1.0)
+    data = {
+        "classes": names,
+        "best": [None if one is None else one.score for one in best.values()],
+        "pooled": low if pooled is None else pooled.score,
+        "images": [_image(*one) for one in zip(dataset.records, pictures, detections, errors, strict=True)],
+    }
+    return environment.get_template("page.html.j2").render(
+        title=printable(title),
+        style=style,
+        script=script,
+        policy=_policy(style, script),
+        figures=figures,
+        classes=classes,
+        kinds=[kind.name.lower() for kind in Kind if kind != Kind.IGNORED],
+        images=len(dataset),
+        objects=sum(one.positives for one in result.per_class.values()),
+        detections=len(scores),
+        lowest=math.floor(low * 100) / 100,
+        highest=math.ceil(high * 100) / 100,
+        pictures=[picture.jpeg for picture in pictures],
+        data=_embedded_json(data),
+    )
+
+
+def _source(environment: Environment, name: str) -> str:
+    """A file of the package's templates as it is."""
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, name)[0]
+
+
+def _policy(style: str, script: str) -> str:
+    """The Content-Security-Policy: this style, this script, and nothing else."""
+    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; style-src 'sha256-{digests[0]}'; "
+        f"script-src 'sha256-{digests[1]}'; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _embedded_json(tree: object) -> str:
+    """JSON that is safe between the tags of a script: nothing in it looks like a tag to an HTML parser."""
+    text = json.dumps(tree, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _image(record: Record, picture: _Picture, found: ImageDetections, errors: ImageErrors) -> dict[str, Any]:
+    """What the script knows of an image.
+
+    ``objects``: rows of a box to a tenth of a pixel, label, and the score at which it is found: null where
+    never, true where it need not be. ``found``: rows of a box, label, score, kind, object, IoU.
+    """
+    easy = ~(record.difficult | record.crowd)
+    rows = zip(_rounded(record.boxes), record.labels.tolist(), easy, errors.found_at.tolist(), strict=True)
+    objects = [
+        [*box, label, (score if math.isfinite(score) else None) if counts else True]
+        for box, label, counts, score in rows
+    ]
+    columns = (found["labels"], found["scores"], errors.kinds, errors.objects, errors.overlaps.round(3))
+    detections = [
+        [*box, *row]
+        for box, *row in zip(_rounded(found["boxes"]), *(column.tolist() for column in columns), strict=True)
+    ]
+    size = {"width": picture.width, "height": picture.height}
+    return {"name": printable(record.image_id), **size, "objects": objects, "found": detections}
+
+
+def _rounded(boxes: np.ndarray[Any, Any]) -> list[list[float]]:
+    rounded: list[list[float]] = boxes.astype(np.float64).round(1).tolist()
+    return rounded
+
+
+def _pictures(records: Sequence[Record]) -> list[_Picture]:
+    """The images, small enough that a page of a thousand is still light."""
+    shrink = math.sqrt(min(1.0, FULL_SIZE_IMAGES / max(1, len(records))))
+    side = max(SHORTEST_SIDE, round(LONGEST_SIDE * shrink))
+    pictures = ahead(lambda record: _picture(record, side), records, os.cpu_count() or 1)
+    shown, unreadable = [], []
+    for record, picture in zip(records, track(pictures, "pictures", len(records)), strict=True):
+        if isinstance(picture, UnreadableImageError):
+            unreadable.append(picture)
+            picture = _Picture("", *_size_without_image(record))
+        shown.append(picture)
+    if unreadable:
+        logger.warning(
+            "%d of %d images cannot be read and are blank on the page; the first: %s",
+            *(len(unreadable), len(records), unreadable[0]),
+        )
+    return shown
+
+
+def _picture(record: Record, side: int) -> _Picture | UnreadableImageError:
+    """The image with its longer side of ``side`` pixels, or as it is where it is smaller."""
+    try:
+        image = read_image(record.path)
+    except UnreadableImageError as error:
+        return error
+    height, width = image.shape[:2]
+    longer = min(side, max(height, width))
+    small = resize_shorter_side(image, min(height, width, longer), longer)
+    return _Picture(base64.b64encode(encode_jpeg(small, JPEG_QUALITY)).decode(), width, height)
+
+
+def _size_without_image(record: Record) -> tuple[int, int]:
+    if record.size is not None:
+        return record.size
+    width, height = record.boxes[:, 2:].max(axis=0, initial=1.0).tolist()
+    return math.ceil(width), math.ceil(height)
+
+
+def _path(points: Curve) -> str:
+    """A precision-recall curve as an SVG path in the unit square, precision upwards."""
+    steps = np.round(CURVE_GRID * np.stack([points.recall, 1 - points.precision], 1))  # [P, 2]
+    moves = np.diff(steps, axis=0, prepend=-1).any(axis=1)
+    return "".join(f"{'L' if i else 'M'}{x:g} {y:g}" for i, (x, y) in enumerate(steps[moves] / CURVE_GRID))
+
+
+def _percent(value: float | None) -> str:
+    """A fraction of 1 as per cent with a decimal; a dash where it is not defined."""
+    return NOT_DEFINED if value is None or value < 0 else f"{100 * value:.1f}"

@@ -1,0 +1,93 @@
+"""From a folder of detections to its page: where the truth comes from, and what is said without it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spp_det.data.coco import coco_instances
+from spp_det.data.synthetic import generate_voc
+from spp_det.data.voc import read_voc
+from spp_det.errors import UserError
+from spp_det.reporting import read_truth, run_report
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two generated photos in VOC's layout, and a COCO file of the same."""
+    root = tmp_path_factory.mktemp("reporting") / "voc"
+    generate_voc(root, {"test": 2}, seed=1, sizes=((130, 110),))
+    dataset = read_voc(root, "test")
+    instances = coco_instances(dataset, [record.size or (0, 0) for record in dataset.records])
+    (root.parent / "instances.json").write_text(json.dumps(instances))
+    return root
+
+
+def write_detections(folder: Path, data: Path) -> None:
+    """Every object, found just where it is."""
+    dataset = read_voc(data, "test")
+    rows = [
+        {
+            "image_id": number,
+            "category_id": int(label) + 1,
+            "bbox": [float(v) for v in (*box[:2], *(box[2:] - box[:2]))],
+            "score": 0.5,
+        }
+        for number, record in enumerate(dataset.records, 1)
+        for box, label in zip(record.boxes, record.labels, strict=True)
+    ]
+    folder.mkdir(parents=True)
+    (folder / "detections.json").write_text(json.dumps(rows))
+
+
+def write_config(run: Path, **data) -> None:
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+
+
+def test_a_run_names_its_data(tmp_path, data):
+    run = tmp_path / "my run"
+    write_detections(run / "test", data)
+    write_config(run, root=str(data), test="test")
+    page = run_report(run)
+    assert page == run / "report.html"
+    text = page.read_text()
+    assert "<h1>my run</h1>" in text
+    assert "<dd>100.0</dd>" in text
+
+
+def test_any_folder_with_detections_and_the_truth(tmp_path, data):
+    write_detections(tmp_path / "found", data)
+    by_voc = run_report(tmp_path / "found", voc=data, out=tmp_path / "voc.html")
+    coco, images = data.parent / "instances.json", data / "JPEGImages"
+    by_coco = run_report(tmp_path / "found", coco=coco, images=images, out=tmp_path / "coco.html")
+    pictures = [re.findall(r'id="picture-.*', page.read_text()) for page in (by_voc, by_coco)]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 2
+    assert all("<dd>100.0</dd>" in page.read_text() for page in (by_voc, by_coco))
+
+
+def test_images_that_are_not_there_are_counted_in_one_warning(tmp_path, data, caplog):
+    write_detections(tmp_path / "found", data)
+    run_report(tmp_path / "found", coco=data.parent / "instances.json")
+    assert [r.getMessage()[:33] for r in caplog.records] == ["2 of 2 images cannot be read and "]
+
+
+def test_what_is_missing_is_named(tmp_path, data):
+    with pytest.raises(UserError, match=r"holds neither test/detections\.json nor"):
+        run_report(tmp_path, voc=data)
+    write_detections(tmp_path / "run", data)
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        run_report(tmp_path / "run")
+    write_config(tmp_path / "run", root=str(data))
+    with pytest.raises(UserError, match=r"config\.yaml: data\.test names no split"):
+        run_report(tmp_path / "run")
+
+
+def test_the_truth_comes_from_one_place(data):
+    for voc, coco in ((None, None), (data, data.parent / "instances.json")):
+        with pytest.raises(UserError, match="say what to compare with"):
+            read_truth(voc, "test", coco)
