@@ -1,7 +1,8 @@
 """Artefacts on disk that are worth keeping: found by content, written whole, checked when read.
 
-An artefact is a few named arrays. Its key is a digest of everything it was computed from, never a
-name or a date, so a stale one is simply never asked for. A damaged one counts as absent.
+An artefact is a few named arrays. Its key is a digest of everything it was computed from, the version of
+the code included, never a name or a date, so a stale one is simply never asked for. A damaged one counts as
+absent.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ import hashlib
 import json
 import logging
 import os
+import re
 import secrets
+import stat
+import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 logger = logging.getLogger(__name__)
 
@@ -42,25 +47,73 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def write_whole(path: Path, data: bytes | str) -> None:
-    """Write a file: whenever the machine stops, the old one or the new one is there, whole."""
+PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # what `write_whole` calls a file that is being written
+ABANDONED = 3600.0  # seconds since the last byte: nobody is writing any more
+
+
+def write_whole(
+    path: Path, data: bytes | str | Iterable[bytes | memoryview], partials: Path | None = None
+) -> None:
+    """Write a file: whenever the machine stops, the old one or the new one is there, whole.
+
+    Args:
+        data: several buffers are written one after the other, without a copy.
+        partials: the folder, on the same disk, for the file while it is written; None is the file's own.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    partials = partials or path.parent
+    partials.mkdir(exist_ok=True)
+    partial = partials / f".{secrets.token_hex(8)}.partial"
+    data = data.encode() if isinstance(data, str) else data
     file = partial.open("xb")
     try:
         with file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a new name last: a file's own sync does not include it."""
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the files in a folder that killed processes were writing; younger than `ABANDONED`, they may
+    still be somebody's."""
+    for path in folder.glob(".*.partial"):
+        if PARTIAL.fullmatch(path.name):
+            with suppress(OSError):  # another sweeper was faster
+                if time.time() - path.stat().st_mtime > ABANDONED:
+                    path.unlink()
 
 
 def write_json(path: Path, tree: object) -> None:
     """Write figures, whole or not at all, for people and programs to read."""
     write_whole(path, json.dumps(tree, indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class Usage:
+    """A number of artefacts, and their size in bytes."""
+
+    artefacts: int = 0
+    bytes: int = 0
+
+
+_KEY = re.compile("[0-9a-f]{32}")
+_PARTIALS = ".partial"  # in a stage's folder, for `sweep` to look at no other
+_DAY = 86_400.0
 
 
 class Cache:
@@ -86,16 +139,26 @@ class Cache:
             reason = str(error)
         else:
             if metadata.get("key") == key and metadata.get("crc32") == _checksum(arrays):
+                _mark_as_used(path)
                 return arrays
             reason = "its checksum does not match"
         logger.warning("cache: %s is damaged (%s); computing it again", path, reason)
         path.unlink(missing_ok=True)
         return None
 
+    def has(self, stage: str, key: str) -> bool:
+        """Whether the artefact is there, sound or damaged."""
+        return self.path(stage, key).is_file()
+
     def store(self, stage: str, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Keep the arrays under that key."""
-        whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-        write_whole(self.path(stage, key), save(whole, {"key": key, "crc32": _checksum(whole)}))
+        """Keep the arrays under that key. They are not copied: some are a good part of the memory."""
+        whole = {n: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for n, a in arrays.items()}
+        buffers = _safetensors(whole, {"key": key, "crc32": _checksum(whole)})
+        write_whole(self.path(stage, key), buffers, self.folder / stage / _PARTIALS)
+
+    def remove(self, stage: str, key: str) -> None:
+        """Forget an artefact, if it is there."""
+        self.path(stage, key).unlink(missing_ok=True)
 
     def load_or_make(self, stage: str, key: str, make: Callable[[], Arrays]) -> Arrays:
         """The artefact; computed by ``make`` and kept where it was not there."""
@@ -104,6 +167,71 @@ class Cache:
             arrays = make()
             self.store(stage, key, arrays)
         return arrays
+
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages that have artefacts here, in alphabetical order."""
+        folders = [path for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
+        return tuple(sorted(path.name for path in folders if next(self._artefacts(path.name), None)))
+
+    def usage(self, stage: str) -> Usage:
+        """How many artefacts a stage has, and their size."""
+        sizes = [size for _, size, _ in self._artefacts(stage)]
+        return Usage(len(sizes), sum(sizes))
+
+    def prune(self, stage: str, unused_days: float = 0.0) -> Usage:
+        """Remove a stage's artefacts that nobody has written or read for so many days, and what killed
+        writers left. Returns what was removed. A run that misses one computes it again.
+
+        Folders stay, for somebody may be about to write there; so does whatever has another name than an
+        artefact of ours.
+        """
+        sizes = []
+        for path, size, used in self._artefacts(stage):
+            if time.time() - used >= unused_days * _DAY:
+                path.unlink(missing_ok=True)
+                sizes.append(size)
+        sweep(self.folder / stage / _PARTIALS)
+        return Usage(len(sizes), sum(sizes))
+
+    def sweep(self) -> None:
+        """Remove what killed processes were writing, in all stages."""
+        for partials in self.folder.glob(f"*/{_PARTIALS}"):
+            sweep(partials)
+
+    def _artefacts(self, stage: str) -> Iterator[tuple[Path, int, float]]:
+        """Each file whose place and name are those of an artefact, its size and when it was last used."""
+        for path in (self.folder / stage).glob("[0-9a-f][0-9a-f]/*.safetensors"):
+            if _KEY.fullmatch(path.stem) and path == self.path(stage, path.stem):
+                with suppress(FileNotFoundError):  # another run has just removed it
+                    status = path.lstat()
+                    if stat.S_ISREG(status.st_mode):
+                        yield path, status.st_size, status.st_mtime
+
+
+def _mark_as_used(path: Path) -> None:
+    """Let the file's date tell when it was last read, to the day."""
+    with suppress(OSError):  # of another user, or on a disk that is read only
+        if time.time() - path.stat().st_mtime > _DAY:
+            os.utime(path)
+
+
+def _safetensors(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """The buffers of a safetensors file. Of the library's own writers one copies all arrays, the other
+    chooses the file's rights by itself. Arrays are little-endian and in C order."""
+    header: dict[str, object] = {"__metadata__": dict(metadata)}
+    end = 0
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # so that each is aligned
+    for name in names:
+        array, start = arrays[name], end
+        end += array.nbytes
+        kind = array.dtype.kind
+        dtype = "BOOL" if kind == "b" else f"{kind.upper()}{8 * array.itemsize}"  # F16, I64, U8
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        yield arrays[name].reshape(-1).view(np.uint8).data
 
 
 def _checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> str:

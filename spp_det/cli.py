@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
@@ -26,7 +29,7 @@ app = typer.Typer(
     help="SPP-net object detection: train on your own photos, detect, and score the result.",
 )
 
-INTERRUPTED = 130  # exit code
+GRACE = 5.0  # seconds for threads to end in; nothing on disk needs them to
 T = TypeVar("T")
 
 Overrides = Annotated[
@@ -374,6 +377,38 @@ def pretrain(
 
 
 @app.command()
+def cache(
+    folder: Annotated[Path, typer.Argument(help="A run's cache folder, OUTPUT/cache.")],
+    prune: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Remove that of a stage, or all.")
+    ] = None,
+    older_than: Annotated[
+        float | None, typer.Option(min=0, metavar="DAYS", help="Only what was not used for so long.")
+    ] = None,
+) -> None:
+    """Show what a cache holds, or remove some of it; a run that misses something computes it again."""
+    from rich.console import Console
+
+    from spp_det.cache import Cache
+    from spp_det.report.tables import cache_table
+
+    kept = Cache(folder)
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}")
+    stages = kept.stages()
+    if prune is None:
+        if older_than is not None:
+            raise UserError("--older-than goes with --prune STAGE or --prune all")
+    elif prune != "all" and prune not in stages:
+        raise UserError(f"{folder} holds nothing of {prune!r}; it has {', '.join(stages) or 'no artefact'}")
+    else:
+        for stage in stages if prune == "all" else [prune]:
+            gone = kept.prune(stage, older_than or 0.0)
+            _say(f"removed {gone.artefacts} artefacts of {stage}, {gone.bytes / 2**20:.1f} MiB")
+    Console().print(cache_table({stage: kept.usage(stage) for stage in stages}))
+
+
+@app.command()
 def benchmark(
     out: Annotated[Path, typer.Option(help="File for the figures as JSON.")] = Path("benchmark.json"),
     backbone: Annotated[str, typer.Option(help="The network of SPP-net and R-CNN alike.")] = "alexnet",
@@ -437,6 +472,10 @@ class _ToTerminal(logging.Handler):
     """Log lines above a progress bar instead of through it."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        from spp_det.progress import console
+
+        if record.name == "spp_det.progress" and console.is_terminal:
+            return  # the bar says so
         prefix = (
             f"[yellow]{record.levelname.lower()}:[/] " if record.levelno >= logging.WARNING else "[dim]·[/] "
         )
@@ -449,6 +488,8 @@ def main() -> None:
     logging.raiseExceptions = False  # a full disk under the log is no reason for a traceback
     logging.getLogger().addHandler(_ToTerminal())
     logging.getLogger("spp_det").setLevel(logging.INFO)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
     try:
         app()
     except UserError as error:
@@ -460,10 +501,24 @@ def main() -> None:
         where = f"{error.filename}: " if error.filename else ""
         print(f"error: {where}{error.strerror}", file=sys.stderr)
         sys.exit(2)
-    except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer's, for Ctrl-C
-            print(
-                "interrupted; the same command goes on from what the cache holds (detect: with --resume)",
-                file=sys.stderr,
-            )
-        raise
+
+
+def _leave(number: int, _frame: object) -> None:
+    """End by an exception, so that files half-written are removed and the terminal is as it was; by force
+    where a thread is long in its work, or when asked again. What was written is whole either way."""
+
+    def force(*_: object) -> None:
+        if os.isatty(2):
+            os.write(2, b"\x1b[?25h")  # the progress bar has hidden the cursor
+        os._exit(128 + number)
+
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, force)
+    watchdog = threading.Timer(GRACE, force)
+    watchdog.daemon = True
+    watchdog.start()
+    how = "interrupted" if number == signal.SIGINT else "terminated"
+    logging.getLogger("spp_det").info(
+        "%s; the same command goes on from what the cache holds (detect: with --resume)", how
+    )
+    raise SystemExit(128 + number)

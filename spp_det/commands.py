@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from spp_det.cache import write_json, write_whole
-from spp_det.config import Config, Proposals, dump_config
+from spp_det.cache import sweep, write_json, write_whole
+from spp_det.config import Config, Proposals, differences, dotted, dump_config, load_config
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.evaluation.reading import read_json
@@ -27,6 +27,9 @@ from spp_det.report.write import DetectionWriter
 from spp_det.training.stages import read_dataset, train
 
 logger = logging.getLogger(__name__)
+
+# What a run may change when it goes on: nothing that is computed depends on it.
+IDLE = frozenset({"output", "strict", "runtime.device", "runtime.workers", "runtime.cache"})
 
 
 @dataclass
@@ -49,8 +52,11 @@ def run_training(config: Config) -> dict[str, Any]:
 
     Writes ``model.safetensors``, ``config.yaml`` and ``metrics.json`` to the output, and what it finds in
     the test images to the folder ``test`` there. Returns the metrics; those of the test under ``test``.
+
+    Interrupted and called again it goes on, to the same model. After its end it takes every stage from the
+    cache, and writes the same files again. Raises UserError where the output is another configuration's.
     """
-    write_whole(config.output / "config.yaml", dump_config(config))
+    _claim(config)
     test = None if config.data.test is None else read_dataset(config.data, config.data.test)
     source = WindowSource(config.proposals)
     if test is not None:  # hours later would be late to say so
@@ -62,6 +68,27 @@ def run_training(config: Config) -> dict[str, Any]:
         metrics["test"] = _score(trained.detector, config, test, source)
     write_json(config.output / "metrics.json", metrics)
     return metrics
+
+
+def _claim(config: Config) -> None:
+    """Make the output this configuration's, by ``config.yaml``; refuse another's."""
+    path = config.output / "config.yaml"
+    if path.exists():
+        again = f"name another output, or remove {path} to give this configuration its place"
+        try:
+            found = load_config(path)
+        except UserError as error:
+            raise UserError(f"{error}; {again}") from error
+        before, now = (
+            {key: value for key, value in dotted(settings).items() if key not in IDLE}
+            for settings in (found, config)
+        )
+        if different := differences(before, now):
+            raise UserError(f"{path} is another configuration's ({different}): {again}")
+        if (config.output / "model.safetensors").exists():
+            logger.info("%s was trained before: taking what can be taken from the cache", config.output)
+    sweep(config.output)
+    write_whole(path, dump_config(config))
 
 
 def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowSource) -> dict[str, Any]:

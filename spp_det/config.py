@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
 
@@ -191,7 +191,7 @@ class FineTune(Section):
     log_every: Annotated[int, Field(ge=1)] = 1000
     """Steps."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 2000
-    """Steps that are at most lost when the training is stopped."""
+    """Steps that are at most lost when the training is stopped; mostly it is a few seconds' work."""
 
     @field_validator("negative_iou_high")
     @classmethod
@@ -390,6 +390,27 @@ def mismatch(proposals: Proposals) -> str | None:
 def dump_config(config: Section) -> str:
     """The configuration as YAML that `load_config` reads back to an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def dotted(section: Section) -> dict[str, object]:
+    """Every value by its dotted key, ``{"svm.C": 0.001, ...}``, as JSON has it."""
+
+    def walk(tree: dict[str, Any], prefix: str) -> Iterable[tuple[str, object]]:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                yield from walk(value, f"{prefix}{key}.")
+            else:
+                yield prefix + key, value
+
+    return dict(walk(section.model_dump(mode="json"), ""))
+
+
+def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
+    """What is no longer what it was, on one line: ``svm.C: 0.001 -> 0.01; seed: 0 -> 1``."""
+    keys = [*before, *(key for key in now if key not in before)]
+    return "; ".join(
+        f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)
+    )
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

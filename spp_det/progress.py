@@ -1,9 +1,12 @@
-"""Progress bars on stderr, for whoever waits."""
+"""Progress: a bar on stderr for whoever waits, a line in the log now and then for whoever reads it later."""
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Iterable, Iterator, Sized
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
@@ -22,6 +25,8 @@ from rich.text import Text
 T = TypeVar("T")
 
 console = Console(stderr=True)
+logger = logging.getLogger(__name__)
+LOG_EVERY = 30.0  # seconds
 
 
 class _Rate(ProgressColumn):
@@ -37,8 +42,9 @@ class _Rate(ProgressColumn):
 def track(
     items: Iterable[T], title: str, total: int | None = None, unit: str = "images", done: int = 0
 ) -> Iterator[T]:
-    """Pass the items on and show how far it got. Silent where stderr is no terminal, and in all but the first
-    of several processes (``torchrun``).
+    """Pass the items on and show how far it got: on a terminal as a bar, in the log every half minute as
+    ``title: 120 of 385 images, 2.1 images/s, 0:02:06 left``. Silent in all but the first of several processes
+    (``torchrun``).
 
     Args:
         unit: what one item is.
@@ -52,4 +58,20 @@ def track(
     )
     silent = not console.is_terminal or os.environ.get("RANK", "0") != "0"
     with Progress(*columns, console=console, disable=silent) as progress:
-        yield from progress.track(items, total=total, completed=done, description=title)
+        shown = progress.track(items, total=total, completed=done, description=title)
+        yield from _logged(shown, title, total, unit, done)
+
+
+def _logged(items: Iterable[T], title: str, total: int | None, unit: str, done: int) -> Iterator[T]:
+    """Pass the items on; between two of them, where it is time, write a line to the log."""
+    start = last = time.monotonic()
+    for count, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LOG_EVERY:
+            last, rate = now, count / (now - start)
+            text = f"{title}: {done + count} {unit}, {rate:.3g} {unit}/s"
+            if total is not None:
+                left = timedelta(seconds=round((total - done - count) / rate))
+                text = f"{title}: {done + count} of {total} {unit}, {rate:.3g} {unit}/s, {left} left"
+            logger.info(text)

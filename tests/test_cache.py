@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +20,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.numpy import load_file
 
-from spp_det.cache import Arrays, Cache, digest, file_digest, write_whole
+from spp_det.cache import ABANDONED, Arrays, Cache, Usage, digest, file_digest, sweep, write_whole
 
 KEY = digest("an artefact")
 ARRAYS: Arrays = {
@@ -121,6 +123,91 @@ def test_an_artefact_is_made_once(tmp_path):
     assert len(made) == 1
 
 
+def test_other_programs_read_it_as_any_safetensors_file(cache):
+    """The file is written here, read by the library: types, shapes, empty ones, and numbers big end first."""
+    arrays = {
+        dtype: np.arange(6).reshape(2, 3).astype(dtype) for dtype in ("f2", "f4", "f8", "i1", "i8", "u2")
+    }
+    arrays |= {"bool": np.array([True, False]), "empty": np.zeros((0, 3)), "one": np.array(2.5)}
+    cache.store("maps", KEY, arrays | {"big": np.arange(3, dtype=">i4")})
+    found = load_file(cache.path("maps", KEY))
+    assert equal(found, arrays | {"big": np.arange(3, dtype="<i4")})
+
+
+# ---------------------------------------------------------------- what it holds
+
+
+def test_what_is_removed_is_absent(cache):
+    assert cache.has("maps", KEY)
+    cache.remove("maps", KEY)
+    cache.remove("maps", KEY)
+    assert not cache.has("maps", KEY)
+    assert cache.load("maps", KEY) is None
+
+
+def test_usage_and_pruning_know_their_own_files_alone(cache, stored):
+    cache.store("proposals", KEY, ARRAYS)
+    other = digest("another artefact")
+    cache.store("maps", other, ARRAYS)
+    foreign = [
+        cache.folder / "maps" / "notes.txt",
+        stored.parent / "weights.safetensors",
+        stored.parent / f"{KEY}.safetensors.old",
+        cache.folder / "maps" / ("0" if KEY[0] != "0" else "1") / "x" / f"{KEY}.safetensors",
+        cache.folder / "maps" / "zz" / f"{KEY}.safetensors",
+        cache.folder / "mine" / "aa" / "model.safetensors",
+    ]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    linked = cache.path("maps", digest("a link"))
+    linked.parent.mkdir(exist_ok=True)
+    linked.symlink_to(foreign[0])
+    size = stored.stat().st_size
+    assert cache.stages() == ("maps", "proposals")
+    assert cache.usage("maps") == Usage(2, 2 * size)
+    assert cache.usage("mine") == cache.usage("nosuch") == Usage()
+    assert cache.prune("maps") == Usage(2, 2 * size)
+    assert cache.stages() == ("proposals",)
+    assert cache.load("maps", KEY) is None
+    assert equal(cache.load("proposals", KEY), ARRAYS)
+    assert all(path.read_bytes() == b"mine" for path in [*foreign, linked])
+    assert Cache(cache.folder / "nowhere").stages() == ()
+
+
+def test_what_was_used_lately_is_kept(cache, stored):
+    """Read or written: the date of the file tells, to the day."""
+    other = digest("another artefact")
+    cache.store("maps", other, ARRAYS)
+    month = time.time() - 30 * 86_400
+    for path in (stored, cache.path("maps", other)):
+        os.utime(path, (month, month))
+    cache.load("maps", KEY)
+    assert cache.prune("maps", unused_days=40) == Usage()
+    assert cache.prune("maps", unused_days=20).artefacts == 1
+    assert cache.has("maps", KEY)
+    assert not cache.has("maps", other)
+
+
+def test_what_killed_writers_left_is_removed_once_it_is_old(cache):
+    partials = cache.folder / "maps" / ".partial"
+    assert list(partials.iterdir()) == []  # the writing took place there
+    fresh, old = (partials / f".{digit * 16}.partial" for digit in "ab")
+    strangers = [
+        partials / ".notes.partial",
+        partials / f"{'c' * 16}.partial",
+        cache.folder / "maps" / ".x.partial",
+    ]
+    for path in (fresh, old, *strangers):
+        path.write_bytes(b"half")
+        if path != fresh:
+            os.utime(path, (time.time() - ABANDONED - 60,) * 2)
+    cache.sweep()
+    assert not old.exists()
+    assert all(path.exists() for path in (fresh, *strangers))
+    sweep(cache.folder / "nowhere")
+
+
 # ---------------------------------------------------------------- damage
 
 
@@ -205,6 +292,27 @@ def test_many_writers_and_readers_of_one_artefact_never_see_half_of_it(tmp_path)
     assert equal(Cache(tmp_path).load("maps", KEY), arrays)
 
 
+def test_two_processes_share_a_folder(tmp_path):
+    """Each looks for what the other may just be writing; both end with all of it."""
+    program = """
+        import sys
+        from pathlib import Path
+        import numpy as np
+        from spp_det.cache import Cache, digest
+        cache = Cache(Path(sys.argv[1]))
+        for i in range(60):
+            found = cache.load_or_make("maps", digest(i), lambda: {"values": np.full(3000, i)})
+            assert (found["values"] == i).all()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for run in runs:
+        assert run.communicate()[1] == ""
+        assert run.returncode == 0
+    assert Cache(tmp_path).usage("maps").artefacts == 60
+    assert list((tmp_path / "maps" / ".partial").iterdir()) == []
+
+
 def test_threads_that_write_leave_the_process_with_the_rights_it_had(tmp_path):
     """The umask belongs to the whole process."""
     before = os.umask(0o027)
@@ -232,6 +340,21 @@ def test_text_and_bytes_are_written_as_they_are(tmp_path):
     write_whole(path, b"\0\xff")
     assert path.read_bytes() == b"\0\xff"
     assert names_in(path.parent) == [path.name]
+
+
+def test_several_buffers_are_one_file_that_is_synced_with_its_name(tmp_path, monkeypatch):
+    synced = []
+    sync = os.fsync
+
+    def watch(handle: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(handle).st_mode))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    write_whole(tmp_path / "file", (part for part in (b"a", memoryview(b"bc"), b"")), tmp_path / "partials")
+    assert (tmp_path / "file").read_bytes() == b"abc"
+    assert synced == [False, True]
+    assert names_in(tmp_path / "partials") == []
 
 
 def test_a_name_as_long_as_the_system_allows_is_written(tmp_path):

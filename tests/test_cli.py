@@ -7,6 +7,9 @@ import io
 import json
 import logging
 import shutil
+import subprocess
+import sys
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import yaml
 from PIL import Image
 
 from spp_det import Detector, cli
+from spp_det.cache import Cache
 from spp_det.config import load_config
 from spp_det.data.class_folder import write_class_folder
 from spp_det.data.synthetic import CLASSES, generate_voc
@@ -43,6 +47,7 @@ def spp_det(*arguments: object) -> Ended:
         contextlib.redirect_stderr(err),
     ):
         patch.setattr("sys.argv", ["spp-det", *map(str, arguments)])
+        patch.setattr("signal.signal", lambda *_: None)
         try:
             with pytest.raises(SystemExit) as ended:
                 cli.main()
@@ -504,14 +509,54 @@ def test_a_wrong_request_for_proposals_is_one_line(folder, words, parts):
     assert_one_line(spp_det("proposals", "--voc", folder / "voc", *words), *parts)
 
 
-def test_an_interrupt_ends_with_130_and_says_that_nothing_is_lost(folder, tmp_path, monkeypatch):
-    def interrupted(_config):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("busy", [False, True], ids=["at rest", "a thread is busy"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_it_with_its_code_and_one_line(name, busy):
+    """After whatever is to be tidied, and also where a thread has no end: that is then not waited for."""
+    program = """
+        import os, signal, sys, threading, time
+        from spp_det import cli
+        cli.GRACE = 0.3
 
-    monkeypatch.setattr("spp_det.commands.run_training", interrupted)
-    ended = spp_det("train", folder / "recipe.yaml", f"output={tmp_path}")
-    assert ended.code == 130
-    assert "goes on from what the cache holds" in ended.err
+        def work():
+            if sys.argv[2] == "True":
+                threading.Thread(target=threading.Event().wait).start()
+            try:
+                os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+            finally:
+                print("tidied", flush=True)
+
+        cli.app = work
+        cli.main()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), name, str(busy)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == {"SIGINT": 130, "SIGTERM": 143}[name]
+    assert ended.stdout == "tidied\n"
+    assert ended.stderr.count("\n") == 1
+    assert "goes on from what the cache holds" in ended.stderr
+
+
+@pytest.mark.usefixtures("model")
+def test_the_cache_is_shown_and_pruned(folder, tmp_path):
+    kept = tmp_path / "cache"
+    shutil.copytree(folder / "run" / "cache", kept)
+    shown = spp_det("cache", kept)
+    assert shown.code == 0
+    stages = ("maps", "norms", "proposals", "regressors", "svms")
+    assert all(stage in shown.out for stage in (*stages, "MiB", "all"))
+    assert "mining" not in shown.out  # the checkpoint has gone
+    assert Cache(kept).stages() == stages
+    assert spp_det("cache", kept, "--prune", "maps", "--older-than", "1").code == 0
+    assert Cache(kept).stages() == stages
+    pruned = spp_det("cache", kept, "--prune", "maps")
+    assert "removed 6 artefacts of maps" in pruned.err
+    assert Cache(kept).stages() == stages[1:]
+    assert_one_line(spp_det("cache", kept, "--prune", "maps"), "maps", "norms, proposals")
+    assert_one_line(spp_det("cache", kept, "--older-than", "1"), "--prune")
+    assert_one_line(spp_det("cache", tmp_path / "nosuch"), "nosuch")
+    assert spp_det("cache", kept, "--prune", "all").code == 0
+    assert Cache(kept).stages() == ()
 
 
 def test_version_and_help():

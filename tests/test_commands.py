@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,41 @@ def test_training_without_a_test_split_returns_what_it_writes_and_scores_nothing
     assert json.loads((folder / "run" / "metrics.json").read_text()) == metrics
     assert "test" not in metrics
     assert not (folder / "run" / "test").exists()
+
+
+def test_a_finished_run_writes_the_same_model_again_without_training(folder, metrics, monkeypatch, caplog):
+    """With other settings of how to run: those that compute nothing may differ."""
+    monkeypatch.setattr("spp_det.training.mining.train_svms", None)
+    monkeypatch.setattr("spp_det.training.regression.fit_ridge", None)
+    model = folder / "run" / "model.safetensors"
+    before = model.read_bytes()
+    config = configure(folder, folder / "run").model_copy(update={"strict": True})
+    caplog.set_level(logging.INFO, "spp_det")
+    again = run_training(config)
+    assert model.read_bytes() == before
+    assert again["svm"] == metrics["svm"]
+    assert "was trained before" in caplog.text
+
+
+@pytest.mark.usefixtures("metrics")
+def test_the_folder_of_another_configuration_is_refused_and_left_alone(folder):
+    before = {path: path.read_bytes() for path in (folder / "run").iterdir()}
+    other = configure(folder, folder / "run", train="test").model_copy(update={"seed": 3})
+    with pytest.raises(UserError) as caught:
+        run_training(other)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("config.yaml", "seed: 0 -> 3; data.train: trainval -> test", "another output", "remove"):
+        assert part in message
+    assert {path: path.read_bytes() for path in (folder / "run").iterdir()} == before
+
+
+def test_a_configuration_that_cannot_be_read_is_not_overwritten(folder, tmp_path):
+    (tmp_path / "config.yaml").write_text("svm: {D: 1}")
+    with pytest.raises(
+        UserError, match=r"config\.yaml: unknown key svm\.D.*; name another output, or remove"
+    ):
+        run_training(configure(folder, tmp_path))
 
 
 def test_training_on_coco_files_scores_its_test_file(folder, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from spp_det.config import Config, dump_config, load_config, parse_config
+from spp_det.config import Config, differences, dotted, dump_config, load_config, parse_config
 from spp_det.errors import UserError
 from spp_det.training.pretrain_config import PretrainConfig
 
@@ -353,3 +353,15 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
     binary.write_bytes(b"\xff\xfe\x00\xd8")
     for path in (tmp_path / "absent.yaml", tmp_path, binary):
         assert f"cannot read the config {path}" in refusal(path)
+
+
+def test_two_configurations_differ_by_the_keys_that_differ():
+    before = Config()
+    now = parse_config({"seed": 1, "svm": {"C": 0.01}, "backbone": {"scales": [480]}}, "test")
+    assert differences(dotted(before), dotted(before)) == ""
+    assert set(differences(dotted(before), dotted(now)).split("; ")) == {
+        "seed: 0 -> 1",
+        "svm.C: 0.001 -> 0.01",
+        "backbone.scales: [688] -> [480]",
+    }
+    assert differences({"a": 1}, {"b": None, "c": 2}) == "a: 1 -> None; c: None -> 2"

@@ -7,6 +7,7 @@ Those of `spp-det pretrain` were trained on a pyramid, and each of its levels go
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -93,6 +94,14 @@ class FCHead(nn.Module):
         self.precision = precision
         self._rounded = None if precision == torch.float32 else deepcopy(self.layers).to(precision)
         return self
+
+    def digest(self) -> str:
+        """A key of the weights and the precision."""
+        whole = hashlib.blake2b(str(self.precision).encode(), digest_size=16)
+        for name, tensor in self.layers.state_dict().items():
+            whole.update(name.encode())
+            whole.update(tensor.detach().cpu().contiguous().numpy().data)
+        return whole.hexdigest()
 
     def randomise(self, seed: int) -> None:
         """He's initialisation, which keeps the spread of the signal through every ReLU; biases zero."""

@@ -8,6 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from spp_det.cache import Usage
 from spp_det.report.text import printable
 
 _COCO_ROWS = {
@@ -52,6 +53,20 @@ def voc_table(figures: Mapping[str, Any], iou: str = "0.5") -> Table:
         table.add_row(escape(printable(name)), _percent(values["area"]), _percent(values["11point"]))
     table.add_section()
     table.add_row("mean", _percent(figures["mAP_area"]), _percent(figures["mAP_11point"]), style="bold")
+    return table
+
+
+def cache_table(stages: Mapping[str, Usage]) -> Table:
+    """How many artefacts each stage of a cache has, and their size."""
+    table = Table(title="cache", title_justify="left")
+    table.add_column("stage")
+    table.add_column("artefacts", justify="right")
+    table.add_column("MiB", justify="right")
+    for name, usage in stages.items():
+        table.add_row(escape(printable(name)), str(usage.artefacts), f"{usage.bytes / 2**20:.1f}")
+    table.add_section()
+    count, size = (sum(getattr(usage, key) for usage in stages.values()) for key in ("artefacts", "bytes"))
+    table.add_row("all", str(count), f"{size / 2**20:.1f}", style="bold")
     return table
 
 

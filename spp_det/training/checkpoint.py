@@ -1,12 +1,15 @@
-"""A training that was interrupted goes on: weights, optimiser and epochs in one safetensors file.
+"""A training that was interrupted goes on.
 
-Random numbers need no place in it: each epoch seeds its own, by its number.
+What takes minutes leaves a `Checkpoint` of its state in the cache. Pre-training, which has no cache, has a
+file of its own in its output: weights, optimiser and epochs. Random numbers need no place in it: each epoch
+seeds its own, by its number.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,46 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from spp_det.cache import digest, write_whole
+from spp_det.cache import Arrays, Cache, digest, write_whole
+from spp_det.config import differences
 from spp_det.errors import UserError
 from spp_det.training.learning import Epoch, Progress
 
 FORMAT = "spp_det checkpoint 1"
 Settings = Mapping[str, object]  # what the training depends on, by dotted key; anything that JSON can write
+
+
+EVERY = 5.0  # seconds of work that are at most lost...
+SHARE = 0.05  # ...or more, where writing would take a larger part of all time than this
+
+
+class Checkpoint:
+    """The state of a long computation, in the cache under the key of all that it depends on.
+
+    It holds what a killed run needs; whoever stores the result of the computation removes it.
+    """
+
+    def __init__(self, cache: Cache, stage: str, key: str) -> None:
+        self.cache = cache
+        self.stage = stage
+        self.key = key
+        self._due = time.monotonic() + EVERY
+
+    def load(self) -> Arrays | None:
+        """The state that was written last; None is the beginning."""
+        return self.cache.load(self.stage, self.key)
+
+    def offer(self, state: Callable[[], Arrays], at_once: bool = False) -> None:
+        """Write the state, if it is time to or ``at_once``. To be called whenever it is consistent."""
+        start = time.monotonic()
+        if at_once or start >= self._due:
+            self.cache.store(self.stage, self.key, state())
+            end = time.monotonic()
+            self._due = end + max(EVERY, (end - start) / SHARE)
+
+    def remove(self) -> None:
+        """Forget the state."""
+        self.cache.remove(self.stage, self.key)
 
 
 def save_checkpoint(path: Path, network: nn.Module, progress: Progress, settings: Settings) -> None:
@@ -58,8 +95,8 @@ def load_checkpoint(path: Path, network: nn.Module, settings: Settings) -> Progr
             raise ValueError
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} is not a checkpoint of this version, or is damaged; {again}") from error
-    if different := _differences(about["settings"], json.loads(json.dumps(dict(settings)))):
-        raise UserError(f"{path} was made with {'; '.join(different)}; {again}")
+    if different := differences(about["settings"], json.loads(json.dumps(dict(settings)))):
+        raise UserError(f"{path} was made with other settings ({different}); {again}")
     network.load_state_dict(_part(tensors, "network."))
     state: dict[int, dict[str, Any]] = {
         int(i): dict(values) for i, values in about["optimizer"]["state"].items()
@@ -81,11 +118,3 @@ def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         parts += [name, tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes()]
     return digest(*parts)
-
-
-def _differences(before: Settings, now: Settings) -> list[str]:
-    """Each setting that is not what it was, in words."""
-    keys = [*before, *(key for key in now if key not in before)]
-    return [
-        f"{key} = {before.get(key)}, not {now.get(key)}" for key in keys if before.get(key) != now.get(key)
-    ]

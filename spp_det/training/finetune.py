@@ -9,10 +9,10 @@ objects of web photos (SqueezeNet, pool5) the cosine of the two vectors is .88 i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from spp_det.model.softmax import SoftmaxScorer
 from spp_det.progress import track
 from spp_det.threads import ahead
 from spp_det.training.batches import WATCHED, Batch, BatchSampler, Candidates, hold_out
+from spp_det.training.checkpoint import Checkpoint
 from spp_det.training.images import TrainingImages
 
 logger = logging.getLogger(__name__)
@@ -72,8 +73,9 @@ def finetune(
     device = images.features.backbone.mean.device
     training = _Training(head.at(torch.float32), classes, settings, seed, device)
     asked = settings.model_dump(mode="json", exclude={"enabled", "checkpoint_every"})
-    key = digest(VERSION, images_key, _digest(head), classes, asked, seed, device.type)
-    state = images.cache.load("finetune", key)
+    key = digest(VERSION, images_key, head.digest(), classes, asked, seed, device.type)
+    checkpoint = Checkpoint(images.cache, "finetune", key)
+    state = checkpoint.load()
     done = 0 if state is None else training.restore(state)
     total = settings.steps + settings.last_steps
     if done < total:
@@ -97,8 +99,8 @@ def finetune(
                 done += 1
                 if done % settings.log_every == 0 or done == total:
                     training.write_row(done, held_out)
-                if done % settings.checkpoint_every == 0 or done == total:
-                    images.cache.store("finetune", key, training.state(done))
+                at_once = done % settings.checkpoint_every == 0 or done == total
+                checkpoint.offer(partial(training.state, done), at_once)
     training.network.eval().requires_grad_(False)
     fc8 = training.network.fc8
     figures = {"steps": total, "held_out_images": len(watched), "log": training.log}
@@ -202,14 +204,6 @@ class _Training:
             momentum = torch.from_numpy(arrays[f"momentum.{name}"]).to(parameter.device)
             self.optimiser.state[parameter]["momentum_buffer"] = momentum.clone()
         return int(arrays["step"])
-
-
-def _digest(head: FCHead) -> str:
-    whole = hashlib.blake2b(digest_size=16)
-    for name, tensor in head.layers.state_dict().items():
-        whole.update(name.encode())
-        whole.update(tensor.cpu().contiguous().numpy().data)
-    return whole.hexdigest()
 
 
 def _examples(images: TrainingImages, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -80,7 +80,8 @@ class TrainingImages:
         # A network on the CPU takes one image a core; a GPU takes one after the other.
         networks = workers if features.backbone.mean.device.type == "cpu" else 1
         title = f"conv5 maps ({features.backbone.name})"
-        for _ in track(ahead(self._maps, range(len(self)), networks, waiting=networks), title, len(self)):
+        made = ahead(self._have_maps, range(len(self)), networks, waiting=networks)
+        for _ in track(made, title, len(self)):
             pass
 
     def __len__(self) -> int:
@@ -95,6 +96,16 @@ class TrainingImages:
             return error
         record = fit_record(record, *found.size)
         return _Prepared(record, LabelledWindows.of(record, found.boxes), found.key)
+
+    def _have_maps(self, index: int) -> None:
+        """Compute the maps of one image that are not in the cache. The others are not read before they are
+        used: they may be many gigabytes, and a damaged one is then computed again."""
+        if not all(self.cache.has("maps", key) for key in self._map_keys(index)):
+            self._maps(index)
+
+    def _map_keys(self, index: int) -> list[str]:
+        image = self.images[index]
+        return [digest(image.key, MAPS_VERSION, key, self._network) for key in self.features.keys]
 
     def _maps(self, index: int) -> list[ConvMap]:
         """The maps of one image, each by itself in the cache: a run with one more scale adds that alone."""
@@ -111,9 +122,8 @@ class TrainingImages:
             return {"cells": cells.cpu().numpy(), "enlargement": np.array(conv_map.enlargement)}
 
         maps = []
-        for number, key in enumerate(self.features.keys):
-            whole = digest(image.key, MAPS_VERSION, key, self._network)
-            found = self.cache.load_or_make("maps", whole, partial(compute, number))
+        for number, key in enumerate(self._map_keys(index)):
+            found = self.cache.load_or_make("maps", key, partial(compute, number))
             cells = torch.from_numpy(found["cells"]).to(self.features.backbone.mean.device).permute(2, 0, 1)
             maps.append(ConvMap(cells, tuple(found["enlargement"].tolist())))
         return maps
@@ -143,14 +153,19 @@ class TrainingImages:
             parts += [array.tobytes() for array in arrays]
         return digest(*parts)
 
-    def stream(self, order: Iterable[int], title: str, head: FCHead | None = None) -> Iterator[Example]:
-        """One pass over the images, with a progress bar; the next one is read while the last is used."""
+    def stream(
+        self, order: Sequence[int] | Ints, title: str, head: FCHead | None = None, done: int = 0
+    ) -> Iterator[Example]:
+        """One pass over the images, with a progress bar; the next one is read while the last is used.
+
+        The first ``done`` of them are left out.
+        """
 
         def example(index: int) -> Example:
             return Example(self.images[index].windows, self.vectors(index).through(head))
 
-        indices = [int(index) for index in order]
-        yield from track(ahead(example, indices, workers=1, waiting=1), title, len(indices))
+        rest = [int(index) for index in order[done:]]
+        yield from track(ahead(example, rest, workers=1, waiting=1), title, len(order), done=done)
 
     def positives(
         self, min_iou: float, head: FCHead | None = None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms
 from spp_det.training.windows import LabelledWindows, spread_out
 
 logger = logging.getLogger(__name__)
+
+VERSION = 1  # of the SVMs that given windows, vectors and settings lead to; part of their cache key
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +100,56 @@ class ExamplePool:
         self.signs, self.alpha, self.size = self.signs[used], self.alpha[used], len(used)
 
 
+@dataclass(eq=False)
+class Mining:
+    """How far the pass over the images is. With the images still to come it is all that the SVMs depend on.
+
+    Attributes:
+        pool: the examples.
+        svms: of the last fit.
+        new: int64 ``[K]`` negatives of each class since then.
+        fits: how many there were.
+        images: how many were looked at.
+    """
+
+    pool: ExamplePool
+    svms: LinearSVMs
+    new: Ints
+    fits: int = 0
+    images: int = 0
+
+    @classmethod
+    def begin(cls, dimension: int, classes: int, settings: SVM) -> Mining:
+        """Without an example."""
+        pool = ExamplePool(dimension, classes, settings.memory_mb * 2**20 // (2 * dimension))
+        svms = LinearSVMs(torch.zeros(classes, dimension), torch.zeros(classes))
+        return cls(pool, svms, np.zeros(classes, np.int64))
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """All of it, not copied: to be written before the mining goes on."""
+        return {
+            "vectors": self.pool.vectors.numpy(),
+            "signs": self.pool.signs,
+            "alpha": self.pool.alpha,
+            "weight": self.svms.weight.numpy(),
+            "bias": self.svms.bias.numpy(),
+            "new": self.new,
+            "counts": np.array([self.fits, self.images]),
+        }
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: SVM) -> Mining:
+        """What `arrays` gave, under the same settings."""
+        classes, dimension = arrays["weight"].shape
+        state = cls.begin(dimension, classes, settings)
+        state.pool.add(torch.from_numpy(arrays["vectors"]), arrays["signs"])
+        state.pool.alpha = arrays["alpha"]
+        state.svms = LinearSVMs(torch.from_numpy(arrays["weight"]), torch.from_numpy(arrays["bias"]))
+        state.new = arrays["new"]
+        state.fits, state.images = arrays["counts"].tolist()
+        return state
+
+
 def train_svms(
     positives: Iterable[tuple[Tensor, npt.NDArray[np.int8]]],
     images: Iterable[Example],
@@ -104,6 +157,8 @@ def train_svms(
     dimension: int,
     mean_norm: float,
     settings: SVM,
+    state: Mining | None = None,
+    after_image: Callable[[Mining], None] = lambda _: None,
 ) -> tuple[LinearSVMs, dict[str, object]]:
     """Train one SVM a class.
 
@@ -116,12 +171,52 @@ def train_svms(
         images: every training image once, best in random order: neighbours in a list look alike.
         mean_norm: mean Euclidean norm of sampled vectors; features are scaled so that it becomes
             ``settings.norm``.
+        state: where to go on, changed in place; then no positives are asked for, and ``images`` lack the
+            ``state.images`` that were looked at. None is the beginning.
+        after_image: called with the state whenever an image is done. Who goes on from there gets the same
+            bits as who was never interrupted.
 
     Returns the SVMs, for unscaled vectors, and figures for the log. Raises UserError for a class without
     a positive, and where the positives alone exceed the memory.
     """
     objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
-    pool = ExamplePool(dimension, len(classes), settings.memory_mb * 2**20 // (2 * dimension))
+    if state is None:
+        state = Mining.begin(dimension, len(classes), settings)
+        _add_positives(state.pool, positives, classes, settings)
+    pool = state.pool
+    for example in images:
+        vectors, signs = _hard_negatives(example, state.svms, settings)
+        if pool.size + len(vectors) > pool.capacity and state.fits:
+            pool.make_room(state.svms, max(len(vectors), pool.capacity // 10))
+        room = pool.capacity - pool.size
+        pool.add(vectors[:room], signs[:room])
+        state.new += (signs[:room] < 0).sum(axis=0)
+        full = pool.size == pool.capacity
+        if state.new.max() >= settings.retrain_after or (full and state.new.any()):
+            state.svms = pool.fit(objective, max(settings.tolerance, 1e-2)).svms
+            pool.evict(state.svms, settings.evict_score)
+            state.new[:] = 0
+            state.fits += 1
+            logger.info("mining: fit %d, %d examples kept", state.fits, pool.size)
+        state.images += 1
+        after_image(state)
+    fit = pool.fit(objective, settings.tolerance)
+    negatives = (pool.signs < 0).sum(axis=0)
+    logger.info("mining: final fit on %d examples, duality gap %.1e", pool.size, fit.gap.max())
+    return fit.svms, {
+        "fits": state.fits + 1,
+        "examples": pool.size,
+        "negatives": dict(zip(classes, negatives.tolist(), strict=True)),
+        "duality_gap": float(fit.gap.max()),
+    }
+
+
+def _add_positives(
+    pool: ExamplePool,
+    positives: Iterable[tuple[Tensor, npt.NDArray[np.int8]]],
+    classes: tuple[str, ...],
+    settings: SVM,
+) -> None:
     for vectors, signs in positives:
         if pool.size + len(vectors) > pool.capacity:
             raise UserError(
@@ -132,32 +227,6 @@ def train_svms(
     for label, name in enumerate(classes):
         if not (pool.signs[:, label] > 0).any():
             raise UserError(f"class {name!r} has no positive example in the training images")
-    svms = LinearSVMs(torch.zeros(len(classes), dimension), torch.zeros(len(classes)))
-    new = np.zeros(len(classes), np.int64)
-    fits = 0
-    for example in images:
-        vectors, signs = _hard_negatives(example, svms, settings)
-        if pool.size + len(vectors) > pool.capacity and fits:
-            pool.make_room(svms, max(len(vectors), pool.capacity // 10))
-        room = pool.capacity - pool.size
-        pool.add(vectors[:room], signs[:room])
-        new += (signs[:room] < 0).sum(axis=0)
-        full = pool.size == pool.capacity
-        if new.max() >= settings.retrain_after or (full and new.any()):
-            svms = pool.fit(objective, max(settings.tolerance, 1e-2)).svms
-            pool.evict(svms, settings.evict_score)
-            new[:] = 0
-            fits += 1
-            logger.info("mining: fit %d, %d examples kept", fits, pool.size)
-    fit = pool.fit(objective, settings.tolerance)
-    negatives = (pool.signs < 0).sum(axis=0)
-    logger.info("mining: final fit on %d examples, duality gap %.1e", pool.size, fit.gap.max())
-    return fit.svms, {
-        "fits": fits + 1,
-        "examples": pool.size,
-        "negatives": dict(zip(classes, negatives.tolist(), strict=True)),
-        "duality_gap": float(fit.gap.max()),
-    }
 
 
 def _hard_negatives(example: Example, svms: LinearSVMs, settings: SVM) -> tuple[Tensor, npt.NDArray[np.int8]]:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -14,6 +17,9 @@ from spp_det.config import BoxRegression
 from spp_det.errors import UserError
 from spp_det.model.bbox import BoxRegressor, fit_ridge
 from spp_det.training.windows import LabelledWindows
+
+VERSION = 1  # of what is fitted to given windows and vectors, and of mean norms; part of their cache keys
+Fitted = dict[str, npt.NDArray[Any]]  # one class's ``weight`` and ``bias``
 
 
 def train_regressor(
@@ -24,6 +30,7 @@ def train_regressor(
     mean_norm: float,
     settings: BoxRegression,
     generator: np.random.Generator,
+    once: Callable[[int, Callable[[], Fitted]], Fitted] = lambda _, fit: fit(),
 ) -> BoxRegressor:
     """Fit each class's regressor on windows that overlap one of its objects by ``settings.min_iou``.
 
@@ -32,12 +39,13 @@ def train_regressor(
         vectors_of: for chosen windows ``[n]`` of an image, vectors ``[M, D]`` and the one of each ``[n]``.
         mean_norm: as for the SVMs; ``settings.ridge`` is meant for vectors of mean norm ``settings.norm``.
         generator: draws ``settings.max_windows`` examples where a class has more.
+        once: gets a label and what fits its class, and returns what that gives, or gave in an earlier run.
     """
     pairs = [image.near(settings.min_iou) for image in windows]
     ridge = settings.ridge * (mean_norm / settings.norm) ** 2  # for the vectors as they are
     weight, bias = torch.zeros(len(classes), 4, dimension), torch.zeros(len(classes), 4)
-    for label in range(len(classes)):
-        chosen = _draw(windows, pairs, label, settings.max_windows, generator)
+
+    def fit(chosen: list[tuple[int, Ints, Ints]]) -> Fitted:
         vectors: list[Tensor] = []
         vector_of, targets = [np.zeros(0, np.int64)], []
         for image, index, objects in chosen:
@@ -46,10 +54,16 @@ def train_regressor(
             vectors.append(found.half())
             boxes = windows[image].boxes
             targets.append(encode_deltas(boxes[index], boxes[objects]))  # objects come first among them
-        if vectors:
-            weight[label], bias[label] = fit_ridge(
-                torch.cat(vectors), np.concatenate(targets), ridge, np.concatenate(vector_of)
-            )
+        weight, bias = fit_ridge(
+            torch.cat(vectors), np.concatenate(targets), ridge, np.concatenate(vector_of)
+        )
+        return {"weight": weight.numpy(), "bias": bias.numpy()}
+
+    for label in range(len(classes)):
+        chosen = _draw(windows, pairs, label, settings.max_windows, generator)  # in every run alike
+        if chosen:
+            fitted = once(label, partial(fit, chosen))
+            weight[label], bias[label] = torch.from_numpy(fitted["weight"]), torch.from_numpy(fitted["bias"])
     return BoxRegressor(weight, bias)
 
 

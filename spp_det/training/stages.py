@@ -1,18 +1,25 @@
-"""The order of the training: data, proposals, maps, fine-tuning, SVMs, box regression."""
+"""The order of the training: data, proposals, maps, fine-tuning, SVMs, box regression.
+
+Each stage leaves its result in the cache, under the key of all that it depends on; the long ones leave
+checkpoints on the way. A run that was killed anywhere goes on from there, to the same bytes.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from spp_det.cache import Cache, digest
-from spp_det.config import FC, Config, Data
+from spp_det.boxes import Ints
+from spp_det.cache import Arrays, Cache, digest
+from spp_det.config import FC, SVM, Config, Data
 from spp_det.data.coco import read_coco
 from spp_det.data.joined import read_voc_splits
 from spp_det.data.records import Dataset
@@ -23,10 +30,12 @@ from spp_det.model.detector import Detector, Scorer, features_of
 from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
+from spp_det.model.svm import LinearSVMs
+from spp_det.training import mining, regression
+from spp_det.training.checkpoint import Checkpoint
 from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
-from spp_det.training.mining import train_svms
-from spp_det.training.regression import mean_vector_norm, train_regressor
+from spp_det.training.regression import Fitted, mean_vector_norm, train_regressor
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +66,9 @@ class Trained:
 
 
 def train(config: Config) -> Trained:
-    """Train a detector. Writes only the cache; the caller saves the model.
+    """Train a detector, from wherever an earlier call with these settings was interrupted.
+
+    Writes only the cache; the caller saves the model.
 
     >>> from pathlib import Path
     >>> from spp_det import load_config
@@ -82,15 +93,16 @@ def train(config: Config) -> Trained:
     backbone.to(device).at(config.runtime.precision)
     features = features_of(backbone, settings)
     cache = Cache(config.runtime.cache or config.output / "cache")
+    cache.sweep()
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
     give_back_memory()
     clock.lap("proposals_and_maps")
     head = _head(config.fc, features, config.seed)
     metrics: dict[str, object] = {"images": len(images), "skipped": images.skipped}
+    vectors_key = digest(images.key(), config.pyramid.model_dump(mode="json"))
     if config.finetune.enabled and head is not None:
-        key = digest(images.key(), config.pyramid.model_dump(mode="json"))
         softmax, metrics["finetune"] = finetune(
-            images, key, head, dataset.classes, config.finetune, config.seed
+            images, vectors_key, head, dataset.classes, config.finetune, config.seed
         )
         clock.lap("finetune")
     if head is not None:
@@ -104,25 +116,35 @@ def train(config: Config) -> Trained:
         for index, seed in zip(drawn, seeds, strict=True):
             yield images.sample(index, NORM_WINDOWS, np.random.default_rng(seed))
 
-    pool5_norm = mean_vector_norm(sampled())
-    norm = pool5_norm if head is None else mean_vector_norm(map(head, sampled()))
+    vectors_key = digest(vectors_key, device.type)
+    head_key = None if head is None else head.digest()
+    drawn_key = digest(vectors_key, regression.VERSION, drawn, seeds.tolist(), NORM_WINDOWS)
+    pool5_norm = _norm(cache, digest(drawn_key), sampled)
+    norm = pool5_norm
+    if head is not None:
+        norm = _norm(cache, digest(drawn_key, head_key), lambda: map(head, sampled()))
     metrics["mean_norm"] = norm
     clock.lap("norm")
     order = generator.permutation(len(images))
     if config.scorer == "softmax":
         scorer: Scorer = softmax
     else:
-        scorer, metrics["svm"] = train_svms(
-            images.positives(config.svm.positive_iou, head),
-            images.stream(order, "hard negatives", head),
-            dataset.classes,
-            features.dimension if head is None else head.dimension,
-            norm,
-            config.svm,
+        key = digest(
+            *(mining.VERSION, vectors_key, head_key, dataset.classes, order.tolist(), norm),
+            config.svm.model_dump(mode="json"),
         )
+        scorer, metrics["svm"] = _svms(images, key, head, order, dataset.classes, norm, config.svm)
         clock.lap("svm")
     regressor = None
     if config.bbox.enabled:
+        key = digest(
+            *(regression.VERSION, vectors_key, pool5_norm, generator.bit_generator.state),
+            config.bbox.model_dump(mode="json"),
+        )
+
+        def once(label: int, fit: Callable[[], Fitted]) -> Fitted:
+            return cache.load_or_make("regressors", digest(key, label), fit)
+
         regressor = train_regressor(
             images.windows(),
             images.distinct_vectors,
@@ -131,6 +153,7 @@ def train(config: Config) -> Trained:
             pool5_norm,
             config.bbox,
             generator,
+            once,
         )
         clock.lap("bbox")
     detector = Detector(dataset.classes, features, head, scorer, regressor, settings)
@@ -144,6 +167,54 @@ def _head(fc: FC, features: WindowFeatures, seed: int) -> FCHead | None:
     backbone = features.backbone
     head = FCHead(fc.layer, features.dimension, fc.width, seed=None)
     return head.load_weights(fc.weights, backbone.name, features.levels, backbone.channels, seed)
+
+
+def _norm(cache: Cache, key: str, sampled: Callable[[], Iterable[Tensor]]) -> float:
+    """The mean norm of sampled vectors, from the cache or computed."""
+    found = cache.load_or_make("norms", key, lambda: {"norm": np.array(mean_vector_norm(sampled()))})
+    return float(found["norm"])
+
+
+def _svms(
+    images: TrainingImages,
+    key: str,
+    head: FCHead | None,
+    order: Ints,
+    classes: tuple[str, ...],
+    norm: float,
+    settings: SVM,
+) -> tuple[LinearSVMs, dict[str, object]]:
+    """The SVMs and their figures: from the cache, or mined, from where the last run was stopped."""
+    checkpoint = Checkpoint(images.cache, "mining", key)
+
+    def mine() -> Arrays:
+        state = _state(checkpoint, settings)
+        done = 0 if state is None else state.images
+        if done:
+            logger.info("mining: going on after %d of %d images", done, len(order))
+        svms, figures = mining.train_svms(
+            images.positives(settings.positive_iou, head),
+            images.stream(order, "hard negatives", head, done),
+            classes,
+            images.features.dimension if head is None else head.dimension,
+            norm,
+            settings,
+            state,
+            lambda state: checkpoint.offer(state.arrays),
+        )
+        text = np.frombuffer(json.dumps(figures).encode(), np.uint8)
+        return {"weight": svms.weight.numpy(), "bias": svms.bias.numpy(), "figures": text}
+
+    found = images.cache.load_or_make("svms", key, mine)
+    checkpoint.remove()
+    svms = LinearSVMs(torch.from_numpy(found["weight"]), torch.from_numpy(found["bias"]))
+    return svms, json.loads(found["figures"].tobytes())
+
+
+def _state(checkpoint: Checkpoint, settings: SVM) -> mining.Mining | None:
+    """Where the mining was stopped. A function of its own, so that the arrays, copied, do not live on."""
+    arrays = checkpoint.load()
+    return None if arrays is None else mining.Mining.of(arrays, settings)
 
 
 class _Clock:

@@ -2,15 +2,60 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from spp_det.cache import Cache, digest
 from spp_det.errors import UserError
-from spp_det.training.checkpoint import load_checkpoint, save_checkpoint
+from spp_det.training import checkpoint
+from spp_det.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spp_det.training.learning import Epoch, Progress
 
 SETTINGS = {"train.epochs": 4, "train.sizes": (32, 48), "classes": ["a", "b"]}
+
+
+class Clock:
+    """Time that passes when it is told to, in place of the module's."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_a_state_is_written_now_and_then_and_at_once_when_asked(tmp_path, monkeypatch):
+    clock, written = Clock(), []
+    monkeypatch.setattr(checkpoint, "time", clock)
+    kept = Checkpoint(Cache(tmp_path), "mining", digest("key"))
+    slow = 0.0
+
+    def offer(number: int, at_once: bool = False) -> bool:
+        def state() -> dict[str, np.ndarray]:
+            written.append(number)
+            clock.now += slow  # that it takes to write
+            return {"number": np.array(number)}
+
+        kept.offer(state, at_once)
+        found = kept.load()
+        assert (None if found is None else int(found["number"])) == (written[-1] if written else None)
+        return bool(written) and written[-1] == number
+
+    assert not offer(1)
+    clock.now += checkpoint.EVERY
+    slow = 2.0
+    assert offer(2)
+    clock.now += checkpoint.EVERY
+    assert not offer(3)  # two seconds each five would be too much
+    assert offer(4, at_once=True)
+    clock.now += 2.0 / checkpoint.SHARE - 0.1
+    assert not offer(5)
+    clock.now += 0.2
+    assert offer(6)
+    kept.remove()
+    assert kept.load() is None
 
 
 def trained() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -57,7 +102,7 @@ def test_other_settings_are_refused_with_every_difference(saved):
     message = str(caught.value)
     assert "\n" not in message
     assert str(path) in message
-    for part in ("train.epochs = 4, not 6", "classes = ['a', 'b'], not ['a', 'c']", "seed = None, not 1"):
+    for part in ("train.epochs: 4 -> 6", "classes: ['a', 'b'] -> ['a', 'c']", "seed: None -> 1"):
         assert part in message
     assert "train.sizes" not in message
 

@@ -18,7 +18,7 @@ from spp_det.errors import UserError
 from spp_det.model.features import WindowVectors
 from spp_det.model.svm import Hinge, LinearSVMs, fit_svms
 from spp_det.training import mining
-from spp_det.training.mining import Example, ExamplePool, train_svms
+from spp_det.training.mining import Example, ExamplePool, Mining, train_svms
 from spp_det.training.windows import LabelledWindows
 
 OBJECTIVE = Hinge(C=1e-3, bias=10.0, positive_weight=2.0)
@@ -413,6 +413,28 @@ def test_two_trainings_give_the_same_bits():
     one, two = train(), train()
     assert torch.equal(one.weight, two.weight)
     assert torch.equal(one.bias, two.bias)
+
+
+@pytest.mark.parametrize("settings", [SVM(retrain_after=200), SVM(retrain_after=100_000)])
+def test_who_goes_on_from_any_image_gets_the_same_bits(settings):
+    """Through arrays, as a file has them; the positives are then not asked for."""
+    states: list[dict[str, np.ndarray]] = []
+
+    def remember(state: Mining) -> None:
+        states.append({name: array.copy() for name, array in state.arrays().items()})
+
+    images = list(stream(12))
+    whole, figures = train_svms(positives(12), images, CLASSES, 60, 15.0, settings, None, remember)
+    assert len(states) == 12
+    for done in (1, 5, 9, 12):
+        state = Mining.of(states[done - 1], settings)
+        assert state.images == done
+        rest = images[done:]
+        svms, again = train_svms(iter(()), rest, CLASSES, 60, 15.0, settings, state)
+        assert torch.equal(svms.weight, whole.weight)
+        assert torch.equal(svms.bias, whole.bias)
+        assert again == figures
+    assert (figures["fits"] > 1) == (settings.retrain_after == 200)
 
 
 def test_a_class_without_a_positive_is_named_before_any_image_is_looked_at():

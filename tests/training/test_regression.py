@@ -207,3 +207,31 @@ def test_the_mean_norm_is_over_all_vectors_not_over_images():
 def test_features_that_nothing_can_be_learnt_from_are_refused(value):
     with pytest.raises(UserError, match=r"backbone.weights.* norm (0|inf|nan)"):
         mean_vector_norm([torch.full((3, 2), value)])
+
+
+def test_a_class_that_was_fitted_before_is_not_fitted_again():
+    """And draws its examples all the same, so that the classes after it get theirs."""
+    images = [image(seed, labels=(0, 1, 2)) for seed in range(4)]
+    kept: dict[int, dict[str, np.ndarray]] = {}
+    fits = []
+
+    def once(label, fit):
+        if label not in kept:
+            fits.append(label)
+            kept[label] = fit()
+        return kept[label]
+
+    def fitted() -> BoxRegressor:
+        return train_regressor(
+            *(images, Vectors(images), CLASSES, DIMENSION, 20.0),
+            BoxRegression(max_windows=15),
+            np.random.default_rng(3),
+            once,
+        )
+
+    whole = fitted()
+    del kept[1]
+    again = fitted()
+    assert fits == [0, 1, 2, 1]
+    assert torch.equal(whole.weight, again.weight)
+    assert torch.equal(whole.bias, again.bias)
