@@ -291,7 +291,7 @@ def detector(
     weight -= weight.mean(dim=1, keepdim=True)
     regressor = BoxRegressor(torch.zeros(CLASSES, 4, described.dimension), torch.zeros(CLASSES, 4))
     names = [f"class {k}" for k in range(CLASSES)]
-    made = Detector(names, described, head, LinearSVMs(weight, torch.zeros(CLASSES)), regressor, settings)
+    made = Detector(names, described, head, LinearSVMs(weight, torch.zeros(CLASSES)), (regressor,), settings)
     vectors = described.vectors(described.maps(photo(1, (320, 240))), random_windows(100, (320, 240)))
     scores = vectors.through(made.head).each(made.scorer).cpu()[vectors.of]
     bias = settings.detection.score_threshold - scores.quantile(0.99, dim=0)

@@ -250,6 +250,9 @@ class BoxRegression(Section):
     norm: Positive = 20.0
     max_windows: Annotated[int, Field(ge=1)] = 5000
     """Examples of one class, drawn at random where there are more."""
+    passes: Literal[1, 2] = 1
+    """2: boxes that were moved are looked at once more, scored again and moved by a second regressor, and
+    what is found is the mean of both looks. 1 is the paper's."""
 
 
 class Detection(Section):

@@ -60,7 +60,7 @@ def folder(tmp_path_factory) -> Path:
     for seed, name in enumerate(("model", "other")):
         weight = torch.randn(2, features.dimension, generator=torch.Generator().manual_seed(seed))
         svms = LinearSVMs(0.05 * weight, torch.zeros(2))
-        Detector(("cat", "dog"), features, None, svms, None, settings).save(folder / f"{name}.safetensors")
+        Detector(("cat", "dog"), features, None, svms, (), settings).save(folder / f"{name}.safetensors")
     return folder
 
 

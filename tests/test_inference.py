@@ -37,7 +37,7 @@ def detector() -> Detector:
     )
     features = SPPFeatures.of(Backbone("zf5_small"), settings)
     weight = torch.randn(2, features.dimension, generator=torch.Generator().manual_seed(0))
-    return Detector(("a", "b"), features, None, LinearSVMs(0.05 * weight, torch.zeros(2)), None, settings)
+    return Detector(("a", "b"), features, None, LinearSVMs(0.05 * weight, torch.zeros(2)), (), settings)
 
 
 @pytest.fixture(scope="module")

@@ -39,7 +39,7 @@ def detector_of(fc=None, **sections) -> Detector:
     dimension = features.dimension if head is None else head.dimension
     weight = torch.randn(2, dimension, generator=torch.Generator().manual_seed(0))
     svms = LinearSVMs(0.05 * weight, torch.tensor([0.5, -1.0]))
-    return Detector(("cat", "<b>dog"), features, head, svms, None, settings)
+    return Detector(("cat", "<b>dog"), features, head, svms, (), settings)
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_mistakes_are_named_and_leave_nothing(detector, paths, tmp_path, options
 
 def test_windows_from_elsewhere_have_to_be_named(detector, paths, tmp_path):
     settings = detector.settings.model_copy(update={"proposals": Proposals(mode="edgeboxes", edge_model="x")})
-    subject = Detector(detector.classes, detector.features, None, detector.scorer, None, settings)
+    subject = Detector(detector.classes, detector.features, None, detector.scorer, (), settings)
     with pytest.raises(UserError, match="--window"):
         inspect_image(subject, paths[0], tmp_path)
     inspect_image(subject, paths[0], tmp_path, window=WINDOW)

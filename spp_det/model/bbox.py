@@ -41,9 +41,28 @@ class BoxRegressor:
         return BoxRegressor(self.weight.to(device), self.bias.to(device))
 
 
+@dataclass(frozen=True, eq=False)
+class Ridge:
+    """A fitted ridge regression.
+
+    Attributes:
+        weight: float32 ``[4, D]``.
+        bias: float32 ``[4]``.
+        left_out: float32 ``[n, 4]``, each example as other groups alone predict it; None without groups.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    left_out: Floats | None
+
+
 def fit_ridge(
-    vectors: Tensor, targets: Floats, ridge: float, vector_of: Ints | None = None
-) -> tuple[Tensor, Tensor]:
+    vectors: Tensor,
+    targets: Floats,
+    ridge: float,
+    vector_of: Ints | None = None,
+    group_of: Ints | None = None,
+) -> Ridge:
     """Ridge regression of whitened, centred targets: ``[m, D], [n, 4] -> weight [4, D], bias [4]``.
 
     Minimises ``sum |T (y - mean(y)) - X w - b|^2 + ridge |w|^2`` with T the whitening of the targets (so
@@ -54,6 +73,11 @@ def fit_ridge(
     has m rows however large n is. There are mostly fewer of them than dimensions, so the m x m dual is
     solved: ``w = X' (X X' + ridge I)^-1 T y``. The vectors may be in half precision; a block of them at a
     time is then made float32.
+
+    With the group of each vector, ``group_of [m]``, every example is also predicted by a regression that
+    never saw its group. That costs one inverse for all groups: where ``A = (X X' + ridge I)^-1`` and
+    ``a = A T y``, leaving out the rows g leaves them residuals of ``A_gg^-1 a_g``. Means and whitening remain
+    those of all examples.
     """
     vector_of = np.arange(len(vectors)) if vector_of is None else vector_of
     row_of = torch.from_numpy(vector_of).to(vectors.device)
@@ -78,13 +102,31 @@ def fit_ridge(
     gram.diagonal().add_(ridge)
     sums = torch.zeros(len(vectors), 4, dtype=torch.float64, device=vectors.device)
     sums.index_add_(0, row_of, (y - target_mean) @ whiten)
+    sums /= root.clamp(min=1)
+    left_out = None
     # Not Cholesky: in float32 products a small ridge may leave the matrix not quite positive definite.
-    dual = torch.linalg.solve(gram, sums / root.clamp(min=1)) @ unwhiten  # [m, 4]
+    if group_of is None:
+        dual = torch.linalg.solve(gram, sums)  # [m, 4]
+    else:
+        inverse = torch.linalg.inv(gram)
+        dual = inverse @ sums
+        fitted = (sums - _left_out_residuals(inverse, dual, group_of)) / root.clamp(min=1)
+        left_out = ((fitted @ unwhiten)[row_of] + target_mean).float().cpu().numpy()
+    dual = dual @ unwhiten
     weight = torch.stack([dual[rows].float().T @ centred(rows) for rows in blocks]).sum(0)  # [4, D]
-    return weight, target_mean.float() - weight @ vector_mean
+    return Ridge(weight, target_mean.float() - weight @ vector_mean, left_out)
 
 
 _BLOCK = 512  # rows
+
+
+def _left_out_residuals(inverse: Tensor, dual: Tensor, group_of: Ints) -> Tensor:
+    """``[m, m], [m, 4] -> [m, 4]``: what each row is off by where its group is not among the examples."""
+    residuals = torch.empty_like(dual)
+    for group in np.unique(group_of):
+        rows = torch.from_numpy(np.flatnonzero(group_of == group)).to(dual.device)
+        residuals[rows] = torch.linalg.solve(inverse[rows][:, rows], dual[rows])
+    return residuals
 
 
 def _whitening(centred: Tensor) -> tuple[Tensor, Tensor]:

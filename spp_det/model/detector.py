@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from typing import TypedDict
 
@@ -18,7 +19,7 @@ from spp_det.errors import UserError
 from spp_det.images import RGB, as_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.features import SPPFeatures, WindowFeatures, WindowVectors
+from spp_det.model.features import ConvMap, SPPFeatures, WindowFeatures, WindowVectors
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import ModelFile, Settings, fingerprint, read_model, write_model
 from spp_det.model.rcnn import RCNNFeatures
@@ -32,6 +33,12 @@ AnyImage = RGB | PIL.Image.Image | str | PathLike[str]
 
 SCORERS: dict[str, str] = {"svm": "svm", "softmax": "fc8"}
 """The values of ``scorer``, and what their weights are called in a model file."""
+
+REGRESSORS = ("bbox", "bbox2")
+"""What the regressors' weights are called there, pass by pass."""
+
+SECOND_LOOK_IOU = 0.7  # of candidates that overlap more, the best one alone is looked at again
+SECOND_LOOKS = 3  # for each detection of a class that there may be
 
 
 class Detections(TypedDict):
@@ -56,18 +63,36 @@ def features_of(backbone: Backbone, settings: Settings) -> WindowFeatures:
     return SPPFeatures.of(backbone, settings)
 
 
-def suppress(windows: Boxes, scores: Floats, settings: Detection) -> tuple[Ints, Ints]:
-    """Windows ``[M]`` and labels ``[M]`` left after threshold and NMS of each class, class by class.
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """What one image's windows may show, before NMS.
 
-    ``windows`` is ``[N, 4]``, ``scores`` ``[N, K]``.
+    Attributes:
+        places: float32 ``[M, 4]``: the boxes that NMS compares.
+        labels: int64 ``[M]``, ascending.
+        scores: float32 ``[M]``.
+        boxes: the final boxes ``[n, 4]`` of candidates ``[n]``.
     """
-    kept, labels = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for label in range(scores.shape[1]):
-        passing = np.flatnonzero(scores[:, label] > settings.score_threshold)
-        best = nms(windows[passing], scores[passing, label], settings.nms)[: settings.max_per_image]
-        kept.append(passing[best])
-        labels.append(np.full(len(best), label, np.int64))
-    return np.concatenate(kept), np.concatenate(labels)
+
+    places: Boxes
+    labels: Ints
+    scores: Floats
+    boxes: Callable[[Ints], Boxes]
+
+
+def passing(scores: Floats, threshold: float) -> tuple[Ints, Ints]:
+    """Windows ``[M]`` and labels ``[M]``, class by class, of the scores ``[N, K]`` above a threshold."""
+    labels, windows = np.nonzero(threshold < scores.T)
+    return windows, labels
+
+
+def suppress(places: Boxes, labels: Ints, scores: Floats, max_iou: float, most: int) -> Ints:
+    """Which ``[n]`` of ``[M]`` candidates NMS leaves, at most so many of a class; class by class."""
+    kept = [np.zeros(0, np.int64)]
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        kept.append(mine[nms(places[mine], scores[mine], max_iou)[:most]])
+    return np.concatenate(kept)
 
 
 def ranked(boxes: Boxes, labels: Ints, scores: Floats, image: RGB) -> Detections:
@@ -102,9 +127,10 @@ class Detector:
         features: WindowFeatures,
         head: FCHead | None,
         scorer: Scorer,
-        regressor: BoxRegressor | None,
+        regressors: Sequence[BoxRegressor],
         settings: Settings,
     ) -> None:
+        """``regressors`` are none, one, or two for two passes (see `BoxRegression.passes`)."""
         if isinstance(scorer, SoftmaxScorer) != (settings.scorer == "softmax"):
             raise ValueError(f"the settings say {settings.scorer}, but the scorer is {type(scorer).__name__}")
         device = features.backbone.mean.device
@@ -112,7 +138,7 @@ class Detector:
         self.features = features
         self.head = None if head is None else head.to(device).at(features.backbone.precision)
         self.scorer = scorer.to(device)
-        self.regressor = None if regressor is None else regressor.to(device)
+        self.regressors = tuple(regressor.to(device) for regressor in regressors)
         self.settings = settings
 
     def __call__(self, images: AnyImage | Sequence[AnyImage]) -> Detections | list[Detections]:
@@ -136,10 +162,10 @@ class Detector:
         """
         if windows is None:
             windows = self.propose(image)
-        vectors, scores = self.score(image, windows)
-        kept, labels = suppress(windows, scores, self.settings.detection)
-        boxes = self.refine(windows[kept], labels, vectors, kept)
-        return ranked(boxes, labels, scores[kept, labels], image)
+        limits = self.settings.detection
+        found = self.candidates(image, windows, limits)
+        kept = suppress(found.places, found.labels, found.scores, limits.nms, limits.max_per_image)
+        return ranked(found.boxes(kept), found.labels[kept], found.scores[kept], image)
 
     def propose(self, image: RGB, threads: int | None = None) -> Boxes:
         """The windows ``[N, 4]`` of an image, searched by so many threads (None: all).
@@ -155,18 +181,57 @@ class Detector:
         return selective_search(image, search.mode, search.max_side, threads)
 
     @torch.inference_mode()
-    def score(self, image: RGB, windows: Boxes) -> tuple[WindowVectors, Floats]:
-        """The pool5 vectors of ``[N, 4]`` windows of an image, and their scores ``[N, K]``."""
+    def candidates(self, image: RGB, windows: Boxes, limits: Detection) -> Candidates:
+        """Every class of every one of ``[N, 4]`` windows that scores enough."""
         maps = self.features.maps(image)  # the whole image, once a scale
+        vectors, scores = self.score(maps, windows)
+        chosen, labels = passing(scores, limits.score_threshold)
+        if len(self.regressors) > 1:
+            return self._twice(maps, windows[chosen], labels, scores[chosen, labels], vectors, chosen, limits)
+
+        def refined(kept: Ints) -> Boxes:
+            return self._refine(0, windows[chosen[kept]], labels[kept], vectors, chosen[kept])
+
+        return Candidates(windows[chosen], labels, scores[chosen, labels], refined)
+
+    @torch.inference_mode()
+    def score(self, maps: Sequence[ConvMap], windows: Boxes) -> tuple[WindowVectors, Floats]:
+        """The pool5 vectors of ``[N, 4]`` windows on the maps of their image, and their scores ``[N, K]``."""
         vectors = self.features.vectors(maps, windows)  # pool5 [M, D], one a distinct rectangle of cells
         return vectors, vectors.through(self.head).each(self.scorer).cpu().numpy()[vectors.of]
 
+    def _twice(
+        self,
+        maps: Sequence[ConvMap],
+        boxes: Boxes,
+        labels: Ints,
+        scores: Floats,
+        vectors: WindowVectors,
+        windows: Ints,
+        limits: Detection,
+    ) -> Candidates:
+        """Look again at where the best candidates ``[M]`` are moved: the mean of both looks.
+
+        Candidate i is window ``windows[i]`` of the vectors.
+        """
+        best = suppress(boxes, labels, scores, SECOND_LOOK_IOU, SECOND_LOOKS * limits.max_per_image)
+        labels, scores = labels[best], scores[best]
+        moved = self._refine(0, boxes[best], labels, vectors, windows[best])
+        closer, again = self.score(maps, moved)
+        rows = np.arange(len(moved))
+        end = self._refine(1, moved, labels, closer, rows)
+        places: Boxes = np.mean([moved, end], axis=0, dtype=np.float32)
+        scores = np.mean([scores, again[rows, labels]], axis=0, dtype=np.float32)
+        good = scores > limits.score_threshold
+        places = places[good]
+        return Candidates(places, labels[good], scores[good], lambda kept: places[kept])
+
     @torch.inference_mode()
-    def refine(self, boxes: Boxes, labels: Ints, vectors: WindowVectors, windows: Ints) -> Boxes:
-        """Boxes ``[M, 4]`` of those labels, moved by the regressor: box i is window ``windows[i]``."""
-        if self.regressor is None:
+    def _refine(self, which: int, boxes: Boxes, labels: Ints, vectors: WindowVectors, windows: Ints) -> Boxes:
+        """Boxes ``[M, 4]`` moved by a regressor, if it is there: box i is window ``windows[i]``."""
+        if which >= len(self.regressors):
             return boxes
-        return self.regressor(vectors.of_windows(windows), labels, boxes)
+        return self.regressors[which](vectors.of_windows(windows), labels, boxes)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything into one safetensors file, whole or not at all. Equal models give equal bytes."""
@@ -183,8 +248,8 @@ class Detector:
             tensors |= {f"fc.{name}": tensor for name, tensor in self.head.layers.state_dict().items()}
         prefix = SCORERS[self.settings.scorer]
         tensors |= {f"{prefix}.weight": self.scorer.weight, f"{prefix}.bias": self.scorer.bias}
-        if self.regressor is not None:
-            tensors |= {"bbox.weight": self.regressor.weight, "bbox.bias": self.regressor.bias}
+        for name, regressor in zip(REGRESSORS, self.regressors, strict=False):
+            tensors |= {f"{name}.weight": regressor.weight, f"{name}.bias": regressor.bias}
         return ModelFile(self.classes, self.settings, self.features.backbone.geometry, tensors)
 
     @classmethod
@@ -217,11 +282,12 @@ class Detector:
             f"{prefix}.weight": (rows, described),
             f"{prefix}.bias": (rows,),
         }
-        if "bbox.weight" in model.tensors:
-            shapes["bbox.weight"] = (len(model.classes), 4, features.dimension)
-            shapes["bbox.bias"] = (len(model.classes), 4)
+        passes = [name for name in REGRESSORS if f"{name}.weight" in model.tensors]
+        for name in passes:
+            shapes[f"{name}.weight"] = (len(model.classes), 4, features.dimension)
+            shapes[f"{name}.bias"] = (len(model.classes), 4)
         heads = {name: model.tensor(name, shape) for name, shape in shapes.items()}
         weight, bias = heads[f"{prefix}.weight"], heads[f"{prefix}.bias"]
         scorer = SoftmaxScorer(weight, bias) if softmax else LinearSVMs(weight, bias)
-        regressor = BoxRegressor(heads["bbox.weight"], heads["bbox.bias"]) if "bbox.weight" in heads else None
-        return cls(model.classes, features, head, scorer, regressor, model.settings)
+        regressors = [BoxRegressor(heads[f"{name}.weight"], heads[f"{name}.bias"]) for name in passes]
+        return cls(model.classes, features, head, scorer, regressors, model.settings)

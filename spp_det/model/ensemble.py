@@ -18,7 +18,7 @@ from spp_det.model.detector import AnyImage, Detections, Detector, detect_each, 
 class Ensemble:
     """Several detectors of the same classes as one, to be called like a `Detector`.
 
-    Every model scores every window. The union of these scored windows, each model's by itself, goes
+    Every model scores every window. The union of their candidates goes
     through one NMS a class, so that a surer model suppresses what a less sure one says of the same
     place; a window that is left is refined by the model that scored it. Threshold, NMS and limit are
     those of the first model. A model combined with itself detects what it detects alone.
@@ -42,8 +42,8 @@ class Ensemble:
         self.settings = models[0].settings
         for number, model in enumerate(models[1:], 2):
             _check_classes(self.classes, model.classes, number)
-        # Of each model, which of its labels is the ensemble's label k.
-        self._labels = [np.array([model.classes.index(name) for name in self.classes]) for model in models]
+        # Of each model, what each of its labels is in the ensemble.
+        self._labels = [np.array([self.classes.index(name) for name in model.classes]) for model in models]
 
     def __call__(self, images: AnyImage | Sequence[AnyImage]) -> Detections | list[Detections]:
         """Detect in one image or a list of them; see `Detector.__call__`."""
@@ -63,18 +63,19 @@ class Ensemble:
         """Detect in one RGB uint8 ``[H, W, 3]`` image, in its own ``[N, 4]`` windows or the given ones."""
         if windows is None:
             windows = self.propose(image)
-        scored = [model.score(image, windows) for model in self.models]
-        union = np.tile(windows, (len(scored), 1))  # [models * N, 4], model by model
-        scores = np.concatenate(
-            [own[:, labels] for (_, own), labels in zip(scored, self._labels, strict=True)]
-        )
-        kept, labels = suppress(union, scores, self.settings.detection)
-        boxes, owner = union[kept], kept // max(1, len(windows))
-        for index, (model, (vectors, _)) in enumerate(zip(self.models, scored, strict=True)):
-            mine = np.flatnonzero(owner == index)
-            own_labels = self._labels[index][labels[mine]]
-            boxes[mine] = model.refine(boxes[mine], own_labels, vectors, kept[mine] - index * len(windows))
-        return ranked(boxes, labels, scores[kept, labels], image)
+        limits = self.settings.detection
+        parts = [model.candidates(image, windows, limits) for model in self.models]
+        places = np.concatenate([part.places for part in parts])
+        scores = np.concatenate([part.scores for part in parts])
+        labels = np.concatenate([own[part.labels] for own, part in zip(self._labels, parts, strict=True)])
+        kept = suppress(places, labels, scores, limits.nms, limits.max_per_image)
+        boxes, start = places[kept], 0
+        for part in parts:
+            mine = np.flatnonzero((kept >= start) & (kept < start + len(part.places)))
+            mine = mine[np.argsort(part.labels[kept[mine] - start], kind="stable")]  # in the model's order
+            boxes[mine] = part.boxes(kept[mine] - start)
+            start += len(part.places)
+        return ranked(boxes, labels[kept], scores[kept], image)
 
     def propose(self, image: RGB, threads: int | None = None) -> Boxes:
         """The windows ``[N, 4]`` that any of the models would look at, sorted, each once.

@@ -180,14 +180,6 @@ def spp_features(detector: Detector) -> SPPFeatures:
     return detector.features
 
 
-def score_windows(
-    detector: Detector, maps: Sequence[ConvMap], windows: Boxes
-) -> tuple[WindowVectors, Floats]:
-    """`Detector.score` of ``[N, 4]`` windows where the maps of the image are there already."""
-    vectors = detector.features.vectors(maps, windows)
-    return vectors, vectors.through(detector.head).each(detector.scorer).cpu().numpy()[vectors.of]
-
-
 def best_window(
     detector: Detector, maps: Sequence[ConvMap], windows: Boxes, label: int | None = None
 ) -> tuple[Boxes, int]:
@@ -195,7 +187,7 @@ def best_window(
 
     It is the top detection before its box is refined: the window that was scored. There must be one.
     """
-    _, scores = score_windows(detector, maps, windows)
+    _, scores = detector.score(maps, windows)
     if label is not None:
         return windows[scores[:, label].argmax()], label
     best, best_label = divmod(int(scores.argmax()), scores.shape[1])
@@ -212,7 +204,7 @@ def inspect_window(
     """
     features = spp_features(detector)
     scale, rectangle = features.locate(maps, window[None])
-    vectors, scores = score_windows(detector, maps, window[None])
+    vectors, scores = detector.score(maps, window[None])
     label = int(scores[0].argmax()) if label is None else label
     contributions, bias = None, 0.0
     if isinstance(detector.scorer, LinearSVMs) and detector.head is None:

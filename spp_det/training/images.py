@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp_det.boxes import Ints
+from spp_det.boxes import Boxes, Ints
 from spp_det.cache import Arrays, Cache, digest
 from spp_det.config import Proposals
 from spp_det.data.bounds import fit_record
@@ -189,8 +189,8 @@ class TrainingImages:
         drawn = generator.permutation(len(self.images[index].windows.boxes))[:most]
         return self.vectors(index).of_windows(drawn)
 
-    def distinct_vectors(self, index: int, windows: Ints) -> tuple[Tensor, Ints]:
-        """Distinct vectors ``[M, D]`` of windows ``[n]`` of one image, and which of them each has ``[n]``."""
-        vectors = self.vectors(index)
-        rows, vector_of = np.unique(vectors.of[windows], return_inverse=True)
-        return vectors.make(rows).cpu(), vector_of
+    def distinct_vectors(self, index: int, boxes: Boxes) -> tuple[Tensor, Ints]:
+        """Distinct vectors ``[M, D]`` of any boxes ``[n, 4]`` in one image, and the one of each ``[n]``."""
+        vectors = self.features.vectors(self._maps(index), boxes)
+        rows = np.arange(len(vectors))
+        return vectors.make(rows).cpu(), vectors.of

@@ -26,6 +26,7 @@ from spp_det.data.records import Dataset
 from spp_det.devices import choose_device, give_back_memory, peak_memory
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
+from spp_det.model.bbox import BoxRegressor
 from spp_det.model.detector import Detector, Scorer, features_of
 from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
@@ -35,7 +36,7 @@ from spp_det.training import mining, regression
 from spp_det.training.checkpoint import Checkpoint
 from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
-from spp_det.training.regression import Fitted, mean_vector_norm, train_regressor
+from spp_det.training.regression import Fitted, mean_vector_norm, train_regressors
 
 logger = logging.getLogger(__name__)
 
@@ -135,17 +136,17 @@ def train(config: Config) -> Trained:
         )
         scorer, metrics["svm"] = _svms(images, key, head, order, dataset.classes, norm, config.svm)
         clock.lap("svm")
-    regressor = None
+    regressors: tuple[BoxRegressor, ...] = ()
     if config.bbox.enabled:
         key = digest(
             *(regression.VERSION, vectors_key, pool5_norm, generator.bit_generator.state),
             config.bbox.model_dump(mode="json"),
         )
 
-        def once(label: int, fit: Callable[[], Fitted]) -> Fitted:
-            return cache.load_or_make("regressors", digest(key, label), fit)
+        def once(which: tuple[int, int], fit: Callable[[], Fitted]) -> Fitted:
+            return cache.load_or_make("regressors", digest(key, which), fit)
 
-        regressor = train_regressor(
+        regressors = train_regressors(
             images.windows(),
             images.distinct_vectors,
             dataset.classes,
@@ -156,7 +157,7 @@ def train(config: Config) -> Trained:
             once,
         )
         clock.lap("bbox")
-    detector = Detector(dataset.classes, features, head, scorer, regressor, settings)
+    detector = Detector(dataset.classes, features, head, scorer, regressors, settings)
     return Trained(detector, metrics | {"seconds": clock.laps, "peak_memory_mb": peak_memory()})
 
 

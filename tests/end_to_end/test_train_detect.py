@@ -171,7 +171,7 @@ def test_the_figures_of_a_training_can_be_written_down(trained):
 def test_without_box_regression_the_scores_are_the_same(folder, trained, test_set):
     cache = {"cache": str(folder / "one" / "cache")}
     plain = train(configure(folder / "voc", folder / "four", runtime=cache, bbox={"enabled": False}))
-    assert plain.detector.regressor is None
+    assert plain.detector.regressors == ()
     found, refined = (detector(test_set.records[0].path) for detector in (plain.detector, trained.detector))
     assert np.array_equal(found["scores"], refined["scores"])
     assert not np.array_equal(found["boxes"], refined["boxes"])
@@ -271,7 +271,7 @@ def test_fc_layers_train_and_detect_by_the_same_calls(folder, test_set, trained,
     assert any("0.weight" in name for name in loaded.head.layers.state_dict()) == ("rank" in fc)
     assert loaded.scorer.weight.shape == (2, 64)
     # The regressor sees pool5 all the same, and draws the same examples.
-    assert torch.equal(loaded.regressor.weight, trained.detector.regressor.weight)
+    assert torch.equal(loaded.regressors[0].weight, trained.detector.regressors[0].weight)
     found = loaded([record.path for record in test_set.records])
     for record, one in list(zip(test_set.records, found, strict=True))[:3]:
         mine = detector(record.path)
@@ -323,7 +323,7 @@ def test_a_softmax_detector_is_saved_loaded_and_detects(folder, finetuned, train
     assert loaded.settings.scorer == "softmax"
     assert loaded.scorer.weight.shape == (3, 64)
     assert torch.equal(
-        loaded.regressor.weight, trained.detector.regressor.weight
+        loaded.regressors[0].weight, trained.detector.regressors[0].weight
     )  # it sees pool5 all the same
     found = loaded([record.path for record in test_set.records])
     for record, one in list(zip(test_set.records, found, strict=True))[:3]:

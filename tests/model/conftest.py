@@ -26,7 +26,7 @@ POOL5 = FC()  # without fc layers
 
 
 def random_detector(
-    regress: bool = True,
+    passes: int = 1,
     scales: tuple[int, ...] = (128,),
     levels: tuple[int, ...] = (3, 1),
     fc: FC = POOL5,
@@ -58,11 +58,11 @@ def random_detector(
         chosen = SoftmaxScorer(
             torch.cat([rows, rows.new_zeros(1, described)]), torch.cat([offsets, torch.zeros(1)])
         )
-    regressor = None
-    if regress:
+    regressors = []
+    for number in range(passes):
         shift = 1e-3 * torch.randn(len(CLASSES), 4, features.dimension, generator=generator)
-        regressor = BoxRegressor(shift, torch.full((len(CLASSES), 4), 0.05))
-    return Detector(CLASSES, features, head, chosen, regressor, settings)
+        regressors.append(BoxRegressor(shift, torch.full((len(CLASSES), 4), 0.05 / (1 + number))))
+    return Detector(CLASSES, features, head, chosen, regressors, settings)
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,12 @@ def examples(seed: int, n: int, dimension: int):
     return torch.from_numpy(vectors), targets.astype(np.float32)
 
 
+def fit(*arguments, **options):
+    """Weight ``[4, D]`` and bias ``[4]``."""
+    fitted = fit_ridge(*arguments, **options)
+    return fitted.weight, fitted.bias
+
+
 def whitening(targets):
     """By another road than the code's: the inverse square root of the covariance, through its SVD."""
     centred = targets.astype(np.float64) - targets.mean(0, dtype=np.float64)
@@ -43,7 +49,7 @@ def primal_ridge(vectors, targets, ridge):
 @pytest.mark.parametrize("ridge", [0.1, 10.0, 4000.0])
 def test_the_dual_solves_the_primal_normal_equations(n, dimension, ridge):
     vectors, targets = examples(n + dimension, n, dimension)
-    weight, bias = fit_ridge(vectors, targets, ridge)
+    weight, bias = fit(vectors, targets, ridge)
     expected_weight, expected_bias = primal_ridge(vectors, targets, ridge)
     assert weight.dtype == bias.dtype == torch.float32
     np.testing.assert_allclose(weight.numpy(), expected_weight, rtol=2e-3, atol=2e-5)
@@ -56,7 +62,7 @@ def test_the_dual_solves_the_primal_normal_equations(n, dimension, ridge):
 )
 def test_predictions_are_those_of_scikit_learns_ridge_on_whitened_targets(seed, n, dimension, ridge):
     vectors, targets = examples(seed, n, dimension)
-    weight, bias = fit_ridge(vectors, targets, ridge)
+    weight, bias = fit(vectors, targets, ridge)
     mean, whiten = targets.mean(0, dtype=np.float64), whitening(targets)
     other = Ridge(alpha=ridge, solver="cholesky").fit(vectors.double().numpy(), (targets - mean) @ whiten)
     expected = other.predict(vectors.double().numpy()) @ np.linalg.inv(whiten) + mean
@@ -70,10 +76,33 @@ def test_examples_that_share_a_vector_are_fitted_as_if_each_had_its_own(seed, m,
     vectors, _ = examples(seed, m, dimension)
     vector_of = rng.integers(0, m, rng.integers(2, 80))  # some vectors serve many examples, some none
     _, targets = examples(seed + 1, len(vector_of), 1)
-    weight, bias = fit_ridge(vectors, targets, ridge, vector_of)
-    expected_weight, expected_bias = fit_ridge(vectors[torch.from_numpy(vector_of)], targets, ridge)
+    weight, bias = fit(vectors, targets, ridge, vector_of)
+    expected_weight, expected_bias = fit(vectors[torch.from_numpy(vector_of)], targets, ridge)
     torch.testing.assert_close(weight, expected_weight, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(bias, expected_bias, rtol=1e-3, atol=1e-3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 30), st.integers(1, 60), st.sampled_from([1.0, 4000.0]))
+def test_left_out_examples_are_predicted_as_by_a_fit_without_their_group(seed, m, dimension, ridge):
+    rng = np.random.default_rng(seed)
+    vectors, _ = examples(seed, m, dimension)
+    vector_of, group_of = rng.integers(0, m, rng.integers(2, 80)), rng.integers(0, 3, m)
+    _, targets = examples(seed + 1, len(vector_of), 1)
+    fitted = fit_ridge(vectors, targets, ridge, vector_of, group_of)
+    x, y = vectors.double().numpy()[vector_of], targets.astype(np.float64)
+    whiten, mean = whitening(targets), x.mean(0)
+    x, white = x - mean, (y - y.mean(0)) @ whiten
+    expected = np.empty_like(y)
+    for group in range(3):
+        out = group_of[vector_of] == group
+        gram = x[~out].T @ x[~out] + ridge * np.eye(dimension)
+        weight = np.linalg.solve(gram, x[~out].T @ white[~out])
+        expected[out] = x[out] @ weight @ np.linalg.inv(whiten) + y.mean(0)
+    np.testing.assert_allclose(fitted.left_out, expected, rtol=1e-3, atol=1e-3)
+    plain = fit_ridge(vectors, targets, ridge, vector_of)
+    torch.testing.assert_close(fitted.weight, plain.weight, rtol=1e-3, atol=1e-5)
+    assert plain.left_out is None
 
 
 @settings(max_examples=30, deadline=None)
@@ -101,7 +130,7 @@ def test_a_linear_relation_is_recovered(n, dimension):
     vectors = torch.from_numpy(rng.standard_normal((n, dimension)).astype(np.float32))
     true_weight, true_bias = rng.normal(0, 0.1, (dimension, 4)), np.array([0.2, -0.1, 0.3, 0.0])
     targets = (vectors.numpy() @ true_weight + true_bias).astype(np.float32)
-    weight, bias = fit_ridge(vectors, targets, ridge=1e-3)
+    weight, bias = fit(vectors, targets, ridge=1e-3)
     np.testing.assert_allclose((vectors @ weight.T + bias).numpy(), targets, atol=1e-3)
     if n > dimension:  # otherwise many maps fit, and the shortest is found
         np.testing.assert_allclose(weight.numpy(), true_weight.T, atol=1e-3)
@@ -110,7 +139,7 @@ def test_a_linear_relation_is_recovered(n, dimension):
 
 def test_a_large_ridge_leaves_the_mean_of_the_targets():
     vectors, targets = examples(1, 50, 20)
-    weight, bias = fit_ridge(vectors, targets, ridge=1e9)
+    weight, bias = fit(vectors, targets, ridge=1e9)
     assert weight.abs().max() < 1e-5
     np.testing.assert_allclose(bias.numpy(), targets.mean(0), atol=1e-4)
 
@@ -118,7 +147,7 @@ def test_a_large_ridge_leaves_the_mean_of_the_targets():
 def test_one_example_and_equal_examples_give_their_own_target():
     target = np.array([[0.5, -0.25, 0.125, 1.0]], np.float32)
     for n in (1, 7):
-        weight, bias = fit_ridge(torch.ones(n, 6), np.repeat(target, n, axis=0), ridge=4000.0)
+        weight, bias = fit(torch.ones(n, 6), np.repeat(target, n, axis=0), ridge=4000.0)
         assert not weight.any()
         np.testing.assert_allclose(bias.numpy(), target[0], rtol=1e-6)
 
@@ -126,7 +155,7 @@ def test_one_example_and_equal_examples_give_their_own_target():
 def test_a_constant_target_stays_constant():
     vectors, targets = examples(2, 60, 10)
     targets[:, 2] = 0.25
-    weight, bias = fit_ridge(vectors, targets, ridge=10.0)
+    weight, bias = fit(vectors, targets, ridge=10.0)
     np.testing.assert_allclose((vectors @ weight.T + bias)[:, 2].numpy(), 0.25, atol=1e-5)
 
 
@@ -201,7 +230,7 @@ def test_a_fit_on_encoded_deltas_moves_windows_onto_their_objects():
     deltas = rng.normal(0, 0.15, (300, 4)).astype(np.float32)
     objects = decode_deltas(windows, deltas)
     vectors = torch.from_numpy((deltas @ rng.standard_normal((4, 40)) + 1).astype(np.float32))
-    weight, bias = fit_ridge(vectors, encode_deltas(windows, objects), ridge=1e-3)
+    weight, bias = fit(vectors, encode_deltas(windows, objects), ridge=1e-3)
     regressor = BoxRegressor(weight[None], bias[None])
     refined = regressor(vectors, np.zeros(300, np.int64), windows)
     np.testing.assert_allclose(refined, objects, atol=0.05)

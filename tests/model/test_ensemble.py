@@ -33,19 +33,17 @@ def other_model(detector: Detector, seed: int = 1, order: tuple[int, ...] = (0, 
     weight = detector.scorer.weight[list(order)]
     noise = weight.std() * torch.randn(weight.shape, generator=generator)
     svms = LinearSVMs(weight + noise, detector.scorer.bias[list(order)])
-    regressor = None
-    if detector.regressor is not None:
-        regressor = BoxRegressor(
-            detector.regressor.weight[list(order)] * 2, detector.regressor.bias[list(order)]
-        )
+    regressors = [
+        BoxRegressor(old.weight[list(order)] * 2, old.bias[list(order)]) for old in detector.regressors
+    ]
     classes = [detector.classes[i] for i in order]
-    return Detector(classes, detector.features, detector.head, svms, regressor, detector.settings)
+    return Detector(classes, detector.features, detector.head, svms, regressors, detector.settings)
 
 
 def searching(detector: Detector, **proposals: object) -> Detector:
     """The same model, which looks for windows in another way."""
     settings = detector.settings.model_copy(update={"proposals": Proposals.model_validate(proposals)})
-    parts = (detector.features, detector.head, detector.scorer, detector.regressor)
+    parts = (detector.features, detector.head, detector.scorer, detector.regressors)
     return Detector(detector.classes, *parts, settings)
 
 
@@ -54,17 +52,17 @@ def searching(detector: Detector, **proposals: object) -> Detector:
     copies=st.integers(1, 3),
     scales=st.sampled_from([(128,), (80, 160)]),
     fc=st.sampled_from([FC(), FC6]),
-    regress=st.booleans(),
+    passes=st.integers(0, 2),
     nms=st.sampled_from([0.0, 0.3, 0.6]),
     limit=st.sampled_from([1, 5, 100]),
     threshold=st.sampled_from([-1.5, 0.0, 1e6]),
     which=st.integers(0, 2),
 )
 def test_a_model_combined_with_itself_detects_what_it_detects_alone(
-    build_detector, images, copies, scales, fc, regress, nms, limit, threshold, which
+    build_detector, images, copies, scales, fc, passes, nms, limit, threshold, which
 ):
     options = {"nms": nms, "max_per_image": limit, "score_threshold": threshold}
-    detector = build_detector(regress=regress, scales=scales, fc=fc, **options)
+    detector = build_detector(passes=passes, scales=scales, fc=fc, **options)
     windows = detector.propose(images[which])[::5]
     alone = detector.detect(images[which], windows)
     assert equal(Ensemble([detector] * copies).detect(images[which], windows), alone)
@@ -74,7 +72,7 @@ def slow_union(models, image, windows):
     """Every window of every model, the surest first; then each goes to the regressor of its own model."""
     classes, settings, rows = models[0].classes, models[0].settings.detection, []
     for model in models:
-        vectors, scores = model.score(image, windows)
+        vectors, scores = model.score(model.features.maps(image), windows)
         rows += [
             (float(scores[i, model.classes.index(name)]), name, i, model, vectors)
             for name in classes
@@ -93,10 +91,12 @@ def slow_union(models, image, windows):
                 kept.append(row)
         found += kept
     found.sort(key=lambda row: -row[0])
-    boxes = [
-        m.refine(windows[[i]], np.array([m.classes.index(name)]), vectors, np.array([i]))[0]
-        for _, name, i, m, vectors in found
-    ]
+    boxes = []
+    for _, name, i, model, vectors in found:
+        box, label = windows[[i]], np.array([model.classes.index(name)])
+        for regressor in model.regressors:
+            box = regressor(vectors.of_windows(np.array([i])), label, box)
+        boxes.append(box[0])
     limit = np.array([image.shape[1], image.shape[0]] * 2)
     return {
         "boxes": np.clip(np.array(boxes), 0, limit),
@@ -109,7 +109,7 @@ def slow_union(models, image, windows):
 @pytest.mark.parametrize("limit", [4, 100])
 def test_detections_are_those_of_the_slow_version(build_detector, images, limit):
     first = build_detector(score_threshold=-0.5, nms=0.4, max_per_image=limit)
-    models = [first, other_model(first, order=(2, 0, 1)), build_detector(regress=False, fc=FC6)]
+    models = [first, other_model(first, order=(2, 0, 1)), build_detector(passes=0, fc=FC6)]
     windows = first.propose(images[0])[::3]
     found, expected = Ensemble(models).detect(images[0], windows), slow_union(models, images[0], windows)
     assert len(expected["owners"]) > 1  # or the order of classes and the regressors are not put to the test
@@ -131,9 +131,8 @@ def test_the_best_detection_of_each_class_is_the_surest_models(detector, images)
 def test_the_order_of_classes_is_a_matter_of_names(detector, images):
     shuffled = other_model(detector, order=(1, 2, 0))
     shuffled.scorer = LinearSVMs(detector.scorer.weight[[1, 2, 0]], detector.scorer.bias[[1, 2, 0]])
-    shuffled.regressor = BoxRegressor(
-        detector.regressor.weight[[1, 2, 0]], detector.regressor.bias[[1, 2, 0]]
-    )
+    (regressor,) = detector.regressors
+    shuffled.regressors = (BoxRegressor(regressor.weight[[1, 2, 0]], regressor.bias[[1, 2, 0]]),)
     for pair in ([detector, shuffled], [shuffled, detector]):
         ensemble, alone = Ensemble(pair), pair[0](images[0])
         assert ensemble.classes == pair[0].classes
@@ -152,7 +151,7 @@ def test_the_order_of_classes_is_a_matter_of_names(detector, images):
     ],
 )
 def test_models_of_different_classes_are_refused_in_one_line(detector, classes, parts):
-    head = (detector.features, None, detector.scorer, None, detector.settings)
+    head = (detector.features, None, detector.scorer, (), detector.settings)
     with pytest.raises(UserError, match="same classes: model 3") as caught:
         Ensemble([detector, detector, Detector(classes, *head)])
     assert all(part in str(caught.value) for part in parts)

@@ -153,7 +153,7 @@ def with_features(detector: Detector, **options) -> Detector:
     features = SPPFeatures(
         detector.features.backbone, options.pop("scales", (96, 400)), 600, LEVELS, **options
     )
-    return Detector(detector.classes, features, None, detector.scorer, detector.regressor, detector.settings)
+    return Detector(detector.classes, features, None, detector.scorer, detector.regressors, detector.settings)
 
 
 @pytest.mark.parametrize("mode", ["max", "average"])
@@ -213,7 +213,7 @@ def test_features_without_a_map_are_refused(detector):
     features = RCNNFeatures(Backbone("zf5_small"))
     weight = torch.zeros(1, features.dimension)
     description = Settings(features="rcnn", backbone=BackboneSettings(name="zf5_small", weights="random"))
-    rcnn = Detector(("a",), features, None, LinearSVMs(weight, torch.zeros(1)), None, description)
+    rcnn = Detector(("a",), features, None, LinearSVMs(weight, torch.zeros(1)), (), description)
     with pytest.raises(UserError, match="R-CNN"):
         spp_features(rcnn)
     assert spp_features(detector) is detector.features

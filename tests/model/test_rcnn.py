@@ -141,7 +141,7 @@ def test_a_detector_is_saved_and_loaded_with_its_features(features, image, tmp_p
     settings = Settings(features="rcnn", backbone=BackboneSettings(name="zf5_small", weights="random"))
     generator = torch.Generator().manual_seed(0)
     svms = LinearSVMs(0.01 * torch.randn(2, features.dimension, generator=generator), torch.zeros(2))
-    detector = Detector(("a", "b"), features, None, svms, None, settings)
+    detector = Detector(("a", "b"), features, None, svms, (), settings)
     detector.save(tmp_path / "model.safetensors")
     loaded = Detector.load(tmp_path / "model.safetensors", precision="float32")  # as the one in memory
     windows = as_boxes([[10, 10, 80, 90], [50, 60, 200, 180], [100, 20, 140, 200]])

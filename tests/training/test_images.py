@@ -122,10 +122,10 @@ def test_vectors_are_those_of_maps_in_half_precision(prepared, dataset, features
 def test_distinct_vectors_of_some_windows_are_theirs_each_once(prepared, features):
     whole, of = all_of(prepared.vectors(1))
     chosen = np.random.default_rng(0).integers(0, len(of), 20)
-    vectors, vector_of = prepared.distinct_vectors(1, chosen)
+    vectors, vector_of = prepared.distinct_vectors(1, prepared.windows()[1].boxes[chosen])
     assert torch.equal(vectors[vector_of], whole[of[chosen]])
     assert len(np.unique(vector_of)) == len(vectors) == len(np.unique(of[chosen]))
-    vectors, vector_of = prepared.distinct_vectors(1, np.zeros(0, np.int64))
+    vectors, vector_of = prepared.distinct_vectors(1, np.zeros((0, 4), np.float32))
     assert vectors.shape == (0, features.dimension)
     assert vector_of.shape == (0,)
 
@@ -183,7 +183,7 @@ def test_a_head_stands_between_pool5_and_what_the_svms_are_trained_on(prepared, 
         torch.testing.assert_close(seen, head(whole))
         assert (seen_of == of).all()
     # The regressor's stay pool5.
-    assert prepared.distinct_vectors(0, np.arange(3))[0].shape[1] == features.dimension
+    assert prepared.distinct_vectors(0, prepared.windows()[0].boxes[:3])[0].shape[1] == features.dimension
 
 
 def test_a_stream_keeps_the_order_that_it_is_given(prepared):

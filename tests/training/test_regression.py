@@ -13,7 +13,7 @@ from spp_det.config import BoxRegression
 from spp_det.data.records import Record
 from spp_det.errors import UserError
 from spp_det.model.bbox import BoxRegressor, fit_ridge
-from spp_det.training.regression import mean_vector_norm, train_regressor
+from spp_det.training.regression import mean_vector_norm, train_regressors
 from spp_det.training.windows import LabelledWindows
 
 CLASSES = ("kangaroo", "raccoon", "wombat")
@@ -51,21 +51,27 @@ class Vectors:
         self.scale = scale
         self.asked: list[tuple[int, int]] = []
 
-    def __call__(self, index: int, windows: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        """A vector a window, listed backwards."""
-        self.asked += [(index, int(window)) for window in windows]
-        boxes, objects = self.images[index].boxes[windows], self.images[index].record.boxes
+    def __call__(self, index: int, boxes: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """A vector a box, listed backwards."""
+        same = (self.images[index].boxes[None] == boxes[:, None]).all(axis=2)
+        self.asked += [(index, int(row.argmax())) for row in same if row.any()]
+        objects = self.images[index].record.boxes
         deltas = encode_deltas(boxes, objects[iou(boxes, objects).argmax(axis=1)])
         vectors = torch.from_numpy(self.scale * (deltas[::-1] @ MIXING + 1)).float()
-        return vectors, np.arange(len(windows))[::-1].copy()
+        return vectors, np.arange(len(boxes))[::-1].copy()
 
     def of_each(self, index: int, windows: np.ndarray) -> torch.Tensor:
-        vectors, vector_of = self(index, windows)
+        vectors, vector_of = self(index, self.images[index].boxes[windows])
         return vectors[torch.from_numpy(vector_of)]
 
 
-def train(images, vectors=None, seed: int = 0, mean_norm: float = 20.0, **settings) -> BoxRegressor:
-    return train_regressor(
+def train(images, vectors=None, **options) -> BoxRegressor:
+    """The only one, or the first."""
+    return train_all(images, vectors, **options)[0]
+
+
+def train_all(images, vectors=None, seed: int = 0, mean_norm: float = 20.0, **settings):
+    return train_regressors(
         images,
         vectors or Vectors(images),
         CLASSES,
@@ -102,9 +108,9 @@ def test_it_is_the_ridge_on_scaled_half_precision_vectors():
         mine = windows.record.labels[objects] == 1
         vectors.append(Vectors(images).of_each(index, near[mine]).half().float() * 5)
         targets.append(encode_deltas(windows.boxes[near[mine]], windows.record.boxes[objects[mine]]))
-    weight, bias = fit_ridge(torch.cat(vectors), np.concatenate(targets), 50.0)
-    torch.testing.assert_close(regressor.weight[1], 5 * weight, atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(regressor.bias[1], bias, atol=1e-4, rtol=1e-3)
+    fitted = fit_ridge(torch.cat(vectors), np.concatenate(targets), 50.0)
+    torch.testing.assert_close(regressor.weight[1], 5 * fitted.weight, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(regressor.bias[1], fitted.bias, atol=1e-4, rtol=1e-3)
 
 
 def test_the_result_does_not_depend_on_the_size_of_the_features():
@@ -162,6 +168,29 @@ def test_with_room_for_all_the_generator_does_not_matter():
     assert torch.equal(train(images, seed=1).weight, train(images, seed=2).weight)
 
 
+def test_a_second_regressor_learns_from_windows_as_the_first_without_their_image_moves_them():
+    images = [image(i, labels=(1,)) for i in range(4)]
+    asked = []
+
+    class Noting(Vectors):
+        def __call__(self, index, boxes):
+            asked.append((index, boxes))
+            return super().__call__(index, boxes)
+
+    first, second = train_all(images, Noting(images), passes=2, ridge=2000.0)
+    torch.testing.assert_close(first.weight, train(images, ridge=2000.0).weight, atol=1e-5, rtol=1e-3)
+    assert [index for index, _ in asked] == [0, 1, 2, 3] * 2
+    for (index, before), (_, after) in zip(asked[:4], asked[4:], strict=True):
+        others = [other for i, other in enumerate(images) if i != index]
+        alone = train(others, ridge=2000.0)
+        moved = alone(Vectors(images)(index, before)[0].flip(0), np.ones(len(before), np.int64), before)
+        objects = images[index].record.boxes
+        kept = moved[iou(moved, objects)[:, 0] >= 0.5]
+        np.testing.assert_allclose(after, kept, atol=3.0)  # means and whitening are those of all images
+        assert iou(after, objects).mean() > iou(before, objects).mean()
+    assert not torch.allclose(first.weight, second.weight)
+
+
 @pytest.mark.parametrize("images", [[], [image(0, labels=())], [image(0, labels=(0, 1), difficult=[1])]])
 def test_classes_without_examples_leave_their_boxes(images):
     regressor = train(images)
@@ -212,26 +241,27 @@ def test_features_that_nothing_can_be_learnt_from_are_refused(value):
 def test_a_class_that_was_fitted_before_is_not_fitted_again():
     """And draws its examples all the same, so that the classes after it get theirs."""
     images = [image(seed, labels=(0, 1, 2)) for seed in range(4)]
-    kept: dict[int, dict[str, np.ndarray]] = {}
+    kept: dict[tuple[int, int], dict[str, np.ndarray]] = {}
     fits = []
 
-    def once(label, fit):
-        if label not in kept:
-            fits.append(label)
-            kept[label] = fit()
-        return kept[label]
+    def once(which, fit):
+        if which not in kept:
+            fits.append(which)
+            kept[which] = fit()
+        return kept[which]
 
-    def fitted() -> BoxRegressor:
-        return train_regressor(
+    def fitted() -> tuple[BoxRegressor, ...]:
+        return train_regressors(
             *(images, Vectors(images), CLASSES, DIMENSION, 20.0),
-            BoxRegression(max_windows=15),
+            BoxRegression(max_windows=15, passes=2),
             np.random.default_rng(3),
             once,
         )
 
     whole = fitted()
-    del kept[1]
+    del kept[1, 1]
     again = fitted()
-    assert fits == [0, 1, 2, 1]
-    assert torch.equal(whole.weight, again.weight)
-    assert torch.equal(whole.bias, again.bias)
+    assert fits == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (1, 1)]
+    for one, other in zip(whole, again, strict=True):
+        assert torch.equal(one.weight, other.weight)
+        assert torch.equal(one.bias, other.bias)
