@@ -24,7 +24,7 @@ from torchvision.ops import roi_pool
 
 from spp_det.boxes import Boxes
 from spp_det.commands import detect_to_folder, run_training
-from spp_det.config import FC, Features, Precision, parse_config
+from spp_det.config import FC, FIVE_SCALES, Features, Precision, parse_config
 from spp_det.config import Backbone as BackboneSettings
 from spp_det.data.synthetic import generate_voc, scene
 from spp_det.devices import has_bfloat16, peak_memory
@@ -43,7 +43,6 @@ from spp_det.threads import ahead
 
 CLASSES = 20  # as many as Pascal VOC has
 PHOTO = (640, 480)  # width, height
-FIVE_SCALES = (480, 576, 688, 864, 1200)  # (P section 4.1)
 
 Row = dict[str, Any]
 Job = Callable[[], object]

@@ -408,6 +408,41 @@ def cache(
     Console().print(cache_table({stage: kept.usage(stage) for stage in stages}))
 
 
+def ablate(
+    config: Annotated[Path, typer.Argument(help="A recipe, such as configs/squeezenet_svm_5scale.yaml.")],
+    overrides: Overrides = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Only these: pool5,ft-fc7+bb at all scales, pool5-1sc at one.")
+    ] = None,
+    five: Annotated[
+        str | None,
+        typer.Option(help="The several scales; if not said the recipe's own, or 480,576,688,864,1200."),
+    ] = None,
+    strict: Strict = False,
+) -> None:
+    """Train and score the rows of the paper's table 9: pool5, fc6, ft-fc6, ft-fc7, +bb, at 1 and 5 scales.
+
+    The same command goes on after an interruption, and with other --rows adds those to the table.
+    """
+    from rich.console import Console
+
+    from spp_det.ablation import run_ablation
+    from spp_det.config import load_config
+    from spp_det.report.ablation import ablation_table, missing_rows
+
+    settings = load_config(config, [*(overrides or []), *(["strict=true"] if strict else [])])
+    try:
+        scales = None if five is None else [int(scale) for scale in five.split(",")]
+    except ValueError:
+        raise UserError(f"--five: {five!r} is not a list of scales such as 480,576,688") from None
+    _log_to(settings.output / "train.log")
+    figures = run_ablation(settings, scales, rows)
+    Console().print(ablation_table(figures))
+    for name, error in missing_rows(figures).items():
+        _say(f"[yellow]{escape(name)}:[/] {escape(error)}")
+    _say(f"table: {escape(str(settings.output / 'ablation.md'))}")
+
+
 @app.command()
 def benchmark(
     out: Annotated[Path, typer.Option(help="File for the figures as JSON.")] = Path("benchmark.json"),

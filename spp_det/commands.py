@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from spp_det.cache import sweep, write_json, write_whole
+from spp_det.cache import Cache, sweep, write_json, write_whole
 from spp_det.config import Config, Proposals, differences, dotted, dump_config, load_config
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
@@ -24,7 +25,7 @@ from spp_det.model.ensemble import AnyDetector
 from spp_det.progress import track
 from spp_det.proposals.source import WindowSource, proposals_of
 from spp_det.report.write import DetectionWriter
-from spp_det.training.stages import read_dataset, train
+from spp_det.training.stages import Trained, cache_of, read_dataset, train
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def run_training(config: Config) -> dict[str, Any]:
     """Train by the configuration and, if it names a test split, detect there and score it.
 
     Writes ``model.safetensors``, ``config.yaml`` and ``metrics.json`` to the output, and what it finds in
-    the test images to the folder ``test`` there. Returns the metrics; those of the test under ``test``.
+    the test images to the folder ``test`` there. Returns the metrics; those of the test under ``test``, with
+    the seconds of the detection, which reads windows that the cache has.
 
     Interrupted and called again it goes on, to the same model. After its end it takes every stage from the
     cache, and writes the same files again. Raises UserError where the output is another configuration's.
@@ -61,7 +63,16 @@ def run_training(config: Config) -> dict[str, Any]:
     source = WindowSource(config.proposals)
     if test is not None:  # hours later would be late to say so
         source.check((record.path, None) for record in test.records)
-    trained = train(config)
+    return finish_training(config, train(config), test, source)
+
+
+def finish_training(
+    config: Config, trained: Trained, test: Dataset | None, source: WindowSource
+) -> dict[str, Any]:
+    """Write a trained model to the output, and what it finds in the test images with its figures.
+
+    Writes all that `run_training` does but ``config.yaml``, and returns what it returns.
+    """
     trained.detector.save(config.output / "model.safetensors")
     metrics = dict(trained.metrics)
     if test is not None:
@@ -94,11 +105,20 @@ def _claim(config: Config) -> None:
 def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowSource) -> dict[str, Any]:
     folder = config.output / "test"
     paths = [record.path for record in test.records]
-    workers = config.runtime.workers
-    summary = detect_to_folder(detector, paths, folder, workers=workers, strict=config.strict, source=source)
+    start = time.perf_counter()
+    summary = detect_to_folder(
+        detector,
+        paths,
+        folder,
+        workers=config.runtime.workers,
+        strict=config.strict,
+        source=source,
+        cache=cache_of(config),
+    )
+    seconds = time.perf_counter() - start
     instances = read_json(str(config.data.test)) if config.data.format == "coco" else None
     figures: dict[str, Any] = evaluate(test, read_results(folder / "detections.json", test), instances)
-    return figures | {"skipped": summary.skipped}
+    return figures | {"skipped": summary.skipped, "seconds": round(seconds, 2)}
 
 
 def detect_to_folder(
@@ -115,6 +135,7 @@ def detect_to_folder(
     source: WindowSource | None = None,
     crops: bool = False,
     resume: bool = False,
+    cache: Cache | None = None,
 ) -> Summary:
     """Detect in every file and write the results; see `DetectionWriter` for what and where.
 
@@ -126,6 +147,7 @@ def detect_to_folder(
         source: of the windows; None: those that the detector proposes.
         resume: go on with what an interrupted run left in the folder, if there is anything. UserError where
             that run was another: of another model, other windows, images or options.
+        cache: where the windows of ``source`` are looked up and kept.
     """
     labels = _labels(detector.classes, only)
     if source is not None:
@@ -141,7 +163,9 @@ def detect_to_folder(
     )
     with writer:
         todo, alone = paths[writer.done :], len(paths) == 1
-        results = detect_files(detector, todo, workers or os.cpu_count() or 1, strict, source, alone)
+        results = detect_files(
+            detector, todo, workers or os.cpu_count() or 1, strict, source, cache, alone=alone
+        )
         shown = track(results, "detection", len(paths), done=writer.done)
         for path, result in zip(todo, shown, strict=True):
             if isinstance(result, UnreadableImageError):

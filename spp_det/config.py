@@ -25,6 +25,8 @@ Levels = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_len
 Precision = Literal["auto", "float32", "bfloat16"]
 Features = Literal["spp", "rcnn"]
 Normalize = Literal["none", "hellinger"]
+FIVE_SCALES = (480, 576, 688, 864, 1200)
+"""The paper's, of shorter sides in pixels (section 4.1); its single scale is the one in the middle."""
 PROPOSAL_FILES = (".mat", ".npz", ".json")
 ScorerKind = Literal["svm", "softmax"]
 
@@ -165,6 +167,9 @@ class FineTune(Section):
     """Fine-tuning of fc6, fc7 and a new fc8 on conv5 maps that stay as they are (P section 4.1, R)."""
 
     enabled: bool = False
+    layer: Literal["fc6", "fc7"] | None = None
+    """The last layer that learns, fc8 behind it; None is ``fc.layer``. With fc7 and SVMs on fc6 it is the row
+    "ft fc6" of the paper's table 9: fc6 of the network that "ft fc7" takes whole."""
     batch: Annotated[int, Field(ge=2)] = 128
     """Windows of a step."""
     images_per_step: Annotated[int, Field(ge=1)] = 2
@@ -306,6 +311,8 @@ class Config(Section):
     def _has_layers(cls, finetune: FineTune, info: ValidationInfo) -> FineTune:
         if finetune.enabled and "fc" in info.data and info.data["fc"].layer == "pool5":
             raise ValueError("pool5 has no weights to fine-tune; set fc.layer=fc6 or fc.layer=fc7")
+        if finetune.enabled and "fc" in info.data and finetune.layer == "fc6" != info.data["fc"].layer:
+            raise ValueError("finetune.layer must not come before fc.layer; set finetune.layer=fc7")
         return finetune
 
     @field_validator("scorer")
@@ -313,6 +320,10 @@ class Config(Section):
     def _has_been_trained(cls, scorer: ScorerKind, info: ValidationInfo) -> ScorerKind:
         if scorer == "softmax" and "finetune" in info.data and not info.data["finetune"].enabled:
             raise ValueError("must be 'svm' without fine-tuning; set finetune.enabled=true")
+        if scorer == "softmax" and "fc" in info.data and "finetune" in info.data:
+            layer = info.data["finetune"].layer
+            if layer not in (None, info.data["fc"].layer):
+                raise ValueError(f"must be 'svm' unless fc.layer is finetune.layer; set fc.layer={layer}")
         return scorer
 
 

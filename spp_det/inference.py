@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spp_det.boxes import Boxes
+from spp_det.cache import Cache
 from spp_det.images import RGB, UnreadableImageError, read_image
 from spp_det.model.detector import Detections
 from spp_det.model.ensemble import AnyDetector
@@ -32,14 +33,16 @@ def detect_files(
     workers: int,
     strict: bool = False,
     source: WindowSource | None = None,
+    cache: Cache | None = None,
     alone: bool | None = None,
 ) -> Iterator[DetectedImage | UnreadableImageError]:
     """Detect in each file, in the order given.
 
     A file that cannot be read yields its error after a warning, or raises it where ``strict``. Few images
     are in memory at a time, however many paths there are. ``source`` gives the
-    windows; None: the detector proposes them. ``alone`` says whether a single path is all there is, and so
-    gets all cores; False where it is the rest of many, whose sums are to be rounded alike. None: it is.
+    windows; None: the detector proposes them. ``cache`` keeps those of the source. ``alone`` says whether a
+    single path is all there is, and so gets all cores; False where it is the rest of many, whose sums are to
+    be rounded alike. None: it is.
     """
     single = len(paths) == 1 and alone is not False
     on_cpu = detector.device.type == "cpu"
@@ -54,6 +57,8 @@ def detect_files(
             return error
         if source is None:
             return image, detector.propose(image, threads)
+        if cache is not None:
+            return image, source.windows_of_file(path, None, cache).boxes
         return image, source.windows(image, path, threads=threads)
 
     def detect(

@@ -509,6 +509,37 @@ def test_a_wrong_request_for_proposals_is_one_line(folder, words, parts):
     assert_one_line(spp_det("proposals", "--voc", folder / "voc", *words), *parts)
 
 
+def test_the_ablation_prints_its_table_and_what_is_missing(folder, model, tmp_path):
+    assert model.exists()  # so the cache holds the proposals and maps
+    cache = f"runtime.cache={folder / 'run' / 'cache'}"
+    words = ("data.test=test", f"output={tmp_path}", cache, "--rows", "pool5-1sc,fc6-1sc")
+    ended = spp_det("ablate", folder / "recipe.yaml", *words)
+    assert ended.code == 0, ended.err
+    assert "pool5-1sc" in ended.out
+    assert "fc6-1sc: no ImageNet network of zf5_small" in ended.err
+    assert {"ablation.json", "ablation.md", "train.log", "pool5-1sc"} == {p.name for p in tmp_path.iterdir()}
+    assert (tmp_path / "pool5-1sc" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ((), ("data.test = None",)),
+        (("data.test=test", "--rows", "pool6"), ("--rows", "'pool6'", "ft-fc7+bb")),
+        (("data.test=test", "--five", "480,many"), ("--five", "480,many")),
+        (("data.test=test", "--five", "480"), ("--five", "at least two")),
+        (("data.test=test", "--five", "576,480"), ("[576, 480]", "must ascend")),
+        (("data.test=test", "--rows", "fc6"), ("no row could be had", "fc6-1sc", "zf5_small")),
+    ],
+)
+def test_a_wrong_request_for_an_ablation_is_one_line(folder, tmp_path, words, parts):
+    cache = f"runtime.cache={folder / 'run' / 'cache'}"
+    ended = spp_det("ablate", folder / "recipe.yaml", f"output={tmp_path}", cache, *words)
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1].startswith("error: ")
+    assert all(part in ended.err.splitlines()[-1] for part in parts)
+
+
 @pytest.mark.parametrize("busy", [False, True], ids=["at rest", "a thread is busy"])
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_ends_it_with_its_code_and_one_line(name, busy):
@@ -563,7 +594,7 @@ def test_version_and_help():
     assert spp_det("--version").out == f"spp_det {__version__}\n"
     ended = spp_det("--help")
     assert ended.code == 0
-    for command in ("train", "detect", "evaluate", "proposals", "inspect", "demo", "pretrain"):
+    for command in ("train", "detect", "evaluate", "proposals", "inspect", "demo", "pretrain", "ablate"):
         assert command in ended.out
 
 

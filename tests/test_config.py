@@ -311,6 +311,15 @@ def test_fine_tuning_needs_fc_layers_and_the_softmax_needs_fine_tuning(empty):
         assert load_config(empty, overrides).scorer == "softmax"
 
 
+def test_more_layers_may_be_fine_tuned_than_svms_see_but_not_fewer(empty):
+    tuned = ("finetune.enabled=true", "finetune.layer=fc7", "fc.layer=fc6")
+    assert load_config(empty, tuned).finetune.layer == "fc7"
+    message = refusal(empty, *tuned, "scorer=softmax")
+    assert "scorer = 'softmax': must be 'svm' unless fc.layer is finetune.layer; set fc.layer=fc7" in message
+    message = refusal(empty, "finetune.enabled=true", "finetune.layer=fc6", "fc.layer=fc7")
+    assert message.endswith("finetune: finetune.layer must not come before fc.layer; set finetune.layer=fc7")
+
+
 # ---------------------------------------------------------------- files and overrides that cannot be read
 
 

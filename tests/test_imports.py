@@ -22,7 +22,7 @@ LAYERS = (
     {"training", "evaluation", "inference"},
     {"report"},
     {"cli", "commands", "proposing", "inspecting", "demo", "benchmark", "pretraining", "reporting"}
-    | {"__main__"},
+    | {"ablation", "__main__"},
 )
 SIDEWAYS = {
     "images": {"errors", "opencv"},
@@ -32,7 +32,17 @@ SIDEWAYS = {
     "model": {"proposals"},  # the detector searches for windows by itself
     "demo": {"commands"},
     "benchmark": {"commands"},  # it times whole trainings and folders
-    "cli": {"commands", "proposing", "inspecting", "demo", "benchmark", "pretraining", "reporting"},
+    "ablation": {"commands", "proposing"},
+    "cli": {
+        "commands",
+        "proposing",
+        "inspecting",
+        "demo",
+        "benchmark",
+        "pretraining",
+        "reporting",
+        "ablation",
+    },
     "__main__": {"cli"},
 }
 

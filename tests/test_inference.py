@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from spp_det import inference
+from spp_det.cache import Cache
 from spp_det.config import Backbone as BackboneSettings
 from spp_det.config import Detection, Pyramid
 from spp_det.data.synthetic import scene
@@ -25,6 +26,7 @@ from spp_det.model.detector import Detector
 from spp_det.model.features import SPPFeatures
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import LinearSVMs
+from spp_det.proposals.source import WindowSource
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,19 @@ def test_each_file_gets_in_its_turn_what_the_detector_alone_finds_in_it(detector
         assert len(alone["scores"]) > 0
         for key in ("boxes", "labels", "scores"):
             np.testing.assert_array_equal(result.detections[key], alone[key])
+
+
+def test_windows_that_the_cache_has_are_not_searched_again(detector, paths, tmp_path, monkeypatch):
+    source, cache = WindowSource(detector.settings.proposals), Cache(tmp_path)
+
+    def found(cache: Cache | None) -> list[bytes]:
+        results = detect_files(detector, paths[:3], 2, source=source, cache=cache)
+        return [result.detections["boxes"].tobytes() for result in results]
+
+    searched = found(None)
+    assert found(cache) == searched
+    monkeypatch.setattr("spp_det.proposals.selective.selective_search", None)
+    assert found(cache) == searched
 
 
 def test_a_single_file_is_searched_by_all_cores_to_the_same_result(detector, paths):

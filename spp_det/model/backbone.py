@@ -1,24 +1,13 @@
-"""The convolutional network up to conv5: which ones there are, their weights, and their geometry.
+"""The convolutional network up to conv5: its weights, its geometry, and what it sees of an image.
 
-To add one, register a function that builds the convolutional part without weights::
-
-    @register("mine", network="vgg11")
-    def mine() -> nn.Module:
-        return torchvision.models.vgg11(weights=None).features[:-1]  # without pool5
-
-in a module that is imported before the name is used. Stride, offset, number of channels, and whether the
-map can be negative, are derived from the layers; nothing else is needed. The layers keep the names that they
-have in the whole network, less ``prefix``, so that its state dict fits. ``weights: default`` downloads what
-torchvision offers for ``network``, which is the backbone's own name unless it says otherwise.
+Which ones there are, and how to add one, is in `spp_det.model.architectures`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 
@@ -31,155 +20,13 @@ from torch import Tensor, nn
 from spp_det.config import Precision
 from spp_det.devices import has_bfloat16
 from spp_det.errors import UserError
+from spp_det.model.architectures import BACKBONES
 from spp_det.model.geometry import derive_geometry
 from spp_det.model.sign import never_negative
 
 logger = logging.getLogger(__name__)
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], torchvision's pre-training
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 HARMLESS = 0.05  # error of conv5 in bfloat16, of its norm: .026 (SqueezeNet) costs no detections that we saw
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to build one named backbone: ``build()`` gives the layers up to conv5, weights random."""
-
-    name: str
-    build: Callable[[], nn.Module]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    prefix: str  # of these layers' names in the whole network's state dict
-    network: str  # torchvision's name of the whole network
-
-
-BACKBONES: dict[str, Recipe] = {}
-
-
-def register(
-    name: str,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
-    prefix: str = "features.",
-    network: str | None = None,
-) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
-    """Make a backbone known by that name to configs and model files. See the module's docstring."""
-
-    def add(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        BACKBONES[name] = Recipe(name, build, mean, std, prefix, network or name)
-        return build
-
-    return add
-
-
-@register("squeezenet1_0")
-def squeezenet1_0() -> nn.Module:
-    """SqueezeNet 1.0 to fire9: stride 16, 512 channels. Small and strong: the one for laptops."""
-    layers: nn.Module = torchvision.models.squeezenet1_0(weights=None).features
-    return layers
-
-
-@register("squeezenet1_1")
-def squeezenet1_1() -> nn.Module:
-    """SqueezeNet 1.1 to fire9: stride 16, 512 channels, at under half the multiplications of 1.0."""
-    layers: nn.Module = torchvision.models.squeezenet1_1(weights=None).features
-    return layers
-
-
-@register("alexnet")
-def alexnet() -> nn.Module:
-    """torchvision's AlexNet to conv5 and its ReLU: stride 16, 256 channels."""
-    layers: nn.Sequential = torchvision.models.alexnet(weights=None).features
-    return layers[:-1]  # without pool5: the pyramid stands in its place (P section 2.3)
-
-
-@register("vgg16")
-def vgg16() -> nn.Module:
-    """VGG-16 to conv5_3 and its ReLU: stride 16, 512 channels."""
-    layers: nn.Sequential = torchvision.models.vgg16(weights=None, init_weights=False).features
-    return layers[:-1]
-
-
-@register("resnet18", prefix="")
-def resnet18() -> nn.Module:
-    """ResNet-18 to layer3, its conv4_x: stride 16, 256 channels. The map of Faster R-CNN on ResNets (He et
-    al. 2016, appendix A), since cells of 32 pixels are coarse for small windows."""
-    return _to_layer(torchvision.models.resnet18(weights=None), "layer3")
-
-
-@register("resnet18_layer4", prefix="", network="resnet18")
-def resnet18_layer4() -> nn.Module:
-    """All of ResNet-18's convolutions: stride 32, 512 channels."""
-    return _to_layer(torchvision.models.resnet18(weights=None), "layer4")
-
-
-@register("resnet50", prefix="")
-def resnet50() -> nn.Module:
-    """ResNet-50 to layer3, its conv4_x: stride 16, 1024 channels. See `resnet18`."""
-    return _to_layer(torchvision.models.resnet50(weights=None), "layer3")
-
-
-@register("resnet50_layer4", prefix="", network="resnet50")
-def resnet50_layer4() -> nn.Module:
-    """All of ResNet-50's convolutions: stride 32, 2048 channels."""
-    return _to_layer(torchvision.models.resnet50(weights=None), "layer4")
-
-
-def _to_layer(network: nn.Module, last: str) -> nn.Module:
-    """The parts of a network that stand in a row up to one of them, under their own names."""
-    names = [name for name, _ in network.named_children()]
-    parts = OrderedDict((name, network.get_submodule(name)) for name in names[: names.index(last) + 1])
-    return nn.Sequential(parts)
-
-
-@register("mobilenet_v3_large")
-def mobilenet_v3_large() -> nn.Module:
-    """MobileNetV3-Large to the expansion layer of its 13th block: stride 16, 672 channels.
-
-    The last map at stride 16, where its authors attach the first layer of their detectors (Howard et al.
-    2019, section 6), and after a non-linearity: the block before it ends in a linear projection to 112
-    channels, made to be expanded again. Maps of stride 32 follow, but on those a window of 64 pixels is
-    hardly two cells wide. Hard-swish goes down to -3/8: this map has no square roots (`non_negative`).
-    """
-    features: nn.Sequential = torchvision.models.mobilenet_v3_large(weights=None).features
-    expansion = features[13].get_submodule("block.0")
-    layers = features[:13]  # a block's number is its name, and this one's inner names are kept too
-    return layers.append(nn.Sequential(OrderedDict(block=nn.Sequential(expansion))))
-
-
-@register("zf5")
-def zf5() -> nn.Module:
-    """ZF-5 (P table 1), filters of size p padded by floor(p/2) (P appendix A): stride 16, 256 channels."""
-    return nn.Sequential(
-        *(nn.Conv2d(3, 96, 7, stride=2, padding=3), nn.ReLU(inplace=True), _local_norm()),
-        nn.MaxPool2d(3, stride=2, padding=1),
-        *(nn.Conv2d(96, 256, 5, stride=2, padding=2), nn.ReLU(inplace=True), _local_norm()),
-        nn.MaxPool2d(3, stride=2, padding=1),
-        *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(384, 384, 3, padding=1), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(inplace=True)),
-    )
-
-
-def _local_norm() -> nn.Module:
-    return nn.LocalResponseNorm(5, alpha=1e-4, beta=0.75, k=1.0)
-
-
-@register("zf5_small")
-def zf5_small() -> nn.Module:
-    """ZF-5 at a third of its width, with batch norm in place of LRN: learns in minutes, on a laptop,
-    from the crops of two thousand objects. Stride 16, 96 channels."""
-    return nn.Sequential(
-        # Pooled before they are normalised: a quarter of the work, in the layers where it is most.
-        *(nn.Conv2d(3, 32, 7, stride=2, padding=3), nn.MaxPool2d(3, stride=2, padding=1)),
-        *(nn.BatchNorm2d(32), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(32, 80, 5, stride=2, padding=2), nn.MaxPool2d(3, stride=2, padding=1)),
-        *(nn.BatchNorm2d(80), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(80, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(128, 128, 3, padding=1), nn.BatchNorm2d(128), nn.ReLU(inplace=True)),
-        *(nn.Conv2d(128, 96, 3, padding=1), nn.BatchNorm2d(96), nn.ReLU(inplace=True)),
-    )
 
 
 class Backbone(nn.Module):

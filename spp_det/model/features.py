@@ -57,15 +57,6 @@ class WindowVectors:
     chunk: int
     device: torch.device
 
-    @classmethod
-    def held(cls, vectors: Tensor, of: Ints) -> WindowVectors:
-        """Vectors ``[M, D]`` that there are already."""
-
-        def make(rows: Ints) -> Tensor:
-            return vectors[torch.from_numpy(rows)]
-
-        return cls(make, of, chunk_size(vectors.shape[1], vectors.device), vectors.device)
-
     def __len__(self) -> int:
         """M, the number of distinct vectors: windows with the same cells share one."""
         return int(self.of.max()) + 1 if len(self.of) else 0

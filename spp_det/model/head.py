@@ -124,7 +124,7 @@ class FCHead(nn.Module):
         ImageNet network has no such layers.
 
         Args:
-            backbone_name: key of `BACKBONES`.
+            backbone_name: key of `spp_det.model.architectures.BACKBONES`.
             levels: of the pyramid, in its order.
             channels: C of the map; ``bins * C`` is D.
 
@@ -161,6 +161,12 @@ class FCHead(nn.Module):
             fc7.weight.data.copy_(weight)
             fc7.bias.data.copy_(bias)
         return self
+
+    def up_to(self, layer: Layer) -> FCHead:
+        """The same layers without those behind ``layer``; weights are shared. ValueError where compressed."""
+        kept = tuple(f"{name}." for name in NAMES[: NAMES.index(layer) + 1])
+        state = {key: tensor for key, tensor in self.layers.state_dict().items() if key.startswith(kept)}
+        return FCHead.from_state(state, self._linear("fc6").in_features)
 
     def compressed(self, rank: tuple[int, int]) -> FCHead:
         """The same layers with fewer multiplications (Fast R-CNN section 3.1, truncated SVD).

@@ -18,7 +18,7 @@ from torch import Tensor
 from spp_det.boxes import Boxes, Floats, Ints, clip
 from spp_det.errors import UserError
 from spp_det.model.detector import Detector
-from spp_det.model.features import ConvMap, SPPFeatures, WindowVectors
+from spp_det.model.features import ConvMap, SPPFeatures
 from spp_det.model.geometry import Geometry
 from spp_det.model.svm import LinearSVMs
 

@@ -7,6 +7,6 @@ files       proposals in files: R-CNN's ``.mat``, ``.npz``, JSON
 source      which of these the settings ask for, and the cache
 """
 
-from spp_det.proposals.selective import MODES, Mode, selective_search
+from spp_det.proposals.selective import MODES, SearchMode, selective_search
 
-__all__ = ["MODES", "Mode", "selective_search"]
+__all__ = ["MODES", "SearchMode", "selective_search"]

@@ -22,8 +22,8 @@ from spp_det.images import RGB
 from spp_det.opencv import cv2
 from spp_det.proposals.shrunk import search_shrunk
 
-Mode = Literal["fast", "paper", "quality"]
-MODES: tuple[Mode, ...] = get_args(Mode)
+SearchMode = Literal["fast", "paper", "quality"]
+MODES: tuple[SearchMode, ...] = get_args(SearchMode)
 
 VERSION = 1  # of the windows that this file computes from given pixels; part of their cache key
 
@@ -54,7 +54,7 @@ _SIGMA = 0.8  # of the Gaussian before the segmentation, in pixels
 
 
 def selective_search(
-    image: RGB, mode: Mode = "fast", max_side: int | None = None, threads: int | None = None
+    image: RGB, mode: SearchMode = "fast", max_side: int | None = None, threads: int | None = None
 ) -> Boxes:
     """The windows of one image: RGB uint8 ``[H, W, 3] -> float32 [N, 4]``, sorted by (x1, y1, x2, y2).
 

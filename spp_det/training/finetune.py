@@ -72,7 +72,7 @@ def finetune(
     sampler = BatchSampler(candidates, learnt, len(classes), scales, settings, seed)
     device = images.features.backbone.mean.device
     training = _Training(head.at(torch.float32), classes, settings, seed, device)
-    asked = settings.model_dump(mode="json", exclude={"enabled", "checkpoint_every"})
+    asked = settings.model_dump(mode="json", exclude={"enabled", "layer", "checkpoint_every"})
     key = digest(VERSION, images_key, head.digest(), classes, asked, seed, device.type)
     checkpoint = Checkpoint(images.cache, "finetune", key)
     state = checkpoint.load()

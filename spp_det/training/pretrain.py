@@ -19,7 +19,8 @@ from spp_det import distributed
 from spp_det.cache import digest, write_whole
 from spp_det.data.class_folder import read_class_folder
 from spp_det.errors import UserError
-from spp_det.model.backbone import BACKBONES, Backbone
+from spp_det.model.architectures import BACKBONES
+from spp_det.model.backbone import Backbone
 from spp_det.model.classifier import PyramidClassifier
 from spp_det.model.head import CLASSIFIERS, LEVELS_KEY, NAMES
 from spp_det.training.checkpoint import load_checkpoint, save_checkpoint

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from spp_det.boxes import Ints
 from spp_det.cache import Arrays, Cache, digest
-from spp_det.config import FC, SVM, Config, Data
+from spp_det.config import SVM, Config, Data
 from spp_det.data.coco import read_coco
 from spp_det.data.joined import read_voc_splits
 from spp_det.data.records import Dataset
@@ -58,12 +59,17 @@ def read_dataset(data: Data, split: str | Sequence[str], classes: tuple[str, ...
     return dataset
 
 
+def cache_of(config: Config) -> Cache:
+    """Where a run keeps what costs time."""
+    return Cache(config.runtime.cache or config.output / "cache")
+
+
 @dataclass(frozen=True, eq=False)
 class Trained:
     """What a training ends in: the model, and what to know about how it came to be."""
 
     detector: Detector
-    metrics: dict[str, object]
+    metrics: dict[str, Any]
 
 
 def train(config: Config) -> Trained:
@@ -93,20 +99,21 @@ def train(config: Config) -> Trained:
     backbone = Backbone(config.backbone.name).load_weights(config.backbone.weights, config.seed)
     backbone.to(device).at(config.runtime.precision)
     features = features_of(backbone, settings)
-    cache = Cache(config.runtime.cache or config.output / "cache")
+    cache = cache_of(config)
     cache.sweep()
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
     give_back_memory()
     clock.lap("proposals_and_maps")
-    head = _head(config.fc, features, config.seed)
-    metrics: dict[str, object] = {"images": len(images), "skipped": images.skipped}
+    head = _head(config, features)
+    metrics: dict[str, Any] = {"images": len(images), "skipped": images.skipped}
     vectors_key = digest(images.key(), config.pyramid.model_dump(mode="json"))
     if config.finetune.enabled and head is not None:
         softmax, metrics["finetune"] = finetune(
             images, vectors_key, head, dataset.classes, config.finetune, config.seed
         )
         clock.lap("finetune")
-    if head is not None:
+    if head is not None and config.fc.layer != "pool5":
+        head = head.up_to(config.fc.layer)
         head = head if config.fc.rank is None else head.compressed(config.fc.rank)
         head.to(device).at(backbone.precision)
     generator = np.random.default_rng(config.seed)
@@ -161,13 +168,15 @@ def train(config: Config) -> Trained:
     return Trained(detector, metrics | {"seconds": clock.laps, "peak_memory_mb": peak_memory()})
 
 
-def _head(fc: FC, features: WindowFeatures, seed: int) -> FCHead | None:
-    """The fully connected layers as they start, on the CPU; None where windows are scored by pool5 itself."""
+def _head(config: Config, features: WindowFeatures) -> FCHead | None:
+    """The fully connected layers as they start, on the CPU, those that fine-tuning alone sees too; None where
+    windows are scored by pool5 itself."""
+    fc, backbone = config.fc, features.backbone
     if fc.layer == "pool5":
         return None
-    backbone = features.backbone
-    head = FCHead(fc.layer, features.dimension, fc.width, seed=None)
-    return head.load_weights(fc.weights, backbone.name, features.levels, backbone.channels, seed)
+    layer = (config.finetune.layer if config.finetune.enabled else None) or fc.layer
+    head = FCHead(layer, features.dimension, fc.width, seed=None)
+    return head.load_weights(fc.weights, backbone.name, features.levels, backbone.channels, config.seed)
 
 
 def _norm(cache: Cache, key: str, sampled: Callable[[], Iterable[Tensor]]) -> float:

@@ -16,15 +16,16 @@ from spp_det.config import parse_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.errors import UserError
 from spp_det.images import read_image
-from spp_det.model import backbone as backbone_module
-from spp_det.model.backbone import BACKBONES, Backbone
+from spp_det.model import architectures
+from spp_det.model.architectures import BACKBONES
+from spp_det.model.backbone import Backbone
 from spp_det.training import stages
 from spp_det.training.pretrain import PyramidClassifier
 
 
 def documented() -> str:
     """The example in the docstring of the module that registers backbones."""
-    lines = (backbone_module.__doc__ or "").splitlines()
+    lines = (architectures.__doc__ or "").splitlines()
     start = next(i for i, line in enumerate(lines) if line.endswith("::")) + 1
     end = next(i for i, line in enumerate(lines[start:], start) if line and not line.startswith("    "))
     return textwrap.dedent("\n".join(lines[start:end])).strip()
@@ -34,7 +35,7 @@ def documented() -> str:
 def mine():
     """The name under which the example registers its network."""
     before = dict(BACKBONES)
-    names = {"register": backbone_module.register, "nn": nn, "torchvision": torchvision}
+    names = {"register": architectures.register, "nn": nn, "torchvision": torchvision}
     exec(documented(), names)
     (name,) = BACKBONES.keys() - before.keys()
     yield name

@@ -17,7 +17,7 @@ from spp_det.data.synthetic import scene
 from spp_det.errors import UserError
 from spp_det.images import resize_shorter_side
 from spp_det.model.backbone import Backbone
-from spp_det.model.features import ConvMap, SPPFeatures, WindowVectors
+from spp_det.model.features import ConvMap, SPPFeatures, WindowVectors, chunk_size
 from spp_det.model.model_file import Settings
 from spp_det.model.projection import project
 from spp_det.model.pyramid import pool_windows
@@ -34,6 +34,11 @@ def backbone() -> Backbone:
 @pytest.fixture(scope="module")
 def image():
     return scene(np.random.default_rng(1), sizes=((200, 150),)).image
+
+
+def held(vectors: torch.Tensor, of: np.ndarray) -> WindowVectors:
+    """Vectors ``[M, D]`` that there are already."""
+    return WindowVectors(lambda rows: vectors[torch.from_numpy(rows)], of, 4096, vectors.device)
 
 
 def random_windows(count: int, width: int, height: int, seed: int = 0):
@@ -331,10 +336,8 @@ def test_each_is_the_function_of_all_at_once(backbone, image, scales, chunk):
 def test_a_chunk_is_a_few_megabytes_of_vectors(backbone, image):
     features = features_of(backbone)
     vectors = features.vectors(features.maps(image), random_windows(20, 200, 150))
-    held = WindowVectors.held(torch.zeros(5, features.dimension), np.arange(5))
-    for some in (vectors, held):
-        assert 2**20 < 4 * features.dimension * some.chunk < 2**24
-    assert WindowVectors.held(torch.zeros(2, 10**7), np.arange(2)).chunk == 1  # one is more than enough
+    assert 2**20 < 4 * features.dimension * vectors.chunk < 2**24
+    assert chunk_size(10**7, vectors.device) == 1  # one is more than enough
 
 
 @pytest.mark.parametrize("scales", [(160,), (120, 160)])
@@ -367,19 +370,19 @@ def test_through_puts_layers_one_after_the_other(backbone, image):
 
 def test_vectors_that_are_there_already_are_handed_out():
     given, of = torch.arange(12.0).view(4, 3), np.array([3, 0, 0, 2, 1])
-    vectors = WindowVectors.held(given, of)
+    vectors = held(given, of)
     assert len(vectors) == 4
     assert vectors.device == given.device
     assert torch.equal(vectors.of_windows(np.array([0, 2])), given[[3, 0]])
     assert torch.equal(replace(vectors, chunk=3).each(lambda x: x.sum(1)), given.sum(1))
-    nothing = WindowVectors.held(torch.zeros(0, 3), np.zeros(0, np.int64))
+    nothing = held(torch.zeros(0, 3), np.zeros(0, np.int64))
     assert len(nothing) == 0
     assert nothing.each(lambda x: x.sum(1)).shape == (0,)
 
 
 def test_each_makes_no_graph_on_any_thread(three_threads):  # noqa: ARG001
     weight = torch.ones(3, requires_grad=True)
-    vectors = replace(WindowVectors.held(torch.ones(50, 3), np.arange(50)), chunk=4)
+    vectors = replace(held(torch.ones(50, 3), np.arange(50)), chunk=4)
     graphs = []
 
     def product(some):
@@ -411,7 +414,7 @@ def test_each_works_from_within_the_threads_that_it_uses_itself(backbone, image)
     def work(_=None):
         return vectors.each(head_and_tail)
 
-    inner = replace(WindowVectors.held(torch.zeros(20, 2), np.arange(20)), chunk=1)
+    inner = replace(held(torch.zeros(20, 2), np.arange(20)), chunk=1)
 
     def nested():
         """Every chunk of one asks for each chunk of another."""
@@ -444,7 +447,7 @@ def test_each_may_be_called_from_many_threads_at_once(backbone, image):
 
 @pytest.mark.usefixtures("three_threads")
 def test_an_exception_of_the_function_comes_out_and_the_next_call_works():
-    vectors = replace(WindowVectors.held(torch.arange(30.0).view(10, 3), np.arange(10)), chunk=1)
+    vectors = replace(held(torch.arange(30.0).view(10, 3), np.arange(10)), chunk=1)
 
     def picky(some):
         if some[0, 0] == 12:

@@ -12,7 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from spp_det.model.backbone import BACKBONES, Backbone
+from spp_det.model.architectures import BACKBONES
+from spp_det.model.backbone import Backbone
 from spp_det.model.geometry import Geometry, derive_geometry
 
 shared = functools.cache(Backbone)  # none of these tests changes it

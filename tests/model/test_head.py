@@ -494,6 +494,18 @@ def test_what_is_compressed_is_not_compressed_again():
             change()
 
 
+# ---------------------------------------------------------------- a part of the layers
+
+
+def test_up_to_fc6_it_is_fc6_and_up_to_its_last_layer_itself():
+    head, vectors = random_head(), normal(5, num_bins((6, 3, 2, 1)) * CHANNELS)
+    cut = head.up_to("fc6")
+    assert (list(cut.layers), cut.layer, cut.dimension) == (["fc6"], "fc6", WIDTH)
+    assert torch.equal(cut(vectors), F.relu(head.layers["fc6"](vectors)))
+    assert torch.equal(head.up_to("fc7")(vectors), head(vectors))
+    assert torch.equal(cut.up_to("fc6")(vectors), cut(vectors))
+
+
 # ---------------------------------------------------------------- from a model file
 
 

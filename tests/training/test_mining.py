@@ -154,10 +154,15 @@ def mined(example: Example, svms: LinearSVMs, config: SVM) -> tuple[ExamplePool,
     return pool, (signs < 0).sum(axis=0)
 
 
+def held(vectors: torch.Tensor, of: np.ndarray) -> WindowVectors:
+    """Vectors ``[M, D]`` that there are already."""
+    return WindowVectors(lambda rows: vectors[torch.from_numpy(rows)], of, 4096, vectors.device)
+
+
 def numbered(windows: LabelledWindows, vector_of=None) -> Example:
     """One vector a window (or as given), whose first component is its number."""
     vector_of = np.arange(len(windows.boxes)) if vector_of is None else vector_of
-    return Example(windows, WindowVectors.held(rows(np.arange(vector_of.max(initial=-1) + 1)), vector_of))
+    return Example(windows, held(rows(np.arange(vector_of.max(initial=-1) + 1)), vector_of))
 
 
 def indifferent(classes: int) -> LinearSVMs:
@@ -272,7 +277,7 @@ def test_negatives_are_the_same_however_many_vectors_are_made_at_a_time():
 
 def test_an_image_without_windows_adds_nothing():
     windows = LabelledWindows.of(record([], []), np.zeros((0, 4), np.float32))
-    nothing = WindowVectors.held(torch.zeros(0, 40), np.zeros(0, np.int64))
+    nothing = held(torch.zeros(0, 40), np.zeros(0, np.int64))
     pool, counts = mined(Example(windows, nothing), indifferent(2), SVM())
     assert pool.size == 0
     assert counts.tolist() == [0, 0]
@@ -295,7 +300,7 @@ def stream(count: int, seed: int = 0):
         windows = LabelledWindows.of(record([[0, 0, 40, 40]], [label]), proposals)
         kinds = torch.tensor([label] + [2] * 60)
         vectors = 15 * DIRECTIONS[kinds] + torch.randn(61, 60, generator=generator)
-        yield Example(windows, WindowVectors.held(vectors, np.arange(61)))
+        yield Example(windows, held(vectors, np.arange(61)))
 
 
 def positives(count: int, seed: int = 0):
