@@ -26,6 +26,7 @@ from spp_det.threads import on_all_cores
 
 CHUNK_BYTES = 6 * 2**20  # of vectors made and used at a time by one core: they stay in its cache
 GPU_CHUNK_BYTES = 2**30
+FC_CHUNK = 512  # vectors that pass fc layers together: each time, all the weights are read
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class WindowVectors:
         if layers is None:
             return self
         make, then = self.make, layers
-        return replace(self, make=lambda rows: then(make(rows)))
+        return replace(self, make=lambda rows: then(make(rows)), chunk=max(self.chunk, FC_CHUNK))
 
     @torch.inference_mode()
     def each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
