@@ -96,6 +96,8 @@ class Reference:
 def killed_and_resumed(reference: Reference, output: Path, instant: float) -> tuple[str, float]:
     """What is wrong with the model then, or nothing, and the CPU seconds of work that were done twice."""
     killed = train(reference.recipe, output, instant)
+    if not killed.code:
+        print("(it had ended before it could be killed)", flush=True)
     resumed = train(reference.recipe, output)
     repeated = killed.cpu + resumed.cpu - reference.whole.cpu - reference.start.cpu
     if resumed.code:
