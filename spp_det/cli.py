@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import typer
 from rich.markup import escape
@@ -29,7 +30,9 @@ app = typer.Typer(
     help="SPP-net object detection: train on your own photos, detect, and score the result.",
 )
 
-GRACE = 5.0  # seconds for threads to end in; nothing on disk needs them to
+GRACE = 5.0  # seconds for threads and processes to end in; nothing on disk needs them to
+FIRST = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun), or the only one
+BY_SEVERAL = ("train", "detect", "pretrain")
 T = TypeVar("T")
 
 Overrides = Annotated[
@@ -53,10 +56,16 @@ Precision = Annotated[
 
 
 @app.callback(invoke_without_command=True)
-def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
     if version:
         print(f"spp_det {__version__}")
         raise typer.Exit
+    command = context.invoked_subcommand
+    if command not in BY_SEVERAL and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UserError(f"{command} is the work of one process: start it without torchrun")
 
 
 @app.command()
@@ -65,13 +74,19 @@ def train(
     overrides: Overrides = None,
     strict: Strict = False,
 ) -> None:
-    """Train a detector: model.safetensors, config.yaml, metrics.json and train.log in the output folder."""
+    """Train a detector: model.safetensors, config.yaml, metrics.json and train.log in the output folder.
+
+    By N processes or on N GPUs: torchrun --nproc-per-node N -m spp_det train CONFIG.
+    """
+    from spp_det import distributed
     from spp_det.commands import run_training
     from spp_det.config import load_config
 
     settings = load_config(config, [*(overrides or []), *(["strict=true"] if strict else [])])
     _log_to(settings.output / "train.log")
     metrics = run_training(settings)
+    if not distributed.is_first():
+        return
     if "test" in metrics:
         _print_figures(metrics["test"])
     _say_skipped([*metrics["skipped"], *metrics.get("test", {}).get("skipped", [])])
@@ -112,31 +127,40 @@ def detect(
     """Find objects in images. Scores above 0 say yes: pictures show those unless --score is given.
 
     Of several models the windows are pooled by NMS: the surer model has its way. What an earlier run wrote
-    to the folder is removed, unless --resume goes on with it.
+    to the folder is removed, unless --resume goes on with it. By N processes or on N GPUs: torchrun
+    --nproc-per-node N -m spp_det detect MODEL IMAGES --out DIR.
     """
+    from spp_det import distributed
     from spp_det.commands import detect_to_folder, windows_for
     from spp_det.data.folder import find_images
+    from spp_det.devices import choose_device
     from spp_det.model.ensemble import load_detector
 
     others = [Path(name) for name in takewhile(lambda name: name.endswith(".safetensors"), images)]
     if len(others) == len(images):
         raise UserError("say which images to look at, after the models")
+    if distributed.world_size() > 1 and "-" in images:
+        raise UserError("several processes cannot share a list on stdin: write it to a file, and name that")
     paths = find_images(images[len(others) :])
-    detector = load_detector([model, *others], device, precision)
-    summary = detect_to_folder(
-        detector,
-        paths,
-        out,
-        formats=formats or (),
-        draw=draw,
-        score=score,
-        only=classes,
-        workers=workers,
-        strict=strict,
-        source=windows_for(detector.settings.proposals, proposals, edge_model),
-        crops=save_crops,
-        resume=resume,
-    )
+    own_device = distributed.own_device(choose_device(device))
+    with distributed.process_group(own_device):
+        detector = load_detector([model, *others], str(own_device), precision)
+        summary = detect_to_folder(
+            detector,
+            paths,
+            out,
+            formats=formats or (),
+            draw=draw,
+            score=score,
+            only=classes,
+            workers=workers,
+            strict=strict,
+            source=windows_for(detector.settings.proposals, proposals, edge_model),
+            crops=save_crops,
+            resume=resume,
+        )
+    if not distributed.is_first():
+        return
     _say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {escape(str(out))}")
     _say_skipped(summary.skipped)
 
@@ -359,10 +383,7 @@ def pretrain(
     settings = load_config(
         config, [*(overrides or []), *(["strict=true"] if strict else [])], kind=PretrainConfig
     )
-    if distributed.is_first():
-        _log_to(settings.output / "train.log")
-    else:
-        logging.getLogger("spp_det").setLevel(logging.WARNING)
+    _log_to(settings.output / "train.log")
     metrics = run_pretraining(settings)
     if not distributed.is_first():
         return
@@ -408,6 +429,7 @@ def cache(
     Console().print(cache_table({stage: kept.usage(stage) for stage in stages}))
 
 
+@app.command()
 def ablate(
     config: Annotated[Path, typer.Argument(help="A recipe, such as configs/squeezenet_svm_5scale.yaml.")],
     overrides: Overrides = None,
@@ -496,7 +518,9 @@ def _say(text: str) -> None:
 
 
 def _log_to(path: Path) -> None:
-    """Keep a log with times beside what the terminal shows."""
+    """Keep a log with times beside what the terminal shows; of several processes the first one does."""
+    if not FIRST:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
@@ -522,20 +546,30 @@ def main() -> None:
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk under the log is no reason for a traceback
     logging.getLogger().addHandler(_ToTerminal())
-    logging.getLogger("spp_det").setLevel(logging.INFO)
+    logging.getLogger("spp_det").setLevel(logging.INFO if FIRST else logging.ERROR)
+    if not FIRST:  # it says only what it alone saw, of files
+        for reader in ("spp_det.images", "spp_det.training.class_images"):
+            logging.getLogger(reader).setLevel(logging.WARNING)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error))
     except OSError as error:
         if error.strerror is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"error: {where}{error.strerror}", file=sys.stderr)
-        sys.exit(2)
+        _fail(where + error.strerror)
+
+
+def _fail(message: str) -> NoReturn:
+    """End with one line, also where several processes all find the same wrong: torchrun ends the others when
+    the first one has said so. What it has not seen comes a little later."""
+    if not FIRST:
+        time.sleep(GRACE)
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _leave(number: int, _frame: object) -> None:

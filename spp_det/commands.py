@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spp_det import distributed
 from spp_det.cache import Cache, sweep, write_json, write_whole
 from spp_det.config import Config, Proposals, differences, dotted, dump_config, load_config
 from spp_det.data.records import Dataset
+from spp_det.devices import choose_device
 from spp_det.errors import UserError
 from spp_det.evaluation.reading import read_json
 from spp_det.evaluation.results import evaluate, read_results
 from spp_det.images import UnreadableImageError
-from spp_det.inference import DetectedImage, detect_files
+from spp_det.inference import DetectedImage, Result, detect_files
 from spp_det.model.detector import select
 from spp_det.model.ensemble import AnyDetector
 from spp_det.progress import track
 from spp_det.proposals.source import WindowSource, proposals_of
 from spp_det.report.write import DetectionWriter
+from spp_det.threads import cores
 from spp_det.training.stages import Trained, cache_of, read_dataset, train
 
 logger = logging.getLogger(__name__)
@@ -57,13 +60,20 @@ def run_training(config: Config) -> dict[str, Any]:
 
     Interrupted and called again it goes on, to the same model. After its end it takes every stage from the
     cache, and writes the same files again. Raises UserError where the output is another configuration's.
+
+    Under ``torchrun`` every process calls this; the first one writes, and alone has figures of the test. How
+    many they are may change when it goes on.
     """
-    _claim(config)
-    test = None if config.data.test is None else read_dataset(config.data, config.data.test)
-    source = WindowSource(config.proposals)
-    if test is not None:  # hours later would be late to say so
-        source.check((record.path, None) for record in test.records)
-    return finish_training(config, train(config), test, source)
+    with distributed.process_group(distributed.own_device(choose_device(config.runtime.device))):
+        if distributed.is_first():
+            _claim(config)
+        test = None if config.data.test is None else read_dataset(config.data, config.data.test)
+        source = WindowSource(config.proposals)
+        if test is not None:  # hours later would be late to say so
+            source.check((record.path, None) for record in test.records)
+        metrics = finish_training(config, train(config), test, source)
+        distributed.barrier()  # whoever returns may read the files
+    return metrics
 
 
 def finish_training(
@@ -73,11 +83,13 @@ def finish_training(
 
     Writes all that `run_training` does but ``config.yaml``, and returns what it returns.
     """
-    trained.detector.save(config.output / "model.safetensors")
     metrics = dict(trained.metrics)
+    if distributed.is_first():
+        trained.detector.save(config.output / "model.safetensors")
     if test is not None:
         metrics["test"] = _score(trained.detector, config, test, source)
-    write_json(config.output / "metrics.json", metrics)
+    if distributed.is_first():
+        write_json(config.output / "metrics.json", metrics)
     return metrics
 
 
@@ -115,6 +127,8 @@ def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowS
         source=source,
         cache=cache_of(config),
     )
+    if not distributed.is_first():
+        return {}
     seconds = time.perf_counter() - start
     instances = read_json(str(config.data.test)) if config.data.format == "coco" else None
     figures: dict[str, Any] = evaluate(test, read_results(folder / "detections.json", test), instances)
@@ -139,6 +153,8 @@ def detect_to_folder(
 ) -> Summary:
     """Detect in every file and write the results; see `DetectionWriter` for what and where.
 
+    Several processes share the files out; the first one writes, and alone has a summary.
+
     Args:
         score: leave out detections that score less.
         only: names of the classes to keep, ``"a,b"``; None keeps all.
@@ -152,6 +168,16 @@ def detect_to_folder(
     labels = _labels(detector.classes, only)
     if source is not None:
         source.check((path, None) for path in paths)
+
+    def results(done: int) -> Iterator[Result]:
+        """Of what the first process has not done; it asks for them, the others make them for it."""
+        shared = distributed.from_first({"done": np.array(done)}) or {}
+        todo, alone = paths[int(shared["done"]) :], len(paths) == 1
+        return detect_files(detector, todo, workers or cores(), strict, source, cache, alone=alone)
+
+    if not distributed.is_first():
+        deque(results(0), maxlen=0)
+        return Summary()
     run = {
         "model": detector.identity(),
         "windows": "its own" if source is None else source.identity(),
@@ -162,12 +188,9 @@ def detect_to_folder(
         folder, detector.classes, paths, formats, draw, score, crops=crops, resume=resume, run=run
     )
     with writer:
-        todo, alone = paths[writer.done :], len(paths) == 1
-        results = detect_files(
-            detector, todo, workers or os.cpu_count() or 1, strict, source, cache, alone=alone
-        )
-        shown = track(results, "detection", len(paths), done=writer.done)
-        for path, result in zip(todo, shown, strict=True):
+        done = writer.done
+        shown = track(results(done), "detection", len(paths), done=done)
+        for path, result in zip(paths[done:], shown, strict=True):
             if isinstance(result, UnreadableImageError):
                 writer.skip(path)
                 continue

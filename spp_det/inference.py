@@ -1,12 +1,16 @@
-"""Detection in many image files, on all cores, in order, with few images in memory at a time."""
+"""Detection in many image files, on all cores and by all processes, in order, few in memory at a time."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
+
+from spp_det import distributed
 from spp_det.boxes import Boxes
 from spp_det.cache import Cache
 from spp_det.images import RGB, UnreadableImageError, read_image
@@ -27,6 +31,9 @@ class DetectedImage:
     detections: Detections
 
 
+Result = DetectedImage | UnreadableImageError
+
+
 def detect_files(
     detector: AnyDetector,
     paths: Sequence[Path],
@@ -35,7 +42,7 @@ def detect_files(
     source: WindowSource | None = None,
     cache: Cache | None = None,
     alone: bool | None = None,
-) -> Iterator[DetectedImage | UnreadableImageError]:
+) -> Iterator[Result]:
     """Detect in each file, in the order given.
 
     A file that cannot be read yields its error after a warning, or raises it where ``strict``. Few images
@@ -43,8 +50,54 @@ def detect_files(
     windows; None: the detector proposes them. ``cache`` keeps those of the source. ``alone`` says whether a
     single path is all there is, and so gets all cores; False where it is the rest of many, whose sums are to
     be rounded alike. None: it is.
+
+    Several processes, all with the same paths, take the files in turn. The first one yields what all have
+    found, the others nothing.
     """
     single = len(paths) == 1 and alone is not False
+    rank, processes = distributed.rank(), distributed.world_size()
+    results = _detect_own(detector, paths[rank::processes], workers, source, cache, single)
+    for result in results if processes == 1 else _of_all(paths, results):
+        if isinstance(result, UnreadableImageError):
+            if strict:
+                raise result
+            logger.warning("skipped: %s", result)
+        yield result
+
+
+def _of_all(paths: Sequence[Path], own: Iterable[Result]) -> Iterator[Result]:
+    """What all processes found, in the first one. It reads the images again: they are not sent."""
+    owners = islice(cycle(range(distributed.world_size())), len(paths))
+    for path, found in zip(paths, distributed.in_order(map(_as_arrays, own), owners), strict=True):
+        if not distributed.is_first():
+            continue
+        if "unreadable" in found:
+            yield UnreadableImageError(found["unreadable"].tobytes().decode(errors="surrogateescape"))
+            continue
+        try:
+            image = read_image(path)
+        except UnreadableImageError as error:
+            yield error
+        else:
+            detections = Detections(boxes=found["boxes"], labels=found["labels"], scores=found["scores"])
+            yield DetectedImage(path, image, detections)
+
+
+def _as_arrays(result: Result) -> distributed.Arrays:
+    if isinstance(result, UnreadableImageError):
+        return {"unreadable": np.frombuffer(str(result).encode(errors="surrogateescape"), np.uint8)}
+    return {name: result.detections[name] for name in ("boxes", "labels", "scores")}
+
+
+def _detect_own(
+    detector: AnyDetector,
+    paths: Sequence[Path],
+    workers: int,
+    source: WindowSource | None,
+    cache: Cache | None,
+    single: bool,
+) -> Iterator[Result]:
+    """Detect in each file, in the order given, by this process alone."""
     on_cpu = detector.device.type == "cpu"
     # One image gets all cores. Of many, each core takes its own, and on a CPU through the network too: a core
     # is then never asked for by two threads, and nothing waits for the slowest share of an operation.
@@ -61,25 +114,17 @@ def detect_files(
             return image, source.windows_of_file(path, None, cache).boxes
         return image, source.windows(image, path, threads=threads)
 
-    def detect(
-        path: Path, prepared: tuple[RGB, Boxes] | UnreadableImageError
-    ) -> DetectedImage | UnreadableImageError:
+    def detect(path: Path, prepared: tuple[RGB, Boxes] | UnreadableImageError) -> Result:
         if isinstance(prepared, UnreadableImageError):
             return prepared
         return DetectedImage(path, prepared[0], detector.detect(*prepared))
 
-    def whole(path: Path) -> DetectedImage | UnreadableImageError:
+    def whole(path: Path) -> Result:
         return detect(path, prepare(path))
 
     if single:
-        results: Iterable[DetectedImage | UnreadableImageError] = map(whole, paths)
+        yield from map(whole, paths)
     elif on_cpu:
-        results = ahead(whole, paths, workers)
+        yield from ahead(whole, paths, workers)
     else:
-        results = map(detect, paths, ahead(prepare, paths, workers))
-    for result in results:
-        if isinstance(result, UnreadableImageError):
-            if strict:
-                raise result
-            logger.warning("skipped: %s", result)
-        yield result
+        yield from map(detect, paths, ahead(prepare, paths, workers))

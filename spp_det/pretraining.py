@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -22,7 +21,7 @@ from spp_det.evaluation.classification import rank_of
 from spp_det.images import RGB, read_image
 from spp_det.model.classifier import PyramidClassifier
 from spp_det.progress import track
-from spp_det.threads import ahead
+from spp_det.threads import ahead, cores
 from spp_det.training.class_images import readable
 from spp_det.training.pretrain import pretrain, save_network
 from spp_det.training.pretrain_config import PretrainConfig, Testing
@@ -52,7 +51,7 @@ def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
         if distributed.is_first():
             save_network(trained.network, config.output / "backbone.safetensors")
         if test is not None:
-            workers = config.runtime.workers or os.cpu_count() or 1
+            workers = config.runtime.workers or cores()
             test, skipped = readable(test, workers, config.strict)
             figures = accuracies(test, views_of(trained.network, config.test), workers, device)
             by_view: dict[str, dict[str, Accuracy]] = {view: {} for view in config.test.views}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from spp_det.images import UnreadableImageError
 from spp_det.progress import track
 from spp_det.proposals.files import check_writable, write_proposals
 from spp_det.proposals.source import FileWindows, WindowSource, proposals_of
-from spp_det.threads import ahead
+from spp_det.threads import ahead, cores
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +81,7 @@ def propose(
             return error
 
     proposed = Proposed()
-    results = ahead(found_in, dataset.records, workers or os.cpu_count() or 1)
+    results = ahead(found_in, dataset.records, workers or cores())
     title = f"proposals ({search.mode})"
     for record, found in zip(dataset.records, track(results, title, len(dataset)), strict=True):
         if isinstance(found, UnreadableImageError):

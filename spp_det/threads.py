@@ -17,6 +17,11 @@ S = TypeVar("S")
 _starting = Lock()
 
 
+def cores() -> int:
+    """Cores for this process: the machine's, shared with the others that ``torchrun`` started there."""
+    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def on_all_cores(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
     """``[function(item) for item in items]``, each on one of as many threads as torch would use.
 

@@ -1,8 +1,57 @@
-"""One profile for all properties: a busy machine must not fail a test for being slow."""
+"""One profile for all properties, in which a busy machine fails no test for being slow; threads as ranks."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("spp_det", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("spp_det")
+
+
+@pytest.fixture
+def in_ranks() -> Callable[[int, Callable[[int], Any]], list[Any]]:
+    """``in_ranks(count, work)``: what ``work(rank)`` returns in each of so many processes.
+
+    They are threads, which start at once. What they exchange is real, the transport is not: see
+    tests/test_distributed.py for that.
+    """
+    from spp_det import distributed
+
+    here = threading.local()
+
+    def run(count: int, work: Callable[[int], Any]) -> list[Any]:
+        together, sent = threading.Barrier(count, timeout=60), [[]] * count
+
+        def exchange(items: list) -> list[list]:
+            sent[here.rank] = list(items)
+            together.wait()
+            every = list(sent)
+            together.wait()
+            return every
+
+        def from_first(arrays: dict | None) -> dict | None:
+            (*_, first), *_ = exchange([arrays])
+            return None if first is None else {name: array.copy() for name, array in first.items()}
+
+        def one(rank: int) -> Any:
+            here.rank = rank
+            try:
+                return work(rank)
+            except BaseException:
+                together.abort()  # the others would wait for it
+                raise
+
+        with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(count) as pool:
+            patch.setattr(distributed, "rank", lambda: here.rank)
+            patch.setattr(distributed, "world_size", lambda: count)
+            patch.setattr(distributed, "exchange", exchange)
+            patch.setattr(distributed, "from_first", from_first)
+            return list(pool.map(one, range(count)))
+
+    return run

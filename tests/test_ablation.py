@@ -15,7 +15,7 @@ from spp_det.config import FIVE_SCALES, Config, load_config, parse_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.errors import UserError
 from spp_det.model.detector import Detector
-from spp_det.training import finetune, stages
+from spp_det.training import finetune, mining, regression
 from spp_det.training.stages import train
 
 KINDS = ["pool5", "pool5+bb", "fc6", "fc6+bb", "ft-fc6", "ft-fc6+bb", "ft-fc7", "ft-fc7+bb"]
@@ -145,8 +145,8 @@ def small(folder: Path, **data: str) -> Config:
 def ablated(folder):
     """The table, and how often each part was trained for it."""
     parts = [
-        (stages, "train_regressor"),
-        (stages, "train_svms"),
+        (regression, "fit_ridge"),
+        (mining, "train_svms"),
         (finetune._Training, "step"),
         (ablation, "propose"),
     ]
@@ -185,8 +185,9 @@ def test_each_row_has_its_figures_and_those_that_cannot_be_had_say_why(folder, f
 
 
 def test_nothing_is_trained_twice(ablated):
-    """Twice the scales, each with one regressor, one fine-tuning of 4 steps, and SVMs on three layers."""
-    assert ablated[1] == {"train_regressor": 2, "train_svms": 2 * 3, "step": 2 * 4, "propose": 1}
+    """Twice the scales, each with the regressors of 3 classes in 2 passes, one fine-tuning of 4 steps, and
+    SVMs on three layers."""
+    assert ablated[1] == {"fit_ridge": 2 * 6, "train_svms": 2 * 3, "step": 2 * 4, "propose": 1}
 
 
 @pytest.mark.parametrize("name", ["pool5-1sc", "ft-fc6-2sc", "ft-fc7+bb-1sc"])
@@ -202,7 +203,7 @@ def test_a_row_s_folder_is_that_of_a_training(folder, figures):
     for kind in ("pool5", "pool5+bb"):
         row = folder / "run" / f"{kind}-1sc"
         detector = Detector.load(row / "model.safetensors")
-        assert (detector.regressor is None) == (kind == "pool5")
+        assert (not detector.regressors) == (kind == "pool5")
         metrics = json.loads((row / "metrics.json").read_text())
         assert metrics["test"]["voc"]["mAP_area"] is not None
         assert {"detections.json", "images.json"} <= {path.name for path in (row / "test").iterdir()}

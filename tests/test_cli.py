@@ -220,6 +220,26 @@ def test_evaluation_takes_any_format_and_writes_json_csv_and_markdown(folder, fo
     assert "| AP@0.75 11-point |" in everything[0][2]
 
 
+def test_several_processes_take_no_list_from_standard_input(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_one_line(spp_det("detect", model, "-", "--out", tmp_path), "stdin", "file")
+
+
+@pytest.mark.parametrize("command", ["ablate", "evaluate"])
+def test_what_one_process_does_is_refused_to_several(folder, monkeypatch, command):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_one_line(spp_det(command, folder / "recipe.yaml"), command, "without torchrun")
+
+
+def test_of_several_processes_the_first_one_speaks_for_all(folder, monkeypatch):
+    """torchrun ends the others while they wait; who is still there then has something of its own to say."""
+    waited = []
+    monkeypatch.setattr(cli, "FIRST", False)
+    monkeypatch.setattr("time.sleep", waited.append)
+    assert_one_line(spp_det("train", folder / "absent.yaml"), "absent.yaml")
+    assert waited == [cli.GRACE]
+
+
 def test_images_of_standard_input_are_gone_on_with(folder, model, split, tmp_path, monkeypatch):
     names = "".join(f"{folder}/voc/JPEGImages/test_{i:05d}.jpg\n" for i in range(3))
     words = ("detect", model, "-", "--out", tmp_path / "out", "--device", "cpu", "--resume")
@@ -447,7 +467,7 @@ def test_mistakes_of_pretraining_end_in_one_line(folder, pretrained, tmp_path):
     recipe = folder / "pretrain.yaml"
     assert_one_line(spp_det("pretrain", recipe, "train.size=[32]"), "did you mean train.sizes?")
     changed = spp_det("pretrain", recipe, "train.epochs=3")
-    assert_one_line(changed, "train.epochs = 2, not 3", "name another output")
+    assert_one_line(changed, "train.epochs: 2 -> 3", "name another output")
     missing = spp_det("pretrain", recipe, f"data.root={tmp_path}", f"output={tmp_path / 'out'}")
     assert_one_line(missing, tmp_path / "train", "one folder of images a class")
 

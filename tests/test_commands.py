@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spp_det.commands import detect_to_folder, run_training, windows_for
+from spp_det.commands import Summary, detect_to_folder, run_training, windows_for
 from spp_det.config import Config, Proposals, parse_config
 from spp_det.data.coco import coco_instances
 from spp_det.data.synthetic import generate_voc
@@ -257,6 +257,31 @@ def test_an_interrupted_detection_goes_on_without_repeating_what_was_done(
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
     assert detect_to_folder(detector, images, tmp_path / "parts", resume=True, **OPTIONS) == whole
     assert read == images[killed_at:]
+
+
+def test_several_processes_go_on_with_what_one_left_and_the_first_one_writes(
+    detector, paths, tmp_path, monkeypatch, in_ranks
+):
+    """All with the same rest, of which the first one alone knows: here each has a folder of its own."""
+    whole = detect_to_folder(detector, paths, tmp_path / "whole", **OPTIONS)
+    write = DetectionWriter.add
+
+    def interrupted(self, found):
+        if self.done == 1:
+            raise KeyboardInterrupt
+        write(self, found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DetectionWriter, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            detect_to_folder(detector, paths, tmp_path / "0", workers=1, **OPTIONS)
+
+    def work(rank: int) -> Summary:
+        return detect_to_folder(detector, paths, tmp_path / str(rank), workers=1, resume=True, **OPTIONS)
+
+    assert in_ranks(3, work) == [whole, Summary(), Summary()]
+    assert contents(tmp_path / "0") == contents(tmp_path / "whole")
+    assert not (tmp_path / "1").exists()
 
 
 def test_what_another_model_began_is_refused_in_one_line(folder, detector, paths, tmp_path):

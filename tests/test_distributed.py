@@ -1,11 +1,19 @@
-"""Several processes: in one all of it is a no-op. Two are started by tests/test_pretraining.py."""
+"""Several processes: in one all of it is a no-op, two exchange arrays and end together."""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import spp_det
 from spp_det import distributed
 
 CPU = torch.device("cpu")
@@ -29,6 +37,78 @@ def test_in_one_process_nothing_happens():
         distributed.share_buffers(network)
         assert distributed.total(numbers) is numbers
         assert distributed.parallel(network) is network
+
+    items = [{"a": np.arange(3)}]
+    assert distributed.exchange(items)[0] is items
+    assert next(distributed.in_order(iter(items), ())) is items[0]
+    assert distributed.from_first(items[0]) == items[0]
+    assert distributed.from_first(None) is None
+
+
+def test_the_items_of_all_come_in_one_order(in_ranks):
+    owners = [1, 1, 0, 2, 1, 0, 0] * 20  # more than are exchanged at a time
+
+    def work(rank: int) -> list[int]:
+        own = ({"place": np.array(place)} for place, owner in enumerate(owners) if owner == rank)
+        return [int(item["place"]) for item in distributed.in_order(own, owners)]
+
+    assert in_ranks(3, work) == [list(range(140))] * 3
+
+
+TWO = """
+import sys
+import numpy as np, torch
+from spp_det import distributed
+from spp_det.errors import UserError
+
+item = {"half": np.ones((2, 3), np.float16)[:, ::2], "none": np.zeros((0, 4), np.float32)}
+single = {"flag": np.array(True), "signs": np.array([[-1, 127]], np.int8)}
+try:
+    with distributed.process_group(torch.device("cpu")):
+        rank = distributed.rank()
+        first, second = distributed.exchange([item] * 11 if rank == 0 else [item | single])
+        assert len(first) == 11 and len(second) == 1
+        for found, sent in ((first[10], item), (second[0], item | single)):
+            assert found.keys() == sent.keys()
+            for name in sent:
+                assert found[name].dtype == sent[name].dtype and np.array_equal(found[name], sent[name])
+        assert distributed.exchange([]) == [[], []]
+        distributed.PART = 5  # bytes at a time
+        found = distributed.from_first((item | single) if rank == 0 else None)
+        assert found.keys() == (item | single).keys()
+        for name, sent in (item | single).items():
+            assert found[name].dtype == sent.dtype and np.array_equal(found[name], sent)
+        assert distributed.from_first({} if rank == 0 else item) == {}
+        assert distributed.from_first(None if rank == 0 else item) is None
+        assert distributed.total(torch.tensor([rank + 1])).item() == 3
+        if rank == 1:
+            raise UserError("only this one knows")
+        distributed.barrier()
+except UserError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def test_two_processes_exchange_arrays_and_one_s_failure_ends_the_other():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(spp_det.__file__).parents[1])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO],
+            env=os.environ | shared | {"RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [1, 1], said
+    assert "error: process 0 of 2: another one has ended or is out of reach" in said[0]
+    assert "error: only this one knows" in said[1]
+    assert "Traceback" not in said[0] + said[1]
 
 
 def test_torchrun_says_who_one_is_and_which_gpu_is_ones_own(monkeypatch):

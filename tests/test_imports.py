@@ -29,6 +29,7 @@ SIDEWAYS = {
     "opencv": {"errors"},
     "config": {"errors"},
     "devices": {"errors"},
+    "distributed": {"errors", "threads"},
     "model": {"proposals"},  # the detector searches for windows by itself
     "demo": {"commands"},
     "benchmark": {"commands"},  # it times whole trainings and folders

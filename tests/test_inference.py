@@ -184,6 +184,25 @@ def test_an_error_of_the_detector_comes_in_its_turn(detector, paths, monkeypatch
         next(results)
 
 
+def test_several_processes_share_the_files_and_the_first_one_has_them_all(
+    blemished, paths, detector, in_ranks
+):
+    files = [*blemished, *paths[2:5]]
+    expected = list(detect_files(detector, files, 2))
+    for count in (2, 9):  # 9: processes without a file
+        found, *others = in_ranks(count, lambda _: list(detect_files(detector, files, 1)))
+        assert others == [[]] * (count - 1)
+        assert [type(result) for result in found] == [type(result) for result in expected]
+        for result, alone in zip(found, expected, strict=True):
+            if isinstance(alone, UnreadableImageError):
+                assert str(result) == str(alone)
+                continue
+            assert result.path == alone.path
+            np.testing.assert_array_equal(result.image, alone.image)
+            for key in ("boxes", "labels", "scores"):
+                np.testing.assert_array_equal(result.detections[key], alone.detections[key])
+
+
 def test_no_files_give_no_results(detector):
     assert list(detect_files(detector, [], 2)) == []
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from spp_det.threads import ahead, on_all_cores, single_threaded
+from spp_det.threads import ahead, cores, on_all_cores, single_threaded
 
 
 @pytest.fixture(params=[1, 3])
@@ -248,3 +248,12 @@ def test_whoever_stops_early_leaves_no_thread_behind():
             break
     del number
     assert threading.active_count() == before
+
+
+def test_processes_on_one_machine_share_its_cores(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 9)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert cores() == 9
+    for processes, own in ((2, 4), (9, 1), (20, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert cores() == own

@@ -7,7 +7,6 @@ neither side of a class its sign is 0.
 
 from __future__ import annotations
 
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,8 +16,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +85,7 @@ def fit_svms(
 
     This is liblinear's algorithm, on half-precision vectors that all classes share and without
     copies of them, stopped by the duality gap itself: a class is done when the gap is below ``tolerance`` of
-    its objective. Classes are solved on all cores.
+    its objective, or after many rounds: look at its gap. Classes are solved on all cores.
 
     Args:
         vectors: float16 ``[n, D]``, finite, on the CPU.
@@ -126,14 +123,14 @@ def fit_svms(
             seed,
         )
         alpha[rows, k] = solved
-        if gap > tolerance:
-            logger.warning("SVM %d: the relative duality gap is still %.1e after %d rounds", k, gap, _ROUNDS)
         return weight, bias * bias_weight, primal / objective.scale**2, gap
 
     with ThreadPoolExecutor(torch.get_num_threads()) as threads:
-        weights, biases, primals, gaps = zip(*threads.map(solve, range(classes)), strict=True)
-    svms = LinearSVMs(torch.from_numpy(np.stack(weights)), torch.tensor(biases, dtype=torch.float32))
-    return Fit(svms, alpha, np.array(gaps), np.array(primals))
+        solved = list(threads.map(solve, range(classes)))
+    weights = np.array([weight for weight, *_ in solved], np.float32).reshape(classes, vectors.shape[1])
+    biases, primals, gaps = np.array([rest for _, *rest in solved], np.float64).reshape(classes, 3).T
+    svms = LinearSVMs(torch.from_numpy(weights), torch.from_numpy(biases.astype(np.float32)))
+    return Fit(svms, alpha, gaps, primals)
 
 
 _ROUNDS = 500

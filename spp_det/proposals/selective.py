@@ -8,7 +8,6 @@ that those of one image can run on several cores; the set of windows is the same
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from spp_det.boxes import Boxes, Ints
 from spp_det.images import RGB
 from spp_det.opencv import cv2
 from spp_det.proposals.shrunk import search_shrunk
+from spp_det.threads import cores
 
 SearchMode = Literal["fast", "paper", "quality"]
 MODES: tuple[SearchMode, ...] = get_args(SearchMode)
@@ -89,7 +89,7 @@ def _search(image: RGB, search: _Search, threads: int | None) -> Ints:
 
     # One job a segmentation: its strategies share it. Large granularities are quick and even out the end.
     jobs = [(colour, k) for k in search.granularities for colour in search.colours]
-    threads = min(len(jobs), threads or os.cpu_count() or 1)
+    threads = min(len(jobs), threads or cores())
     if threads == 1:
         found = [group(job) for job in jobs]
     else:

@@ -2,7 +2,7 @@
 
 What takes minutes leaves a `Checkpoint` of its state in the cache. Pre-training, which has no cache, has a
 file of its own in its output: weights, optimiser and epochs. Random numbers need no place in it: each epoch
-seeds its own, by its number.
+seeds its own, by its number. Of several processes the first one keeps all this, in its `CommonCache`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from spp_det import distributed
 from spp_det.cache import Arrays, Cache, digest, write_whole
 from spp_det.config import differences
 from spp_det.errors import UserError
@@ -31,14 +32,37 @@ EVERY = 5.0  # seconds of work that are at most lost...
 SHARE = 0.05  # ...or more, where writing would take a larger part of all time than this
 
 
+class CommonCache(Cache):
+    """The first process's cache, for what several make together.
+
+    All are to call `load` at once, and so `load_or_make`: what one of them has, all have, and nobody waits
+    for help from one who needs none. Storing and removing are the first one's affair, whoever else says so.
+    """
+
+    def load(self, stage: str, key: str) -> Arrays | None:
+        """The first process's artefact, or None where it has none."""
+        return distributed.from_first(super().load(stage, key) if distributed.is_first() else None)
+
+    def store(self, stage: str, key: str, arrays: distributed.Arrays) -> None:
+        """Keep the arrays, in the first process."""
+        if distributed.is_first():
+            super().store(stage, key, arrays)
+
+    def remove(self, stage: str, key: str) -> None:
+        """Forget an artefact, in the first process."""
+        if distributed.is_first():
+            super().remove(stage, key)
+
+
 class Checkpoint:
     """The state of a long computation, in the cache under the key of all that it depends on.
 
-    It holds what a killed run needs; whoever stores the result of the computation removes it.
+    It holds what a killed run needs; whoever stores the result of the computation removes it. Of several
+    processes the first one writes it, when it sees fit, and all load it.
     """
 
     def __init__(self, cache: Cache, stage: str, key: str) -> None:
-        self.cache = cache
+        self.cache = CommonCache(cache.folder)
         self.stage = stage
         self.key = key
         self._due = time.monotonic() + EVERY
@@ -48,7 +72,12 @@ class Checkpoint:
         return self.cache.load(self.stage, self.key)
 
     def offer(self, state: Callable[[], Arrays], at_once: bool = False) -> None:
-        """Write the state, if it is time to or ``at_once``. To be called whenever it is consistent."""
+        """Write the state, if it is time to or ``at_once``. To be called whenever it is consistent.
+
+        ``state`` is called when the first process's clock says so: it must not wait for the others.
+        """
+        if not distributed.is_first():
+            return
         start = time.monotonic()
         if at_once or start >= self._due:
             self.cache.store(self.stage, self.key, state())

@@ -5,6 +5,9 @@ pools its windows from there. A mirrored window is the window's vector with left
 That is exactly what the mirrored *map* would give, but conv5 of the mirrored *image* is another map. On
 objects of web photos (SqueezeNet, pool5) the cosine of the two vectors is .88 in the mean; moving a window by
 8 pixels, half a cell, gives .91, and not mirroring .64. Maps of mirrored images would double the cache.
+
+Several processes share each step: every one learns from the windows of its own images, the gradients are
+summed, and all weights stay equal. Only what dropout drops then differs from one process's training.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -19,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spp_det import distributed
 from spp_det.boxes import Ints
 from spp_det.cache import Arrays, digest
 from spp_det.config import FineTune
@@ -86,7 +91,7 @@ def finetune(
 
         def prepare(step: int) -> tuple[Tensor, Tensor, int]:
             batch = sampler.step(step)
-            return *_examples(images, batch), batch.seed
+            return *_examples(images, _own(images, batch)), batch.seed
 
         batches = ahead(prepare, range(done, total), workers=1, waiting=1)
         forked = [device] if device.type == "cuda" else []
@@ -94,7 +99,7 @@ def finetune(
             for vectors, targets, dropout_seed in track(
                 batches, "fine-tuning", total, unit="steps", done=done
             ):
-                torch.manual_seed(dropout_seed)
+                torch.manual_seed(dropout_seed + distributed.rank())
                 training.step(vectors, targets, done)
                 done += 1
                 if done % settings.log_every == 0 or done == total:
@@ -137,6 +142,7 @@ class _Training:
         self.settings = settings
         self.network = _Network(head, len(classes) + 1, settings.dropout, seed).to(device)
         self.network.requires_grad_(True)
+        self.parallel = distributed.parallel(self.network)
         self.optimiser = torch.optim.SGD(
             self.network.parameters(),
             settings.learning_rate,
@@ -149,16 +155,17 @@ class _Training:
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
     def step(self, vectors: Tensor, targets: Tensor, number: int) -> None:
-        """One step of stochastic gradient descent, the ``number``-th from 0."""
+        """Step ``number``, from 0, of stochastic gradient descent, on this process's part of a batch."""
         rate = self.settings.learning_rate * (1 if number < self.settings.steps else 0.1)
         self.optimiser.param_groups[0]["lr"] = rate
         self.network.train()
-        logits = self.network(vectors)
-        loss = F.cross_entropy(logits, targets)
+        logits = self.parallel(vectors)
+        share = distributed.world_size() / self.settings.batch  # gradients are averaged over the processes
+        loss = share * F.cross_entropy(logits, targets, reduction="sum")
         self.optimiser.zero_grad()
         loss.backward()
         self.optimiser.step()
-        self.sums += _sums(logits.detach(), targets)
+        self.sums += distributed.total(_sums(logits.detach(), targets))
 
     def write_row(self, done: int, held_out: tuple[Tensor, Tensor] | None) -> None:
         """Add to the log how it stands after so many steps. Raises UserError where it has gone astray."""
@@ -180,10 +187,9 @@ class _Training:
         size = self.settings.batch
         logits = torch.cat([self.network(part.float()) for part in vectors.split(size)])
         objects = targets < logits.shape[1] - 1
-        row = _means(_sums(logits, targets), "held_out_")
-        return row | {
-            "held_out_object_accuracy": _means(_sums(logits[objects], targets[objects]), "")["accuracy"]
-        }
+        row = _means(distributed.total(_sums(logits, targets)), "held_out_")
+        of_objects = distributed.total(_sums(logits[objects], targets[objects]))
+        return row | {"held_out_object_accuracy": _means(of_objects, "")["accuracy"]}
 
     def state(self, done: int) -> Arrays:
         """Everything that what follows depends on, after so many steps."""
@@ -206,15 +212,23 @@ class _Training:
         return int(arrays["step"])
 
 
+def _own(images: TrainingImages, batch: Batch) -> Batch:
+    """The part of a batch that is of this process's images: all of it in one process."""
+    own = np.array(images.owners(batch.images)) == distributed.rank()
+    of_windows = ("images", "windows", "labels", "scales", "mirrored")
+    return replace(batch, **{name: getattr(batch, name)[own] for name in of_windows})
+
+
 def _examples(images: TrainingImages, batch: Batch) -> tuple[Tensor, Tensor]:
     """A batch's vectors float32 ``[B, D]`` and labels ``[B]``, on the device of the features."""
     features = images.features
-    parts = []
+    parts = [torch.zeros(0, features.dimension, device=features.backbone.mean.device)]
     for image in np.unique(batch.images):  # ascending, as they are in the batch
         mine = batch.images == image
         parts.append(images.vectors_at(int(image), batch.windows[mine], batch.scales[mine]))
     vectors = torch.cat(parts)
-    bins = vectors.view(len(vectors), -1, features.backbone.channels)
+    channels = features.backbone.channels
+    bins = vectors.view(len(vectors), features.dimension // channels, channels)
     mirrored = torch.from_numpy(batch.mirrored).to(vectors.device)
     order = torch.from_numpy(mirrored_bins(features.levels)).to(vectors.device)
     bins[mirrored] = bins[mirrored][:, order]
@@ -230,8 +244,8 @@ def _held_out(images: TrainingImages, sampler: BatchSampler, watched: Ints) -> t
         return None
     offered = [sampler.candidates[image] for image in watched]
     size = min(HELD_OUT_WINDOWS, max(2, sum(map(len, offered))))
-    batch = sampler.draw(watched, size, np.random.default_rng([sampler.seed, WATCHED]))
-    parts = []
+    batch = _own(images, sampler.draw(watched, size, np.random.default_rng([sampler.seed, WATCHED])))
+    parts = [torch.zeros(0, images.features.dimension, device=images.features.backbone.mean.device).half()]
     for image in track(np.unique(batch.images), "held-out windows"):
         parts.append(images.vectors_at(int(image), batch.windows[batch.images == image]).half())
     vectors = torch.cat(parts)

@@ -1,9 +1,13 @@
-"""The training images: each with its proposals and conv5 maps, computed once and kept in the cache."""
+"""The training images: each with its proposals and conv5 maps, computed once and kept in the cache.
+
+Of several processes each knows the windows of all images, but makes maps and vectors of its own alone, so
+that their caches may be one folder or a folder each.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -12,6 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spp_det import distributed
 from spp_det.boxes import Boxes, Ints
 from spp_det.cache import Arrays, Cache, digest
 from spp_det.config import Proposals
@@ -53,49 +58,75 @@ class TrainingImages:
         workers: int,
         strict: bool = False,
     ) -> None:
-        """Compute, or find in the cache, the proposals and the maps of every image.
+        """Compute, or find in the cache, the proposals of every image; the processes share that out.
 
-        An image that cannot be read is left out with a warning, or a UserError where ``strict``.
+        An image that cannot be read is left out with a warning, or an UnreadableImageError where ``strict``.
         """
         self.features = features
         self.cache = cache
         self.classes = len(dataset.classes)
+        self.workers = workers
         self.skipped: list[str] = []
-        prepared = []
+        self.images: list[_Prepared] = []
         source = WindowSource(search)
         source.check((record.path, record.image_id) for record in dataset.records)
-        results = ahead(lambda record: self._prepare(record, source), dataset.records, workers)
-        for record, result in zip(dataset.records, track(results, "proposals", len(dataset)), strict=True):
-            if isinstance(result, UnreadableImageError):
-                if strict:
-                    raise result
-                logger.warning("skipped: %s", result)
-                self.skipped.append(record.image_id)
-            else:
-                prepared.append(result)
-        if not prepared:
+        processes = distributed.world_size()
+        own = dataset.records[distributed.rank() :: processes]
+        results = distributed.in_order(
+            ahead(lambda record: self._find(record, source), own, workers),
+            (index % processes for index in range(len(dataset))),
+        )
+        for record, found in zip(dataset.records, track(results, "proposals", len(dataset)), strict=True):
+            if "unreadable" not in found:
+                fitted = fit_record(record, *found["size"].tolist())
+                windows = LabelledWindows.of(fitted, found["boxes"])
+                self.images.append(_Prepared(fitted, windows, found["key"].tobytes().decode()))
+                continue
+            error = found["unreadable"].tobytes().decode(errors="surrogateescape")
+            if strict:
+                raise UnreadableImageError(error)
+            logger.warning("skipped: %s", error)
+            self.skipped.append(record.image_id)
+        if not self.images:
             raise UserError("there is no readable training image")
-        self.images: list[_Prepared] = prepared
         self._network = (features.backbone.name, features.backbone.digest())
-        # A network on the CPU takes one image a core; a GPU takes one after the other.
-        networks = workers if features.backbone.mean.device.type == "cpu" else 1
-        title = f"conv5 maps ({features.backbone.name})"
-        made = ahead(self._have_maps, range(len(self)), networks, waiting=networks)
-        for _ in track(made, title, len(self)):
-            pass
+        self._owner = np.arange(len(self)) % processes
 
     def __len__(self) -> int:
         """The number of readable images."""
         return len(self.images)
 
-    def _prepare(self, record: Record, source: WindowSource) -> _Prepared | UnreadableImageError:
-        """Windows of one image. Runs on several threads."""
+    def _find(self, record: Record, source: WindowSource) -> Arrays:
+        """Windows, size and key of one image, or why it is unreadable. Runs on several threads."""
         try:
             found = source.windows_of_file(record.path, record.image_id, self.cache)
         except UnreadableImageError as error:
-            return error
-        record = fit_record(record, *found.size)
-        return _Prepared(record, LabelledWindows.of(record, found.boxes), found.key)
+            return {"unreadable": np.frombuffer(str(error).encode(errors="surrogateescape"), np.uint8)}
+        key = np.frombuffer(found.key.encode(), np.uint8)
+        return {"boxes": found.boxes, "size": np.array(found.size), "key": key}
+
+    def make_maps(self, order: Ints) -> None:
+        """Compute the maps that are not in the cache yet; the processes share that out.
+
+        Args:
+            order: int64 ``[len(self)]``, in which mining is to meet the images. The processes own them in
+                turn along it, so that all have something to score at any time.
+        """
+        self._owner[order] = np.arange(len(self)) % distributed.world_size()
+        own = self._own(range(len(self)))
+        # A network on the CPU takes one image a core; a GPU takes one after the other.
+        networks = self.workers if self.features.backbone.mean.device.type == "cpu" else 1
+        title = f"conv5 maps ({self.features.backbone.name})"
+        for _ in track(ahead(self._have_maps, own, networks, waiting=networks), title, len(own)):
+            pass
+
+    def owners(self, indices: Iterable[int]) -> list[int]:
+        """The rank of the process that makes the vectors of each of some images."""
+        return [int(self._owner[index]) for index in indices]
+
+    def _own(self, indices: Iterable[int]) -> list[int]:
+        """Those of some images that are this process's."""
+        return [index for index in indices if self._owner[index] == distributed.rank()]
 
     def _have_maps(self, index: int) -> None:
         """Compute the maps of one image that are not in the cache. The others are not read before they are
@@ -155,42 +186,59 @@ class TrainingImages:
 
     def stream(
         self, order: Sequence[int] | Ints, title: str, head: FCHead | None = None, done: int = 0
-    ) -> Iterator[Example]:
+    ) -> Iterator[Example | int]:
         """One pass over the images, with a progress bar; the next one is read while the last is used.
 
-        The first ``done`` of them are left out.
+        The first ``done`` of them are left out. In place of an image of another process comes that one's
+        rank.
         """
 
         def example(index: int) -> Example:
             return Example(self.images[index].windows, self.vectors(index).through(head))
 
         rest = [int(index) for index in order[done:]]
-        yield from track(ahead(example, rest, workers=1, waiting=1), title, len(order), done=done)
+        own = ahead(example, self._own(rest), workers=1, waiting=1)
+        for owner in track(self.owners(rest), title, len(order), done=done):
+            yield next(own) if owner == distributed.rank() else owner
 
     def positives(
         self, min_iou: float, head: FCHead | None = None
     ) -> Iterator[tuple[Tensor, npt.NDArray[np.int8]]]:
-        """Distinct vectors ``[P, D]`` of the SVMs' positives, and their signs ``[P, K]``, image by image.
+        """Distinct vectors float16 ``[P, D]`` of the SVMs' positives and their signs ``[P, K]``, by image.
 
         A sign counts the windows of its class that share the vector: near an object they are many. A
         positive of one class says nothing to the others here: they meet it as a window, when mined.
         """
-        for index, image in enumerate(self.images):
-            windows, labels = image.windows.positives(min_iou)
-            if len(windows):
-                vectors = self.vectors(index)
-                rows, vector_of = np.unique(vectors.of[windows], return_inverse=True)
-                signs = np.zeros((len(rows), self.classes), np.int64)
-                np.add.at(signs, (vector_of, labels), 1)
-                yield vectors.through(head).make(rows).cpu(), np.minimum(signs, 127).astype(np.int8)
+
+        def found(index: int, windows: Ints, labels: Ints) -> Arrays:
+            vectors = self.vectors(index)
+            rows, vector_of = np.unique(vectors.of[windows], return_inverse=True)
+            signs = np.zeros((len(rows), self.classes), np.int64)
+            np.add.at(signs, (vector_of, labels), 1)
+            made = vectors.through(head).make(rows).half().cpu()
+            return {"vectors": made.numpy(), "signs": np.minimum(signs, 127).astype(np.int8)}
+
+        offers = {index: image.windows.positives(min_iou) for index, image in enumerate(self.images)}
+        offers = {index: offer for index, offer in offers.items() if len(offer[0])}
+        own = (found(index, *offers[index]) for index in self._own(offers))
+        for arrays in distributed.in_order(own, self.owners(offers)):
+            yield torch.from_numpy(arrays["vectors"]), arrays["signs"]
 
     def sample(self, index: int, most: int, generator: np.random.Generator) -> Tensor:
         """Vectors ``[n, D]`` of windows drawn from one image, of all where it has no more than ``most``."""
         drawn = generator.permutation(len(self.images[index].windows.boxes))[:most]
         return self.vectors(index).of_windows(drawn)
 
-    def distinct_vectors(self, index: int, boxes: Boxes) -> tuple[Tensor, Ints]:
-        """Distinct vectors ``[M, D]`` of any boxes ``[n, 4]`` in one image, and the one of each ``[n]``."""
-        vectors = self.features.vectors(self._maps(index), boxes)
-        rows = np.arange(len(vectors))
-        return vectors.make(rows).cpu(), vectors.of
+    def distinct_vectors(self, chosen: Sequence[tuple[int, Boxes]]) -> Iterator[tuple[Tensor, Ints]]:
+        """For an image and any boxes ``[n, 4]`` in it each: the distinct vectors float16 ``[M, D]`` of these,
+        and which of them each box has ``[n]``."""
+
+        def found(index: int, boxes: Boxes) -> Arrays:
+            vectors = self.features.vectors(self._maps(index), boxes)
+            made = vectors.make(np.arange(len(vectors))).half().cpu()
+            return {"vectors": made.numpy(), "of": vectors.of}
+
+        owners = self.owners(index for index, _ in chosen)
+        own = (found(*one) for one, owner in zip(chosen, owners, strict=True) if owner == distributed.rank())
+        for arrays in distributed.in_order(own, owners):
+            yield torch.from_numpy(arrays["vectors"]), arrays["of"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spp_det import distributed
 from spp_det.boxes import Floats, Ints
 from spp_det.config import SVM
 from spp_det.errors import UserError
@@ -69,9 +71,18 @@ class ExamplePool:
         self.alpha = np.concatenate([self.alpha, np.zeros(signs.shape)])
 
     def fit(self, objective: Hinge, tolerance: float) -> Fit:
-        """Train on all examples, from where the last fit ended."""
-        fit = fit_svms(self.vectors, self.signs, objective, tolerance, self.alpha)
+        """Train on all examples, from where the last fit ended; the processes share the classes out."""
+        processes, classes = distributed.world_size(), self.signs.shape[1]
+        if processes == 1:
+            fit = fit_svms(self.vectors, self.signs, objective, tolerance, self.alpha)
+        else:
+            own = slice(distributed.rank(), None, processes)
+            share = fit_svms(self.vectors, self.signs[:, own], objective, tolerance, self.alpha[:, own])
+            owners = [label % processes for label in range(classes)]
+            fit = _joined(list(distributed.in_order(_each_class(share), owners)))
         self.alpha = fit.alpha
+        for label in np.flatnonzero(fit.gap > tolerance):
+            logger.warning("SVM %d: the relative duality gap is still %.1e", label, fit.gap[label])
         return fit
 
     def evict(self, svms: LinearSVMs, below: float) -> None:
@@ -90,9 +101,15 @@ class ExamplePool:
             self._keep(np.sort(np.argsort(hardest, kind="stable")[excess:]))
 
     def _scores(self, svms: LinearSVMs) -> Floats:
-        starts = range(0, self.size, 1024)
-        parts = [svms(self.vectors[start : start + 1024].float()).numpy() for start in starts]
-        return np.concatenate([np.zeros((0, self.signs.shape[1]), np.float32), *parts])
+        """``[size, K]``. Each process makes a share: they must agree to the bit on what to forget."""
+        processes, starts = distributed.world_size(), range(0, self.size, 1024)
+        own = starts[distributed.rank() :: processes]
+        parts = distributed.in_order(
+            ({"scores": svms(self.vectors[start : start + 1024].float()).numpy()} for start in own),
+            [block % processes for block in range(len(starts))],
+        )
+        none = np.zeros((0, self.signs.shape[1]), np.float32)
+        return np.concatenate([none, *(part["scores"] for part in parts)])
 
     def _keep(self, used: Ints) -> None:
         for row, source in enumerate(used):  # in place: the vectors are most of the memory
@@ -152,7 +169,7 @@ class Mining:
 
 def train_svms(
     positives: Iterable[tuple[Tensor, npt.NDArray[np.int8]]],
-    images: Iterable[Example],
+    images: Iterable[Example | int],
     classes: tuple[str, ...],
     dimension: int,
     mean_norm: float,
@@ -168,7 +185,8 @@ def train_svms(
 
     Args:
         positives: vectors ``[P, D]`` and signs ``[P, K]`` of the positives of each image; see `fit_svms`.
-        images: every training image once, best in random order: neighbours in a list look alike.
+        images: every training image once, best in random order: neighbours in a list look alike. In place of
+            one that another process has, that one's rank; several processes end with the same SVMs.
         mean_norm: mean Euclidean norm of sampled vectors; features are scaled so that it becomes
             ``settings.norm``.
         state: where to go on, changed in place; then no positives are asked for, and ``images`` lack the
@@ -184,8 +202,7 @@ def train_svms(
         state = Mining.begin(dimension, len(classes), settings)
         _add_positives(state.pool, positives, classes, settings)
     pool = state.pool
-    for example in images:
-        vectors, signs = _hard_negatives(example, state.svms, settings)
+    for vectors, signs in _mined(images, lambda: state.svms, settings):
         if pool.size + len(vectors) > pool.capacity and state.fits:
             pool.make_room(state.svms, max(len(vectors), pool.capacity // 10))
         room = pool.capacity - pool.size
@@ -227,6 +244,50 @@ def _add_positives(
     for label, name in enumerate(classes):
         if not (pool.signs[:, label] > 0).any():
             raise UserError(f"class {name!r} has no positive example in the training images")
+
+
+def _mined(
+    images: Iterable[Example | int], current: Callable[[], LinearSVMs], settings: SVM
+) -> Iterator[tuple[Tensor, npt.NDArray[np.int8]]]:
+    """The hard negatives of each image in turn, by the SVMs that are current when its turn comes.
+
+    Several processes score as many images side by side. When the SVMs change meanwhile, what is left of
+    these is scored anew: the result is that of one process.
+    """
+    coming, rank = iter(images), distributed.rank()
+    while chunk := list(islice(coming, distributed.world_size())):
+        scored_by = None
+        for place in range(len(chunk)):
+            if scored_by is not current():
+                scored_by = current()
+                left = chunk[place:]
+                own = [image for image in left if isinstance(image, Example)]
+                owners = [rank if isinstance(image, Example) else image for image in left]
+                negatives = (_hard_negatives(image, scored_by, settings) for image in own)
+                found = distributed.in_order(
+                    ({"vectors": vectors.half().numpy(), "signs": signs} for vectors, signs in negatives),
+                    owners,
+                )
+            arrays = next(found)
+            yield torch.from_numpy(arrays["vectors"]), arrays["signs"]
+
+
+def _each_class(fit: Fit) -> Iterator[distributed.Arrays]:
+    for label in range(len(fit.gap)):
+        yield {
+            "weight": fit.svms.weight[label].numpy(),
+            "bias": fit.svms.bias[label].numpy(),
+            "alpha": fit.alpha[:, label],
+            "gap": fit.gap[label],
+            "primal": fit.primal[label],
+        }
+
+
+def _joined(parts: list[distributed.Arrays]) -> Fit:
+    """The inverse of `_each_class`."""
+    every = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+    svms = LinearSVMs(torch.from_numpy(every["weight"]), torch.from_numpy(every["bias"]))
+    return Fit(svms, np.ascontiguousarray(every["alpha"].T), every["gap"], every["primal"])
 
 
 def _hard_negatives(example: Example, svms: LinearSVMs, settings: SVM) -> tuple[Tensor, npt.NDArray[np.int8]]:

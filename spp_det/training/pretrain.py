@@ -6,7 +6,6 @@ Sizes take turns, an epoch each, on the same weights. Several processes (``torch
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from spp_det.model.architectures import BACKBONES
 from spp_det.model.backbone import Backbone
 from spp_det.model.classifier import PyramidClassifier
 from spp_det.model.head import CLASSIFIERS, LEVELS_KEY, NAMES
+from spp_det.threads import cores
 from spp_det.training.checkpoint import load_checkpoint, save_checkpoint
 from spp_det.training.class_images import ClassBatches, readable
 from spp_det.training.learning import Plan, Progress, learn
@@ -47,7 +47,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Pretrained:
 
     The same configuration, machine and number of processes give the same bytes on a CPU, interrupted or not.
     """
-    workers = config.runtime.workers or os.cpu_count() or 1
+    workers = config.runtime.workers or cores()
     if config.train.batch % distributed.world_size():
         raise UserError(
             f"train.batch = {config.train.batch}: must be a multiple of {distributed.world_size()} processes"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spp_det import distributed
 from spp_det.boxes import Ints
 from spp_det.cache import Arrays, Cache, digest
 from spp_det.config import SVM, Config, Data
@@ -33,11 +33,12 @@ from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import LinearSVMs
+from spp_det.threads import cores
 from spp_det.training import mining, regression
-from spp_det.training.checkpoint import Checkpoint
+from spp_det.training.checkpoint import Checkpoint, CommonCache
 from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
-from spp_det.training.regression import Fitted, mean_vector_norm, train_regressors
+from spp_det.training.regression import Fitted, Which, mean_vector_norm, train_regressors
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ class Trained:
 def train(config: Config) -> Trained:
     """Train a detector, from wherever an earlier call with these settings was interrupted.
 
-    Writes only the cache; the caller saves the model.
+    Writes only the cache; the caller saves the model. Several processes are all to call it, inside
+    `distributed.process_group`, and all get the same model. Their caches may be one folder or a folder each.
 
     >>> from pathlib import Path
     >>> from spp_det import load_config
@@ -85,8 +87,8 @@ def train(config: Config) -> Trained:
     """
     clock = _Clock()
     dataset = read_dataset(config.data, config.data.train, config.data.classes)
-    workers = config.runtime.workers or os.cpu_count() or 1
-    device = choose_device(config.runtime.device)
+    workers = config.runtime.workers or cores()
+    device = distributed.own_device(choose_device(config.runtime.device))
     settings = Settings(
         features=config.features,
         proposals=config.proposals,
@@ -101,7 +103,13 @@ def train(config: Config) -> Trained:
     features = features_of(backbone, settings)
     cache = cache_of(config)
     cache.sweep()
+    common = CommonCache(cache.folder)
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
+    generator = np.random.default_rng(config.seed)
+    drawn = generator.permutation(len(images))[:NORM_IMAGES].tolist()
+    seeds = generator.integers(2**32, size=len(drawn))
+    order = generator.permutation(len(images))
+    images.make_maps(order)
     give_back_memory()
     clock.lap("proposals_and_maps")
     head = _head(config, features)
@@ -116,24 +124,22 @@ def train(config: Config) -> Trained:
         head = head.up_to(config.fc.layer)
         head = head if config.fc.rank is None else head.compressed(config.fc.rank)
         head.to(device).at(backbone.precision)
-    generator = np.random.default_rng(config.seed)
-    drawn = generator.permutation(len(images))[:NORM_IMAGES].tolist()
-    seeds = generator.integers(2**32, size=len(drawn))
+    owners = images.owners(drawn)
 
     def sampled() -> Iterator[Tensor]:
-        for index, seed in zip(drawn, seeds, strict=True):
-            yield images.sample(index, NORM_WINDOWS, np.random.default_rng(seed))
+        for index, seed, owner in zip(drawn, seeds, owners, strict=True):
+            if owner == distributed.rank():
+                yield images.sample(index, NORM_WINDOWS, np.random.default_rng(seed))
 
     vectors_key = digest(vectors_key, device.type)
     head_key = None if head is None else head.digest()
     drawn_key = digest(vectors_key, regression.VERSION, drawn, seeds.tolist(), NORM_WINDOWS)
-    pool5_norm = _norm(cache, digest(drawn_key), sampled)
+    pool5_norm = _norm(common, digest(drawn_key), sampled, owners)
     norm = pool5_norm
     if head is not None:
-        norm = _norm(cache, digest(drawn_key, head_key), lambda: map(head, sampled()))
+        norm = _norm(common, digest(drawn_key, head_key), lambda: map(head, sampled()), owners)
     metrics["mean_norm"] = norm
     clock.lap("norm")
-    order = generator.permutation(len(images))
     if config.scorer == "softmax":
         scorer: Scorer = softmax
     else:
@@ -149,10 +155,6 @@ def train(config: Config) -> Trained:
             *(regression.VERSION, vectors_key, pool5_norm, generator.bit_generator.state),
             config.bbox.model_dump(mode="json"),
         )
-
-        def once(which: tuple[int, int], fit: Callable[[], Fitted]) -> Fitted:
-            return cache.load_or_make("regressors", digest(key, which), fit)
-
         regressors = train_regressors(
             images.windows(),
             images.distinct_vectors,
@@ -161,7 +163,7 @@ def train(config: Config) -> Trained:
             pool5_norm,
             config.bbox,
             generator,
-            once,
+            _Regressors(common, key),
         )
         clock.lap("bbox")
     detector = Detector(dataset.classes, features, head, scorer, regressors, settings)
@@ -179,10 +181,15 @@ def _head(config: Config, features: WindowFeatures) -> FCHead | None:
     return head.load_weights(fc.weights, backbone.name, features.levels, backbone.channels, config.seed)
 
 
-def _norm(cache: Cache, key: str, sampled: Callable[[], Iterable[Tensor]]) -> float:
+def _norm(
+    cache: CommonCache, key: str, sampled: Callable[[], Iterable[Tensor]], owners: Sequence[int]
+) -> float:
     """The mean norm of sampled vectors, from the cache or computed."""
-    found = cache.load_or_make("norms", key, lambda: {"norm": np.array(mean_vector_norm(sampled()))})
-    return float(found["norm"])
+
+    def compute() -> Arrays:
+        return {"norm": np.array(mean_vector_norm(sampled(), owners))}
+
+    return float(cache.load_or_make("norms", key, compute)["norm"])
 
 
 def _svms(
@@ -215,7 +222,7 @@ def _svms(
         text = np.frombuffer(json.dumps(figures).encode(), np.uint8)
         return {"weight": svms.weight.numpy(), "bias": svms.bias.numpy(), "figures": text}
 
-    found = images.cache.load_or_make("svms", key, mine)
+    found = CommonCache(images.cache.folder).load_or_make("svms", key, mine)
     checkpoint.remove()
     svms = LinearSVMs(torch.from_numpy(found["weight"]), torch.from_numpy(found["bias"]))
     return svms, json.loads(found["figures"].tobytes())
@@ -225,6 +232,20 @@ def _state(checkpoint: Checkpoint, settings: SVM) -> mining.Mining | None:
     """Where the mining was stopped. A function of its own, so that the arrays, copied, do not live on."""
     arrays = checkpoint.load()
     return None if arrays is None else mining.Mining.of(arrays, settings)
+
+
+class _Regressors:
+    """What was fitted for (label, pass), in the cache."""
+
+    def __init__(self, cache: CommonCache, key: str) -> None:
+        self.cache = cache
+        self.key = key
+
+    def get(self, which: Which) -> Fitted | None:
+        return self.cache.load("regressors", digest(self.key, which))
+
+    def __setitem__(self, which: Which, fitted: Fitted) -> None:
+        self.cache.store("regressors", digest(self.key, which), fitted)
 
 
 class _Clock:

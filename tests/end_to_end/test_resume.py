@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from spp_det.commands import run_training
 from spp_det.config import Config, dump_config, parse_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.training import checkpoint
+from spp_det.training.stages import train
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,38 @@ def test_a_training_that_dies_again_and_again_ends_in_the_same_model(folder, who
     assert {stages[stage] for stage in ("proposals", "maps", "mining", "finetune")} == {6}
     assert (stages["svms"], stages["norms"]) == (1, 2)
     assert "mining" not in Cache(tmp_path / "cache").stages()
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (3, 2)])
+def test_another_number_of_processes_goes_on_to_the_same_model(
+    folder, tmp_path, monkeypatch, in_ranks, before, after
+):
+    """From amid the mining, and from the second of the regressors. Each process has a cache of its own."""
+    tree = configure(folder, tmp_path).model_dump(mode="json", exclude={"fc", "finetune"})
+    tree["bbox"] = {"passes": 2}
+
+    def work(name: str, rank: int) -> bytes:
+        output = tmp_path / name / str(rank)
+        train(parse_config(tree | {"output": str(output)}, "test")).detector.save(output / "model")
+        return (output / "model").read_bytes()
+
+    (alone,) = in_ranks(1, partial(work, "alone"))
+    store, stored = Cache.store, Counter()
+
+    def dying(self, stage, key, arrays):
+        store(self, stage, key, arrays)
+        stored[stage] += 1
+        if stage in ("mining", "regressors") and stored[stage] == 2:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Cache, "store", dying)
+        for count in (before, after):
+            with pytest.raises(Killed):
+                in_ranks(count, partial(work, "parts"))
+    assert in_ranks(before, partial(work, "parts")) == [alone] * before
+    assert (stored["norms"], stored["svms"]) == (1, 1)
 
 
 @pytest.mark.usefixtures("eager")

@@ -10,7 +10,7 @@ from torch import nn
 from spp_det.cache import Cache, digest
 from spp_det.errors import UserError
 from spp_det.training import checkpoint
-from spp_det.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spp_det.training.checkpoint import Checkpoint, CommonCache, load_checkpoint, save_checkpoint
 from spp_det.training.learning import Epoch, Progress
 
 SETTINGS = {"train.epochs": 4, "train.sizes": (32, 48), "classes": ["a", "b"]}
@@ -56,6 +56,32 @@ def test_a_state_is_written_now_and_then_and_at_once_when_asked(tmp_path, monkey
     assert offer(6)
     kept.remove()
     assert kept.load() is None
+
+
+def test_of_several_processes_the_first_one_keeps_what_all_get(tmp_path, in_ranks):
+    """What another one has in its own folder counts for nothing, and stays."""
+    key, made = digest("key"), []
+    Cache(tmp_path / "1").store("svms", key, {"weight": np.array([9.0])})
+
+    def work(rank: int) -> list[float]:
+        cache = CommonCache(tmp_path / str(rank))
+
+        def make() -> dict[str, np.ndarray]:
+            made.append(rank)
+            return {"weight": np.array([1.0, 2.0])}
+
+        found = [cache.load_or_make("svms", key, make) for _ in range(2)]
+        kept = Checkpoint(cache, "mining", key)
+        kept.offer(lambda: {"weight": np.array([5.0, rank])}, at_once=True)
+        found += [kept.load() or {}]
+        kept.remove()
+        cache.remove("svms", key)
+        assert cache.load("svms", key) is None
+        return [each["weight"].tolist() for each in found]
+
+    assert in_ranks(2, work) == [[[1.0, 2.0], [1.0, 2.0], [5.0, 0.0]]] * 2
+    assert sorted(made) == [0, 1]
+    assert [Cache(tmp_path / str(rank)).stages() for rank in range(2)] == [(), ("svms",)]
 
 
 def trained() -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from spp_det.model.head import FCHead
 from spp_det.proposals import selective
 from spp_det.proposals.files import write_proposals
 from spp_det.training.images import TrainingImages
+from spp_det.training.mining import Example
 from spp_det.training.windows import LabelledWindows
 
 SEARCH = Proposals()
@@ -52,7 +54,9 @@ def prepare(dataset, features, tmp_path):
     """Training images on a cache of the test's own."""
 
     def make(dataset=dataset, features=features, search=SEARCH, strict=False, workers=2) -> TrainingImages:
-        return TrainingImages(dataset, features, search, Cache(tmp_path / "cache"), workers, strict)
+        images = TrainingImages(dataset, features, search, Cache(tmp_path / "cache"), workers, strict)
+        images.make_maps(np.arange(len(images)))
+        return images
 
     return make
 
@@ -61,7 +65,9 @@ def prepare(dataset, features, tmp_path):
 def prepared(voc, features, tmp_path_factory) -> TrainingImages:
     """Those of all images, for tests that only look."""
     cache = Cache(tmp_path_factory.mktemp("cache"))
-    return TrainingImages(read_voc(voc, "trainval"), features, SEARCH, cache, workers=2)
+    images = TrainingImages(read_voc(voc, "trainval"), features, SEARCH, cache, workers=2)
+    images.make_maps(np.arange(len(images)))
+    return images
 
 
 def artefacts(cache: Path, stage: str) -> list[Path]:
@@ -97,6 +103,48 @@ def no_computing(monkeypatch):
     monkeypatch.setattr("spp_det.training.images.read_image", forbidden)
 
 
+# ---------------------------------------------------------------- several processes
+
+
+def everything(images: TrainingImages) -> list[object]:
+    """What all processes are to see alike, as lists."""
+    boxes = [windows.boxes for windows in images.windows()]
+    chosen = [(index, boxes[index][: 20 + index : 3] + 1) for index in (2, 0, 3)]
+    found: list[object] = [[each.tolist() for each in boxes], images.key()]
+    found += [(vectors.tolist(), signs.tolist()) for vectors, signs in images.positives(0.6)]
+    found += [(vectors.tolist(), of.tolist()) for vectors, of in images.distinct_vectors(chosen)]
+    return [*found, images.skipped]
+
+
+def test_each_process_makes_maps_of_its_own_images_and_all_see_the_same(
+    dataset, prepare, features, tmp_path, in_ranks
+):
+    dataset.records[1].path.with_name("empty.jpg").write_bytes(b"")
+    records = [
+        *dataset.records,
+        replace(dataset.records[1], path=dataset.records[1].path.with_name("empty.jpg")),
+    ]
+    dataset, order = Dataset(dataset.classes, records), np.array([1, 3, 0, 2])
+    expected = everything(prepare(dataset))
+
+    def work(rank: int) -> list[object]:
+        cache = Cache(tmp_path / str(rank))
+        images = TrainingImages(dataset, features, SEARCH, cache, workers=2)
+        images.make_maps(order)
+        assert images.owners(order) == [0, 1, 2, 0]
+        stream = list(images.stream(order, "looking"))
+        own = [index for index, owner in zip(order, images.owners(order), strict=True) if owner == rank]
+        assert [each for each in stream if isinstance(each, int)] == [r for r in (0, 1, 2, 0) if r != rank]
+        examples = [each.windows.record.path for each in stream if isinstance(each, Example)]
+        assert examples == [images.windows()[index].record.path for index in own]
+        return everything(images)
+
+    assert in_ranks(3, work) == [expected] * 3
+    sizes = [len(artefacts(tmp_path / str(rank), "maps")) for rank in range(3)]
+    assert sizes == [4, 2, 2]  # two scales an image
+    assert [len(artefacts(tmp_path / str(rank), "proposals")) for rank in range(3)] == [2, 1, 1]
+
+
 # ---------------------------------------------------------------- what they hold
 
 
@@ -122,12 +170,12 @@ def test_vectors_are_those_of_maps_in_half_precision(prepared, dataset, features
 def test_distinct_vectors_of_some_windows_are_theirs_each_once(prepared, features):
     whole, of = all_of(prepared.vectors(1))
     chosen = np.random.default_rng(0).integers(0, len(of), 20)
-    vectors, vector_of = prepared.distinct_vectors(1, prepared.windows()[1].boxes[chosen])
-    assert torch.equal(vectors[vector_of], whole[of[chosen]])
+    boxes, nothing = prepared.windows()[1].boxes[chosen], np.zeros((0, 4), np.float32)
+    (vectors, vector_of), none = prepared.distinct_vectors([(1, boxes), (0, nothing)])
+    assert torch.equal(vectors[vector_of].float(), whole[of[chosen]])
     assert len(np.unique(vector_of)) == len(vectors) == len(np.unique(of[chosen]))
-    vectors, vector_of = prepared.distinct_vectors(1, np.zeros((0, 4), np.float32))
-    assert vectors.shape == (0, features.dimension)
-    assert vector_of.shape == (0,)
+    assert none[0].shape == (0, features.dimension)
+    assert none[1].shape == (0,)
 
 
 def test_a_sample_is_drawn_by_the_generator_without_repeats(prepared):
@@ -174,7 +222,7 @@ def test_a_head_stands_between_pool5_and_what_the_svms_are_trained_on(prepared, 
     plain, headed = list(prepared.positives(0.6)), list(prepared.positives(0.6, head))
     assert len(plain) == len(headed) > 0
     for (vectors, signs), (seen, seen_signs) in zip(plain, headed, strict=True):
-        torch.testing.assert_close(seen, head(vectors))
+        torch.testing.assert_close(seen, head(vectors.float()).half())
         assert signs.tolist() == seen_signs.tolist()
     for index, example in zip((3, 1), prepared.stream([3, 1], "title", head), strict=True):
         whole, of = all_of(prepared.vectors(index))
@@ -183,7 +231,8 @@ def test_a_head_stands_between_pool5_and_what_the_svms_are_trained_on(prepared, 
         torch.testing.assert_close(seen, head(whole))
         assert (seen_of == of).all()
     # The regressor's stay pool5.
-    assert prepared.distinct_vectors(0, prepared.windows()[0].boxes[:3])[0].shape[1] == features.dimension
+    ((vectors, _),) = prepared.distinct_vectors([(0, prepared.windows()[0].boxes[:3])])
+    assert vectors.shape[1] == features.dimension
 
 
 def test_a_stream_keeps_the_order_that_it_is_given(prepared):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -440,6 +441,51 @@ def test_who_goes_on_from_any_image_gets_the_same_bits(settings):
         assert torch.equal(svms.bias, whole.bias)
         assert again == figures
     assert (figures["fits"] > 1) == (settings.retrain_after == 200)
+
+
+@pytest.mark.parametrize("capacity", [None, 90])
+def test_several_processes_end_with_one_process_s_svms(monkeypatch, in_ranks, capacity):
+    """To the bit, after the same pools: fits fall between images that were scored side by side."""
+    if capacity is not None:
+        monkeypatch.setattr(mining, "ExamplePool", lambda d, k, _: ExamplePool(d, k, capacity))
+    config = SVM(retrain_after=15)
+
+    def work(rank: int, count: int):
+        images = [image if p % count == rank else p % count for p, image in enumerate(stream(31))]
+        svms, figures = train_svms(positives(31), images, CLASSES, 60, 15.0, config)
+        return svms.weight.tolist(), svms.bias.tolist(), figures
+
+    (alone,) = in_ranks(1, partial(work, count=1))
+    assert alone[2]["fits"] > 3
+    for count in (2, 3, 5):  # 3 and 5: processes without a class
+        assert in_ranks(count, partial(work, count=count)) == [alone] * count
+
+
+def test_what_was_scored_by_svms_of_the_past_is_scored_anew(in_ranks):
+    """Each image by those that are current when its turn comes, whoever has it."""
+    order, count = list(stream(5)), 3
+
+    def work(rank: int) -> list[int]:
+        seen: list[int] = []
+        images = [image if p % count == rank else p % count for p, image in enumerate(order)]
+        for vectors, _ in mining._mined(images, lambda: easy if len(seen) >= 2 else hard, SVM()):
+            seen.append(len(vectors))
+        return seen
+
+    hard, easy = (LinearSVMs(torch.zeros(2, 60), torch.full((2,), bias)) for bias in (0.0, -9.0))
+    found = in_ranks(count, work)
+    assert found[0][0] > 0
+    assert found[0][1] > 0
+    assert found[0][2:] == [0, 0, 0]
+    assert found == [found[0]] * count
+
+
+def test_a_fit_that_does_not_end_is_named(caplog):
+    pool = ExamplePool(40, 2, capacity=100)
+    pool.add(rows(np.zeros(60)), np.where(np.arange(120).reshape(60, 2) % 3, -1, 1).astype(np.int8))
+    pool.fit(OBJECTIVE, tolerance=-1.0)  # which no gap is below
+    assert [line for line in caplog.messages if "SVM 1: the relative duality gap is still" in line]
+    assert len(caplog.messages) == 2
 
 
 def test_a_class_without_a_positive_is_named_before_any_image_is_looked_at():

@@ -51,7 +51,11 @@ class Vectors:
         self.scale = scale
         self.asked: list[tuple[int, int]] = []
 
-    def __call__(self, index: int, boxes: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+    def __call__(self, chosen):
+        """Of images and boxes in each, one after another."""
+        return (self.of_boxes(index, boxes) for index, boxes in chosen)
+
+    def of_boxes(self, index: int, boxes: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """A vector a box, listed backwards."""
         same = (self.images[index].boxes[None] == boxes[:, None]).all(axis=2)
         self.asked += [(index, int(row.argmax())) for row in same if row.any()]
@@ -61,7 +65,7 @@ class Vectors:
         return vectors, np.arange(len(boxes))[::-1].copy()
 
     def of_each(self, index: int, windows: np.ndarray) -> torch.Tensor:
-        vectors, vector_of = self(index, self.images[index].boxes[windows])
+        vectors, vector_of = self.of_boxes(index, self.images[index].boxes[windows])
         return vectors[torch.from_numpy(vector_of)]
 
 
@@ -97,6 +101,32 @@ def test_windows_move_onto_their_objects():
         before, objects, after = refine(regressor, others, index)
         assert np.diagonal(iou(before, objects)).min() < 0.75
         assert np.diagonal(iou(after, objects)).min() > 0.95
+
+
+@pytest.mark.parametrize("count", [2, 5])  # 5: processes without a class
+def test_several_processes_fit_what_one_does(in_ranks, count):
+    images = [image(i, labels=(0, 1, 2)[: 1 + i]) for i in range(3)]
+    """Both passes, each with a class that has no example left to fit."""
+
+    def work(_: int) -> tuple[BoxRegressor, ...]:
+        return train_all(images, ridge=50.0, max_windows=30, passes=2)
+
+    (alone,) = in_ranks(1, work)
+    for found in in_ranks(count, work):
+        for regressor, same in zip(found, alone, strict=True):
+            assert torch.equal(regressor.weight, same.weight)
+            assert torch.equal(regressor.bias, same.bias)
+
+
+def test_several_processes_agree_on_the_mean_norm(in_ranks):
+    vectors = [torch.randn(5, 30, generator=torch.Generator().manual_seed(i)) for i in range(5)]
+    owners = [1, 0, 0, 1, 1]
+
+    def work(rank: int) -> float:
+        own = (each for each, owner in zip(vectors, owners, strict=True) if owner == rank)
+        return mean_vector_norm(own, owners)
+
+    assert in_ranks(2, work) == [mean_vector_norm(vectors)] * 2
 
 
 def test_it_is_the_ridge_on_scaled_half_precision_vectors():
@@ -173,9 +203,9 @@ def test_a_second_regressor_learns_from_windows_as_the_first_without_their_image
     asked = []
 
     class Noting(Vectors):
-        def __call__(self, index, boxes):
+        def of_boxes(self, index, boxes):
             asked.append((index, boxes))
-            return super().__call__(index, boxes)
+            return super().of_boxes(index, boxes)
 
     first, second = train_all(images, Noting(images), passes=2, ridge=2000.0)
     torch.testing.assert_close(first.weight, train(images, ridge=2000.0).weight, atol=1e-5, rtol=1e-3)
@@ -183,7 +213,9 @@ def test_a_second_regressor_learns_from_windows_as_the_first_without_their_image
     for (index, before), (_, after) in zip(asked[:4], asked[4:], strict=True):
         others = [other for i, other in enumerate(images) if i != index]
         alone = train(others, ridge=2000.0)
-        moved = alone(Vectors(images)(index, before)[0].flip(0), np.ones(len(before), np.int64), before)
+        moved = alone(
+            Vectors(images).of_boxes(index, before)[0].flip(0), np.ones(len(before), np.int64), before
+        )
         objects = images[index].record.boxes
         kept = moved[iou(moved, objects)[:, 0] >= 0.5]
         np.testing.assert_allclose(after, kept, atol=3.0)  # means and whitening are those of all images
@@ -238,30 +270,39 @@ def test_features_that_nothing_can_be_learnt_from_are_refused(value):
         mean_vector_norm([torch.full((3, 2), value)])
 
 
-def test_a_class_that_was_fitted_before_is_not_fitted_again():
-    """And draws its examples all the same, so that the classes after it get theirs."""
+class Noted(dict):
+    """What was fitted, and in which order."""
+
+    def __init__(self) -> None:
+        self.fits: list[tuple[int, int]] = []
+
+    def __setitem__(self, which, fitted) -> None:
+        self.fits.append(which)
+        super().__setitem__(which, fitted)
+
+
+def test_a_class_that_was_fitted_before_is_not_fitted_again(in_ranks):
+    """And draws its examples all the same, so that the classes after it get theirs. By however many processes
+    it goes on."""
     images = [image(seed, labels=(0, 1, 2)) for seed in range(4)]
-    kept: dict[tuple[int, int], dict[str, np.ndarray]] = {}
-    fits = []
 
-    def once(which, fit):
-        if which not in kept:
-            fits.append(which)
-            kept[which] = fit()
-        return kept[which]
-
-    def fitted() -> tuple[BoxRegressor, ...]:
+    def fitted(kept: Noted) -> tuple[BoxRegressor, ...]:
         return train_regressors(
             *(images, Vectors(images), CLASSES, DIMENSION, 20.0),
             BoxRegression(max_windows=15, passes=2),
             np.random.default_rng(3),
-            once,
+            kept,
         )
 
-    whole = fitted()
-    del kept[1, 1]
-    again = fitted()
-    assert fits == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (1, 1)]
-    for one, other in zip(whole, again, strict=True):
-        assert torch.equal(one.weight, other.weight)
-        assert torch.equal(one.bias, other.bias)
+    kept = [Noted(), Noted()]
+    whole = fitted(kept[0])
+    assert kept[0].fits == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    kept[1].update(kept[0])
+    for each in kept:
+        del each[1, 1], each[2, 0]
+        each.fits.clear()
+    for again in in_ranks(2, lambda rank: fitted(kept[rank])):
+        for one, other in zip(whole, again, strict=True):
+            assert torch.equal(one.weight, other.weight)
+            assert torch.equal(one.bias, other.bias)
+    assert kept[0].fits == kept[1].fits == [(1, 1), (2, 0)]
