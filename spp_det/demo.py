@@ -14,6 +14,7 @@ from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.evaluation.results import evaluate, read_results
 from spp_det.model.detector import Detector
+from spp_det.report.page import write_page
 from spp_det.training.pretrain import save_backbone
 from spp_det.training.pretrain_crops import pretrain_on_crops
 
@@ -60,7 +61,10 @@ def run_demo(folder: Path, seed: int = 0) -> Demo:
     test = read_voc(data, "test", classes)
     found = folder / "found"
     detect_to_folder(Detector.load(model), [record.path for record in test.records], found, draw=True)
-    figures = evaluate(test, read_results(found / "detections.json", test))
-    table = folder / "figures.json"
+    aligned = read_results(found / "detections.json", test)
+    figures = evaluate(test, aligned)
+    table, page = folder / "figures.json", folder / "report.html"
     write_json(table, figures)
-    return Demo(figures, {"photos": data, "pictures": found / "pictures", "table": table, "model": model})
+    write_page(page, "demo", test, aligned.detections, figures)
+    places = {"photos": data, "pictures": found / "pictures", "report": page, "table": table, "model": model}
+    return Demo(figures, places)

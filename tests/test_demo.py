@@ -32,10 +32,12 @@ def test_every_place_it_names_is_there(ran):
     assert result.places == {
         "photos": folder / "data",
         "pictures": folder / "found" / "pictures",
+        "report": folder / "report.html",
         "table": folder / "figures.json",
         "model": folder / "model.safetensors",
     }
     assert len(list((folder / "data" / "JPEGImages").iterdir())) == 8 + 7 + 4
+    assert result.places["report"].read_text().count('id="picture-') == 4
     names = sorted(path.name for path in result.places["pictures"].iterdir())
     assert names == [f"test_{i:05d}.jpg" for i in range(4)]
 
