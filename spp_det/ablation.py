@@ -74,7 +74,10 @@ class Row:
     @property
     def key(self) -> str:
         """Of everything that its figures depend on; files count by their names."""
-        asked = self.config.model_dump(mode="json", exclude={"output", "strict", "runtime"})
+        asked = self.config.model_dump(
+            mode="json",
+            exclude={"output": True, "strict": True, "runtime": True, "data": {"follow_links"}},
+        )
         return digest(__version__, asked)
 
 

@@ -17,7 +17,7 @@ import stat
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,16 @@ PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # what `write_whole` calls a f
 ABANDONED = 3600.0  # seconds since the last byte: nobody is writing any more
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put a name on errors of the system that have none, as ``write`` on a full disk."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
 def write_whole(
     path: Path, data: bytes | str | Iterable[bytes | memoryview], partials: Path | None = None
 ) -> None:
@@ -67,7 +77,7 @@ def write_whole(
     data = data.encode() if isinstance(data, str) else data
     file = partial.open("xb")
     try:
-        with file:
+        with naming(path), file:
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
@@ -135,10 +145,10 @@ class Cache:
                 metadata = file.metadata() or {}
         except FileNotFoundError:
             return None
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, TypeError, ValueError) as error:  # a type that numpy lacks, say
             reason = str(error)
         else:
-            if metadata.get("key") == key and metadata.get("crc32") == _checksum(arrays):
+            if metadata.get("key") == key and metadata.get("crc32") == _crc32(arrays):
                 _mark_as_used(path)
                 return arrays
             reason = "its checksum does not match"
@@ -153,7 +163,7 @@ class Cache:
     def store(self, stage: str, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Keep the arrays under that key. They are not copied: some are a good part of the memory."""
         whole = {n: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for n, a in arrays.items()}
-        buffers = _safetensors(whole, {"key": key, "crc32": _checksum(whole)})
+        buffers = _safetensors(whole, {"key": key, "crc32": _crc32(whole)})
         write_whole(self.path(stage, key), buffers, self.folder / stage / _PARTIALS)
 
     def remove(self, stage: str, key: str) -> None:
@@ -234,10 +244,17 @@ def _safetensors(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[bytes 
         yield arrays[name].reshape(-1).view(np.uint8).data
 
 
-def _checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    """Of names, types and shapes as well: a damaged header must not pass for another one."""
-    forms = [[name, arrays[name].dtype.name, arrays[name].shape] for name in sorted(arrays)]
-    total = zlib.crc32(json.dumps(forms).encode())
+def checksum(about: object, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """CRC-32, 8 hex digits, of anything that JSON can write and of the bytes of arrays, sorted by name.
+
+    safetensors itself notices no change of a weight.
+    """
+    total = zlib.crc32(json.dumps(about, sort_keys=True).encode())
     for name in sorted(arrays):
         total = zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data, total)
     return f"{total:08x}"
+
+
+def _crc32(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Of names, types and shapes as well: a damaged header must not pass for another one."""
+    return checksum([[name, arrays[name].dtype.name, arrays[name].shape] for name in sorted(arrays)], arrays)

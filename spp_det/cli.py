@@ -16,14 +16,13 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 import typer
 from rich.markup import escape
 
-from spp_det.errors import UserError
+from spp_det.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_memory, one_line
 from spp_det.version import __version__
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
 
 app = typer.Typer(
     name="spp-det",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -33,12 +32,16 @@ app = typer.Typer(
 GRACE = 5.0  # seconds for threads and processes to end in; nothing on disk needs them to
 FIRST = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun), or the only one
 BY_SEVERAL = ("train", "detect", "pretrain")
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or that of typer's own copy of click
 T = TypeVar("T")
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Settings to override.")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="An image that cannot be read is an error.")]
+FollowLinks = Annotated[
+    bool, typer.Option("--follow-links", help="Read links that lead out of the named folder, too.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Workers = Annotated[int, typer.Option(min=0, help="Images at a time; 0 is one a core.")]
 ProposalFile = Annotated[
@@ -56,7 +59,7 @@ Precision = Annotated[
 
 
 @app.callback(invoke_without_command=True)
-def _version(
+def _without_command(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
@@ -64,6 +67,9 @@ def _version(
         print(f"spp_det {__version__}")
         raise typer.Exit
     command = context.invoked_subcommand
+    if command is None:
+        print(context.get_help())
+        raise typer.Exit(2)
     if command not in BY_SEVERAL and os.environ.get("WORLD_SIZE", "1") != "1":
         raise UserError(f"{command} is the work of one process: start it without torchrun")
 
@@ -123,6 +129,7 @@ def detect(
     strict: Strict = False,
     proposals: ProposalFile = None,
     edge_model: EdgeModel = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Find objects in images. Scores above 0 say yes: pictures show those unless --score is given.
 
@@ -141,7 +148,7 @@ def detect(
         raise UserError("say which images to look at, after the models")
     if distributed.world_size() > 1 and "-" in images:
         raise UserError("several processes cannot share a list on stdin: write it to a file, and name that")
-    paths = find_images(images[len(others) :])
+    paths = find_images(images[len(others) :], follow_links=follow_links)
     own_device = distributed.own_device(choose_device(device))
     with distributed.process_group(own_device):
         detector = load_detector([model, *others], str(own_device), precision)
@@ -184,6 +191,7 @@ def evaluate(
     markdown_out: Annotated[Path | None, typer.Option("--markdown", help="As tables.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that shows every image there.")] = None,
     images: ImageFolder = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Score detections: the 12 COCO figures, and VOC AP by area and by 11 points; of every class too."""
     from spp_det.cache import write_json, write_whole
@@ -193,7 +201,7 @@ def evaluate(
     from spp_det.report.page import write_page
     from spp_det.reporting import read_truth
 
-    dataset, instances = read_truth(voc, split, coco, images)
+    dataset, instances = read_truth(voc, split, coco, images, follow_links=follow_links)
     aligned = read_results(detections, dataset)
     figures = figures_of(dataset, aligned, instances, iou or (), max_dets)
     _print_figures(figures)
@@ -216,11 +224,13 @@ def report(
     coco: Annotated[Path | None, typer.Option(help="A COCO instances file.")] = None,
     images: ImageFolder = None,
     out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html if not given.")] = None,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Write one page that shows figures, curves, every error and every image: opens from disk, no network."""
     from spp_det.reporting import run_report
 
-    _say(f"[bold green]wrote[/] {escape(str(run_report(run, voc, split, coco, images, out)))}")
+    page = run_report(run, voc, split, coco, images, out, follow_links=follow_links)
+    _say(f"[bold green]wrote[/] {escape(str(page))}")
 
 
 @app.command("proposals")
@@ -246,6 +256,7 @@ def propose(
     cache: Annotated[Path | None, typer.Option(help="A run's cache folder, to read from and add to.")] = None,
     workers: Workers = 0,
     strict: Strict = False,
+    follow_links: FollowLinks = False,
 ) -> None:
     """Write the windows of a data set to a file, or report how many of its objects they cover."""
     from rich.console import Console
@@ -260,7 +271,9 @@ def propose(
     if recall:
         if out is not None and out.suffix.lower() != ".json":
             raise UserError(f"{out}: the figures of --recall are written to a .json file")
-        figures = recall_figures(read_voc(voc, split), searches, kept, workers, strict)
+        figures = recall_figures(
+            read_voc(voc, split, follow_links=follow_links), searches, kept, workers, strict
+        )
         Console().print(recall_table(figures))
         _say_skipped(figures["skipped"])
         if out is not None:
@@ -271,7 +284,8 @@ def propose(
         raise UserError("say where to write the windows, --out FILE.npz or .json, or ask for --recall")
     if len(searches) != 1:
         raise UserError("a file holds the windows of one --mode; several are for --recall")
-    done = write_windows(read_voc(voc, split), searches[0], out, kept, workers, strict)
+    dataset = read_voc(voc, split, follow_links=follow_links)
+    done = write_windows(dataset, searches[0], out, kept, workers, strict)
     _say_skipped(done.skipped)
     windows = sum(map(len, done.windows))
     _say(f"[bold green]wrote[/] {windows} windows of {len(done.records)} images: {escape(str(out))}")
@@ -297,6 +311,7 @@ def inspect(
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
+    follow_links: FollowLinks = False,
 ) -> None:
     """Draw what conv5 sees: filters at their strongest, a window's cells and bins, which bins say yes."""
     import numpy as np
@@ -310,7 +325,7 @@ def inspect(
         numbers = _comma_separated(filters, int, "--filters", "numbers of filters, as 3,17")
     if window is not None:
         box = np.array(_comma_separated(window, float, "--window", "x1,y1,x2,y2 in pixels"), np.float32)
-    paths = [] if over is None else find_images([over])
+    paths = [] if over is None else find_images([over], follow_links=follow_links)
     detector = Detector.load(model, device, precision)
     inspection = inspect_image(
         detector, image, out, filters=numbers, over=paths, window=box, class_name=class_name
@@ -538,7 +553,7 @@ class _ToTerminal(logging.Handler):
         prefix = (
             f"[yellow]{record.levelname.lower()}:[/] " if record.levelno >= logging.WARNING else "[dim]·[/] "
         )
-        _say(prefix + escape(record.getMessage()))
+        _say(prefix + escape(one_line(record.getMessage())))
 
 
 def main() -> None:
@@ -553,22 +568,33 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     try:
-        app()
+        sys.exit(app(standalone_mode=False, prog_name="spp-det"))
     except UserError as error:
-        _fail(str(error))
+        _refuse(str(error))
+    except UsageError as error:
+        _refuse(_explain(error))
     except OSError as error:
         if error.strerror is None:
             raise
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(where + error.strerror)
+        _refuse(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+            raise
+        _refuse(f"not enough memory: {NOT_ENOUGH_MEMORY}")
 
 
-def _fail(message: str) -> NoReturn:
+def _explain(error: Any) -> str:
+    """A mistake in the command's words as one line."""
+    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
+    return message if error.ctx is None else f"{message}; see {error.ctx.command_path} --help"
+
+
+def _refuse(reason: str) -> NoReturn:
     """End with one line, also where several processes all find the same wrong: torchrun ends the others when
     the first one has said so. What it has not seen comes a little later."""
     if not FIRST:
         time.sleep(GRACE)
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {one_line(reason)}", file=sys.stderr)
     sys.exit(2)
 
 

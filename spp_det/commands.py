@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from spp_det import distributed
-from spp_det.cache import Cache, sweep, write_json, write_whole
+from spp_det.cache import Cache, naming, sweep, write_json, write_whole
 from spp_det.config import Config, Proposals, differences, dotted, dump_config, load_config
 from spp_det.data.records import Dataset
 from spp_det.devices import choose_device
@@ -33,7 +33,9 @@ from spp_det.training.stages import Trained, cache_of, read_dataset, train
 logger = logging.getLogger(__name__)
 
 # What a run may change when it goes on: nothing that is computed depends on it.
-IDLE = frozenset({"output", "strict", "runtime.device", "runtime.workers", "runtime.cache"})
+IDLE = frozenset(
+    {"output", "strict", "data.follow_links", "runtime.device", "runtime.workers", "runtime.cache"}
+)
 
 
 @dataclass
@@ -187,7 +189,7 @@ def detect_to_folder(
     writer = DetectionWriter(
         folder, detector.classes, paths, formats, draw, score, crops=crops, resume=resume, run=run
     )
-    with writer:
+    with naming(folder), writer:
         done = writer.done
         shown = track(results(done), "detection", len(paths), done=done)
         for path, result in zip(paths[done:], shown, strict=True):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, overload
@@ -59,6 +60,9 @@ class Data(Section):
     """One of the same for the evaluation that ends the training; None leaves it out."""
     classes: tuple[str, ...] | None = None
     """Names to learn; None takes those of the training annotations, sorted."""
+    follow_links: bool = False
+    """Read files that are symbolic links out of ``root``, too: a data set of a stranger might have one to
+    anywhere."""
 
     @field_validator("train", mode="before")
     @classmethod
@@ -349,13 +353,15 @@ def load_config(path: Path, overrides: Sequence[str] = (), kind: type[Section] =
     (96, 128)
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:  # of its bytes, or of a name that no file can have
         raise UserError(
             f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}"
         ) from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    try:
+        tree = _read_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{path} is not YAML that a config may hold: {error}") from error
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a config is a mapping of sections, not a {type(tree).__name__}")
@@ -427,14 +433,32 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
     )
 
 
+class _PlainLoader(yaml.SafeLoader):
+    """Values alone: no tags that name Python's objects, and no aliases, of which a few lines nested in each
+    other stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError("it has an alias (*NAME): write the value out")
+        return super().compose_node(parent, index)
+
+
+def _read_yaml(text: str) -> Any:
+    """The value of a YAML text. Raises ValueError, one line, where it has none."""
+    try:
+        return yaml.load(text, _PlainLoader)
+    except Exception as error:  # the parser's own, and what Python says to 2026-99-99 or [[[[...
+        raise ValueError(" ".join(str(error).split())[:300]) from error
+
+
 def _apply(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     *sections, name = key.split(".")
     if not equals or not all((*sections, name)):
         raise UserError(f"override {override!r}: write it as section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = _read_yaml(text)
+    except ValueError as error:
         raise UserError(f"override {override!r}: {text!r} is not a YAML value") from error
     node = tree
     for section in sections:
@@ -442,6 +466,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise UserError(f"override {override!r}: {section} is not a section")
     node[name] = value
+
+
+_SHORT = reprlib.Repr()  # of values that may be of any size
+_SHORT.maxstring = _SHORT.maxother = 100
 
 
 def _explain(error: ValidationError, kind: type[Section]) -> str:
@@ -457,13 +485,13 @@ def _explain(error: ValidationError, kind: type[Section]) -> str:
     if first["type"] == "path_type":
         message = "must be a path"
     elif first["type"] == "tuple_type":
-        message = f"must be a list: [{first['input']}]"
+        message = f"must be a list: [{str(first['input'])[:100]}]"
     elif first["type"] == "model_type":
         message = "must be a section, with keys of its own"
     whole_section = any(name.startswith(f"{key}.") for name in _known_keys(kind))
     if whole_section and first["type"] == "value_error":  # too long to show, and only a key or two are wrong
         return f"{key}: {message}"
-    return f"{key} = {first['input']!r}: {message}"
+    return f"{key} = {_SHORT.repr(first['input'])}: {message}"
 
 
 def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:

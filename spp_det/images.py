@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -76,7 +77,7 @@ def read_image(path: str | os.PathLike[str]) -> RGB:
             if image.format not in ("JPEG", "MPO"):
                 raise
             pixels = _to_rgb(_load_truncated_jpeg(file))
-            _warn_once("%s: truncated JPEG; the part that can be decoded is used", path)
+            warn_truncated(path)
             return pixels
         return _to_rgb(image)
 
@@ -153,15 +154,25 @@ def encode_png(image: RGB) -> bytes:
     return encoded.tobytes()
 
 
+def check_regular(path: Path) -> None:
+    """Raise UnreadableImageError for a pipe, a device or a socket: to open one may wait for ever."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # to open a folder fails by itself
+        raise UnreadableImageError(f"{path}: a pipe or a device, not a file")
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """The open file and its identified image, not decoded; every failure as an `UnreadableImageError`."""
     try:
+        check_regular(path)
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise ValueError("the file is empty")
             with Image.open(file, formats=_FORMATS) as image:
                 yield file, image
+    except UnreadableImageError:
+        raise
     except Exception as error:  # decoders raise anything at all on damaged data
         raise UnreadableImageError(f"{path}: {_reason(error)}") from error
 
@@ -263,14 +274,20 @@ _warned: set[Path] = set()
 _warned_lock = threading.Lock()
 
 
-def _warn_once(message: str, path: Path) -> None:
-    """Log a warning about a file the first time in this process."""
+def warn_truncated(path: Path) -> None:
+    """Log that a file is a truncated JPEG, once in this process; for results from a cache as well."""
     key = path.absolute()
     with _warned_lock:
         if key in _warned:
             return
         _warned.add(key)
-    logger.warning(message, path)
+    logger.warning("%s: truncated JPEG; the part that can be decoded is used", path)
+
+
+def warned_truncated(path: Path) -> bool:
+    """Whether this process has found the file to be a truncated JPEG."""
+    with _warned_lock:
+        return path.absolute() in _warned
 
 
 def _reason(error: Exception) -> str:

@@ -42,8 +42,9 @@ def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
     with distributed.process_group(device):
         test = None
         if config.data.test is not None:  # before any work: a mistake in its name should not cost a training
-            classes = read_class_folder(config.data.root, config.data.train).classes
-            test = read_class_folder(config.data.root, config.data.test, classes)
+            root, follow = config.data.root, config.data.follow_links
+            classes = read_class_folder(root, config.data.train, follow_links=follow).classes
+            test = read_class_folder(root, config.data.test, classes, follow_links=follow)
         if distributed.is_first():
             write_whole(config.output / "config.yaml", dump_config(config))
         trained = pretrain(config, device)

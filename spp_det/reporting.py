@@ -24,6 +24,8 @@ def run_report(
     coco: Path | None = None,
     images: Path | None = None,
     out: Path | None = None,
+    *,
+    follow_links: bool = False,
 ) -> Path:
     """Score the detections of a folder and write the page that shows them; returns where it lies.
 
@@ -32,6 +34,7 @@ def run_report(
         voc, split, coco, images: what to compare with, as of `read_truth`; where neither ``voc`` nor
             ``coco`` is given, the test split that the ``config.yaml`` of the folder names.
         out: the file; None: ``report.html`` in the folder.
+        follow_links: take files of the data that are links out of it, even if the ``config.yaml`` does not.
 
     Raises:
         UserError: a file is missing or malformed, or nothing says what to compare with.
@@ -40,9 +43,9 @@ def run_report(
     if found is None:
         raise UserError(f"{run}: holds neither test/{DETECTIONS} nor {DETECTIONS}")
     if voc is None and coco is None:
-        dataset, instances = _truth_of_run(run)
+        dataset, instances = _truth_of_run(run, follow_links)
     else:
-        dataset, instances = read_truth(voc, split, coco, images)
+        dataset, instances = read_truth(voc, split, coco, images, follow_links=follow_links)
     aligned = read_results(found, dataset)
     page = run / "report.html" if out is None else out
     write_page(page, run.absolute().name, dataset, aligned.detections, evaluate(dataset, aligned, instances))
@@ -50,7 +53,12 @@ def run_report(
 
 
 def read_truth(
-    voc: Path | None, split: str, coco: Path | None, images: Path | None = None
+    voc: Path | None,
+    split: str,
+    coco: Path | None,
+    images: Path | None = None,
+    *,
+    follow_links: bool = False,
 ) -> tuple[Dataset, Any]:
     """The data set to compare with, and the content of its COCO file if it comes from one, else None.
 
@@ -58,20 +66,22 @@ def read_truth(
     UserError unless just one of ``voc`` and ``coco`` is given.
     """
     if voc is not None and coco is None:
-        return read_voc(voc, split), None
+        return read_voc(voc, split, follow_links=follow_links), None
     if coco is not None and voc is None:
         instances = load_instances(coco)
-        return coco_dataset(instances, coco, images), instances
+        return coco_dataset(instances, coco, images, follow_links=follow_links), instances
     raise UserError("say what to compare with: --voc ROOT --split NAME, or --coco INSTANCES.json")
 
 
-def _truth_of_run(run: Path) -> tuple[Dataset, Any]:
+def _truth_of_run(run: Path, follow_links: bool) -> tuple[Dataset, Any]:
     path = run / "config.yaml"
     if not path.is_file():
         raise UserError(
             f"{run}: no config.yaml there names the data; say --voc ROOT or --coco INSTANCES.json"
         )
     data = load_config(path).data
+    if follow_links:
+        data = data.model_copy(update={"follow_links": True})
     if data.test is None:
         raise UserError(f"{path}: data.test names no split; say --voc ROOT or --coco INSTANCES.json")
     return read_dataset(data, data.test), load_instances(Path(data.test)) if data.format == "coco" else None

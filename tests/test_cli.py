@@ -387,10 +387,30 @@ def test_an_option_that_means_nothing_is_named(model, split, tmp_path, option, v
 
 def test_a_precision_that_there_is_not_names_those_there_are(model, split, tmp_path):
     ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--precision", "half")
-    assert ended.code == 2
-    for part in ("--precision", "half", "auto", "float32", "bfloat16"):
-        assert part in ended.err
+    assert_one_line(ended, "--precision", "half", "auto", "float32", "bfloat16", "detect --help")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (("trian",), ("No such command", "trian")),
+        (("train",), ("Missing argument",)),
+        (("--verbose",), ("No such option", "--verbose")),
+        (("train", "a.yaml", "--fast"), ("No such option", "--fast", "train --help")),
+        (("detect", "a.safetensors", "b.jpg"), ("Missing option", "--out")),
+        (("detect", "a", "b", "--out", "c", "--workers", "-1"), ("--workers", "0")),
+        (("detect", "a", "b", "--out", "c", "--score", "high"), ("--score", "spp-det detect --help")),
+    ],
+)
+def test_words_that_make_no_command_are_one_line(words, parts):
+    assert_one_line(spp_det(*words), *parts)
+
+
+def test_no_command_at_all_shows_the_help():
+    ended = spp_det()
+    assert ended.code == 2
+    assert "evaluate" in ended.out
 
 
 def test_an_output_that_is_a_file_is_an_error(model, split, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from spp_det.boxes import Ints
 from spp_det.cache import write_whole
 from spp_det.data.crops import cut
 from spp_det.data.folder import find_images
+from spp_det.data.names import leads_out
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.images import encode_jpeg, read_image
@@ -42,11 +43,14 @@ class LabelledImages:
         return LabelledImages(self.classes, [self.paths[i] for i in indices], self.labels[indices])
 
 
-def read_class_folder(root: Path, split: str, classes: Sequence[str] | None = None) -> LabelledImages:
+def read_class_folder(
+    root: Path, split: str, classes: Sequence[str] | None = None, *, follow_links: bool = False
+) -> LabelledImages:
     """The images below each class's folder, at any depth; nothing is opened.
 
     ``classes`` are the names to insist on, in their order; None takes the folders' names, sorted. A class
-    without images is no error where ``classes`` names it. Hidden folders are left out.
+    without images is no error where ``classes`` names it. Hidden folders are left out. A class's folder may
+    be a link; for links to files see `find_images`.
 
     Raises UserError where the split is missing, has fewer than two classes, a folder whose name is not in
     ``classes``, no images at all, or, without ``classes``, an empty folder.
@@ -67,7 +71,7 @@ def read_class_folder(root: Path, split: str, classes: Sequence[str] | None = No
     for label, name in enumerate(known):
         if classes is not None and (name not in names or not any((folder / name).iterdir())):
             continue
-        found = find_images([folder / name])
+        found = find_images([folder / name], follow_links=follow_links)
         paths += found
         counts[label] = len(found)
     if not paths:
@@ -82,8 +86,11 @@ def write_class_folder(dataset: Dataset, folder: Path, smallest: int = 64, conte
     ``context``. Difficult and crowd objects are left out, and those whose longer side is below ``smallest``
     pixels. Equal data sets give equal files. Returns how many there are.
 
-    Raises `UnreadableImageError` for an image that cannot be read.
+    Raises `UnreadableImageError` for an image that cannot be read, UserError for a class whose name is no
+    folder's (``../x``, ``a/b``).
     """
+    if wrong := [name for name in dataset.classes if PurePath(name).name != name or leads_out(name)]:
+        raise UserError(f"class {wrong[0]!r} cannot be the name of a folder in {folder}")
 
     def write(index: int) -> int:
         record = dataset.records[index]

@@ -16,7 +16,7 @@ import numpy as np
 
 from spp_det.boxes import as_boxes
 from spp_det.data.bounds import MAX_COORDINATE, clip_records
-from spp_det.data.names import leads_out
+from spp_det.data.names import Links, can_be_a_file, leads_out
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.images import image_size
@@ -27,7 +27,10 @@ Json = dict[str, Any]
 
 
 def read_coco(
-    instances: str | os.PathLike[str], images_root: str | os.PathLike[str] | None = None
+    instances: str | os.PathLike[str],
+    images_root: str | os.PathLike[str] | None = None,
+    *,
+    follow_links: bool = False,
 ) -> Dataset:
     """Read a COCO instances file; no image is decoded.
 
@@ -41,17 +44,25 @@ def read_coco(
 
     Bad annotations. UserError, one line naming the file and the annotation's id: a missing or mistyped
     field, an unknown image or category, an id used twice, a negative width or height, a box wholly
-    outside its image, a ``file_name`` that leads out of ``images_root``. Warning: a box that reaches
+    outside its image, a ``file_name`` that leads out of ``images_root``, by itself or, unless
+    ``follow_links``, as a symbolic link (see `Links`). Warning: a box that reaches
     outside its image is clipped (see `spp_det.data.bounds`); one of width or height zero is dropped,
     because the COCO 2017 training set itself holds two.
     """
     path = Path(instances)
-    return coco_dataset(load_instances(path), path, images_root)
+    return coco_dataset(load_instances(path), path, images_root, follow_links=follow_links)
 
 
-def coco_dataset(content: Json, path: Path, images_root: str | os.PathLike[str] | None = None) -> Dataset:
+def coco_dataset(
+    content: Json,
+    path: Path,
+    images_root: str | os.PathLike[str] | None = None,
+    *,
+    follow_links: bool = False,
+) -> Dataset:
     """What `read_coco` makes of the content of the file ``path``, for those who need the content too."""
     images_root = path.parent if images_root is None else Path(images_root)
+    links = Links(images_root, follow=follow_links)
     categories, images = (_by_id(path, content, key) for key in ("categories", "images"))
     classes = _class_names(path, categories)
     label_of = {category_id: label for label, category_id in enumerate(categories)}
@@ -65,7 +76,8 @@ def coco_dataset(content: Json, path: Path, images_root: str | os.PathLike[str] 
         if name in number_of:
             raise UserError(f"{where} has the file_name of another image: {name!r}")
         number_of[name] = number
-        records.append(_record(name, images_root / name, _size(image, where), objects[number], label_of))
+        file = links.checked(images_root / name)
+        records.append(_record(name, file, _size(image, where), objects[number], label_of))
 
     def name_object(record: Record, index: int) -> str:
         annotation = objects[number_of[record.image_id]][index]
@@ -234,6 +246,8 @@ def _file_name(image: Json, where: str) -> str:
     name = _text(image, "file_name", where).replace("\\", "/")
     if leads_out(name):
         raise UserError(f"{where} has file_name {name!r}, which leads out of the folder of images")
+    if not can_be_a_file(name):
+        raise UserError(f"{where} has file_name {name[:100]!r}, which no file can have")
     return name
 
 
@@ -242,6 +256,8 @@ def _size(image: Json, where: str) -> tuple[int, int] | None:
     if image.get("width") is None or image.get("height") is None:
         return None
     width, height = _integer(image, "width", where), _integer(image, "height", where)
+    if max(width, height) > MAX_COORDINATE:
+        raise UserError(f"{where} is stated to be larger than {MAX_COORDINATE} pixels")
     return (width, height) if width > 0 and height > 0 else None
 
 

@@ -49,7 +49,7 @@ def read_csv(path: Path) -> list[Found]:
     Raises UserError, naming the line, where a column is missing or a number is none.
     """
     with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = csv.DictReader(file, strict=True)
+        rows = csv.DictReader(file, restval="", strict=True)
         try:
             missing = [name for name in CSV_HEADER if name not in (rows.fieldnames or ())]
             if missing:
@@ -89,7 +89,9 @@ def read_yolo(path: Path, size: Size) -> list[tuple[int, float, Box]]:
     for number, line in _lines(path):
         fields = line.split()
         if len(fields) != 6:
-            raise UserError(f"{path}: line {number}: wanted are label x y width height score, got {line!r}")
+            raise UserError(
+                f"{path}: line {number}: wanted are label x y width height score, got {line[:100]!r}"
+            )
         try:
             label, (x, y, w, h, score) = int(fields[0]), map(float, fields[1:])
         except ValueError as error:
@@ -141,7 +143,7 @@ def read_devkit(folder: Path) -> list[Found]:
                 row = _found(image, match["name"], numbers)
             except ValueError:
                 wanted = "id score xmin ymin xmax ymax"
-                raise UserError(f"{path}: line {number}: wanted are {wanted}, got {line!r}") from None
+                raise UserError(f"{path}: line {number}: wanted are {wanted}, got {line[:100]!r}") from None
             xmin, ymin, xmax, ymax = row.box
             found.append(row._replace(box=(xmin - 1, ymin - 1, xmax, ymax)))
     return found

@@ -9,23 +9,26 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from spp_det.data.names import Links
 from spp_det.data.voc import find_image, read_split
 from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES
 
 
-def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
+def find_images(inputs: Sequence[str | os.PathLike[str]], *, follow_links: bool = False) -> list[Path]:
     """The image files that the inputs stand for, in the order given, each once. Nothing is opened but lists.
 
     - A file is taken whatever its suffix.
     - A folder stands for the files below it whose suffix is one of `IMAGE_SUFFIXES`, in natural order
       (``2.jpg`` before ``10.jpg``). Hidden files and folders are left out (file systems and archives
-      leave ``._photo.jpg`` beside ``photo.jpg``), links to folders are not followed.
+      leave ``._photo.jpg`` beside ``photo.jpg``), links to folders are not followed. A link to a file
+      outside the folder is refused unless ``follow_links``: who named a folder named no other place.
     - A pattern that the shell did not expand (``*``, ``?``, ``[]``, and ``**`` for any depth) stands for
       the image files and folders it matches, in natural order.
     - A ``.txt`` file is a list: one image a line, relative to the list's own folder, blank lines skipped.
       In ``ROOT/ImageSets/Main`` of a Pascal VOC data set the lines are ids of ``ROOT/JPEGImages`` (see
-      `read_split`). Listed files need not exist: whoever decodes them reports it.
+      `read_split`). Listed files need not exist: whoever decodes them reports it. A list is its user's
+      own word, as arguments are: its lines may lead anywhere.
     - ``-`` is such a list on standard input, relative to the current folder.
 
     Raises UserError, naming the input, for one that stands for no image.
@@ -34,7 +37,7 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
     for entry in inputs:
         if not os.fspath(entry):  # Path("") is the current folder, which nobody asked for
             raise UserError("an empty name stands for no images; the current folder is '.'")
-        images = list(_expand(entry))
+        images = list(_expand(entry, follow_links))
         if not images and entry == "-":
             raise UserError("-: standard input lists no images")
         if not images and Path(entry).exists():
@@ -47,13 +50,13 @@ def find_images(inputs: Sequence[str | os.PathLike[str]]) -> list[Path]:
     return list(found.values())
 
 
-def _expand(entry: str | os.PathLike[str]) -> Iterator[Path]:
+def _expand(entry: str | os.PathLike[str], follow_links: bool) -> Iterator[Path]:
     path = Path(entry)
     if entry == "-":
         lines = sys.stdin.buffer.read().split(b"\n")
         yield from (Path(os.fsdecode(line.rstrip(b"\r"))) for line in lines if line.strip())
     elif path.is_dir():
-        yield from _images_below(path)
+        yield from _images_below(path, follow_links)
     elif path.suffix.lower() == ".txt" and path.is_file():
         yield from _listed(path)
     elif path.is_file():
@@ -62,17 +65,18 @@ def _expand(entry: str | os.PathLike[str]) -> Iterator[Path]:
         matches = glob.glob(os.fspath(entry), recursive=True)  # noqa: PTH207  Path.glob: no absolute patterns
         for match in sorted(map(Path, matches), key=_natural_order):
             if match.is_dir():
-                yield from _images_below(match)
+                yield from _images_below(match, follow_links)
             elif _is_image(match.name):
                 yield match
 
 
-def _images_below(folder: Path) -> list[Path]:
+def _images_below(folder: Path, follow_links: bool) -> list[Path]:
     images: list[Path] = []
     for parent, subfolders, names in os.walk(folder):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         images += [Path(parent, name) for name in names if _is_image(name)]
-    return sorted(images, key=_natural_order)
+    links = Links(folder, follow=follow_links)
+    return sorted(map(links.checked, images), key=_natural_order)
 
 
 def _is_image(name: str) -> bool:

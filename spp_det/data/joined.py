@@ -27,7 +27,11 @@ def locate_split(root: str | os.PathLike[str], split: str) -> tuple[Path, str]:
 
 
 def read_voc_splits(
-    root: str | os.PathLike[str], splits: Sequence[str], classes: Sequence[str] | None = None
+    root: str | os.PathLike[str],
+    splits: Sequence[str],
+    classes: Sequence[str] | None = None,
+    *,
+    follow_links: bool = False,
 ) -> Dataset:
     """Read Pascal VOC splits (see `locate_split`) as one data set, in the order given.
 
@@ -39,8 +43,8 @@ def read_voc_splits(
     Raises UserError as `read_voc` does.
     """
     if len(splits) == 1:
-        return read_voc(*locate_split(root, splits[0]), classes)
-    parts = [read_voc(*locate_split(root, split), classes) for split in splits]
+        return read_voc(*locate_split(root, splits[0]), classes, follow_links=follow_links)
+    parts = [read_voc(*locate_split(root, split), classes, follow_links=follow_links) for split in splits]
     names = tuple(sorted({name for part in parts for name in part.classes}) if classes is None else classes)
     apart = len({locate_split(root, split)[0] for split in splits}) > 1
     records: dict[str, Record] = {}

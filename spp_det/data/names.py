@@ -1,10 +1,17 @@
-"""Names inside a data set that become paths of files."""
+"""Names inside a data set that become paths of files, and links there that lead elsewhere.
+
+A data set may come from a stranger. It is read below the folder that its user named, and nowhere else: names
+that climb out are refused, and so are symbolic links that do, unless the user says that they may.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
-from pathlib import PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from spp_det.errors import UserError
 
 LONGEST_FOLDER = 60  # characters, of at most 4 bytes; file systems take 255 bytes
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # by Windows
@@ -14,6 +21,49 @@ def leads_out(name: str) -> bool:
     """Whether a name given by a data set is absolute or climbs by ``..``, on any operating system."""
     paths = (PurePosixPath(name), PureWindowsPath(name))
     return any(bool(path.anchor) or ".." in path.parts for path in paths)
+
+
+def can_be_a_file(name: str) -> bool:
+    """Whether a file system could hold a file of that name, which may have folders."""
+    try:
+        parts = [os.fsencode(part) for part in PurePosixPath(name).parts]
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can write it
+        return False
+    return "\0" not in name and all(len(part) < 256 for part in parts) and sum(map(len, parts)) < 2048
+
+
+class Links:
+    """How far symbolic links in a data set may lead: to the real places of its own folders.
+
+    The folders themselves may be links, such as a ``JPEGImages`` that lies on another disk. A file in them
+    may be one to elsewhere in them. One that leads out of all of them is refused, be it a link itself or
+    reached through a linked folder between.
+    """
+
+    def __init__(self, *folders: str | os.PathLike[str], follow: bool = False) -> None:
+        """``follow`` lets links lead anywhere."""
+        self._real = () if follow else tuple(Path(os.path.realpath(folder)) for folder in folders)
+        self._named = folders[0]
+        self._parents: dict[Path, Path] = {}  # a folder -> its real place; a million files share few
+
+    def checked(self, path: Path) -> Path:
+        """The path itself. Raises UserError, naming the file and where it leads, where that is outside."""
+        if self._real:
+            place = self._place(path)
+            if not any(place.is_relative_to(folder) for folder in self._real):
+                raise UserError(
+                    f"{path}: a link that leads out of {self._named}, to {place}; copy the file, link its "
+                    "whole folder, or allow such links: --follow-links, or data.follow_links=true in a recipe"
+                )
+        return path
+
+    def _place(self, path: Path) -> Path:
+        if path.is_symlink():
+            return Path(os.path.realpath(path))
+        parent = path.parent
+        if parent not in self._parents:
+            self._parents[parent] = Path(os.path.realpath(parent))
+        return self._parents[parent] / path.name
 
 
 class Stems:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from spp_det.data.bounds import clip_records
-from spp_det.data.names import leads_out
+from spp_det.data.names import Links, can_be_a_file, leads_out
 from spp_det.data.records import Dataset, Record
 from spp_det.data.voc_xml import Annotation, annotation_xml, read_annotation
 from spp_det.errors import UserError
@@ -34,7 +34,13 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def read_voc(root: str | os.PathLike[str], split: str, classes: Sequence[str] | None = None) -> Dataset:
+def read_voc(
+    root: str | os.PathLike[str],
+    split: str,
+    classes: Sequence[str] | None = None,
+    *,
+    follow_links: bool = False,
+) -> Dataset:
     """Read one split of a Pascal VOC data set; no image is decoded.
 
     ``classes`` fixes the class names and their order; None takes the names that the split's own
@@ -46,13 +52,16 @@ def read_voc(root: str | os.PathLike[str], split: str, classes: Sequence[str] | 
     reaches outside its image is clipped, and a stated size that proves wrong is ignored (see
     `spp_det.data.bounds`; call `fit_record` there once the pixels are decoded).
 
-    Raises UserError also where the root, the split or the annotation of one of its ids is missing.
+    Raises UserError also where the root, the split or the annotation of one of its ids is missing, and
+    where a file is a symbolic link that leads out of the root and its folders (see `Links`), unless
+    ``follow_links``.
 
     >>> dataset = read_voc("photos", "trainval")
     >>> [record.path.suffix for record in dataset.records][:2], dataset.records[0].boxes.shape[1]
     (['.jpg', '.jpg'], 4)
     """
     root = Path(root)
+    links = _links(root, follow_links)
     if classes is not None and len(set(classes)) != len(classes):
         raise UserError(f"classes must differ from each other, got {', '.join(classes)}")
     ids = read_split(root, split)
@@ -61,7 +70,7 @@ def read_voc(root: str | os.PathLike[str], split: str, classes: Sequence[str] | 
         path = _annotation_path(root, image_id)
         if not path.is_file():
             raise UserError(f"{path}: no such file, but split {split!r} lists {image_id!r}")
-        annotations.append(read_annotation(path))
+        annotations.append(read_annotation(links.checked(path)))
     if classes is None:
         classes = sorted({name for annotation in annotations for name in annotation.names})
     label_of = {name: label for label, name in enumerate(classes)}
@@ -72,7 +81,7 @@ def read_voc(root: str | os.PathLike[str], split: str, classes: Sequence[str] | 
         )
 
     records = [
-        _record(root, image_id, annotation, label_of)
+        _record(root, image_id, annotation, label_of, links)
         for image_id, annotation in zip(ids, annotations, strict=True)
     ]
     return Dataset(tuple(classes), clip_records(records, name_object, f"{root} {split}"))
@@ -87,7 +96,8 @@ def read_split(root: str | os.PathLike[str], split: str) -> list[str]:
     an id even where it ends like that (``photo 1``). An id listed twice is read once, with a warning.
 
     Raises UserError where the root or the split is missing (naming the splits that exist), the split
-    lists nothing, a flag is none of these, or an id leads out of the data set (``../x``, ``/x``).
+    lists nothing, a flag is none of these, or an id leads out of the data set (``../x``, ``/x``) or can
+    be no file's name.
     """
     root = Path(root)
     folder = root / "ImageSets" / "Main"
@@ -103,6 +113,8 @@ def read_split(root: str | os.PathLike[str], split: str) -> list[str]:
         raise UserError(f"{path}: not a readable text file: {error}") from error
     ids: dict[str, None] = {}  # a set that keeps the order
     for number, line in enumerate(lines, start=1):
+        if not can_be_a_file(line):
+            raise UserError(f"{path}: line {number} cannot be the name of a file: {line[:100]!r}")
         image_id, flag = _split_line(root, line.strip())
         if flag not in ("", "-1", "0", "1"):
             raise UserError(f"{path}: line {number} is neither an id nor an id with -1, 0 or 1: {line!r}")
@@ -129,7 +141,8 @@ def find_image(root: str | os.PathLike[str], image_id: str, file_name: str | Non
         for candidate in (folder / f"{image_id}{suffix}", folder / f"{image_id}{suffix.upper()}"):
             if candidate.is_file():
                 return candidate
-    if file_name and not {"/", "\\"} & set(file_name) and (folder / file_name).is_file():
+    plain = file_name is not None and not {"/", "\\"} & set(file_name) and can_be_a_file(file_name)
+    if file_name and plain and (folder / file_name).is_file():
         return folder / file_name
     return folder / f"{image_id}.jpg"
 
@@ -171,7 +184,13 @@ def _annotation_path(root: Path, image_id: str) -> Path:
     return root / "Annotations" / f"{image_id}.xml"
 
 
-def _record(root: Path, image_id: str, annotation: Annotation, label_of: dict[str, int]) -> Record:
+def _links(root: Path, follow: bool) -> Links:
+    return Links(root, *(root / name for name in ("Annotations", "JPEGImages", "ImageSets")), follow=follow)
+
+
+def _record(
+    root: Path, image_id: str, annotation: Annotation, label_of: dict[str, int], links: Links
+) -> Record:
     for number, name in enumerate(annotation.names, start=1):
         if name not in label_of:
             path = _annotation_path(root, image_id)
@@ -180,7 +199,7 @@ def _record(root: Path, image_id: str, annotation: Annotation, label_of: dict[st
             )
     return Record(
         image_id=image_id,
-        path=find_image(root, image_id, annotation.file_name),
+        path=links.checked(find_image(root, image_id, annotation.file_name)),
         boxes=annotation.boxes,
         labels=np.array([label_of[name] for name in annotation.names], dtype=np.int64),
         difficult=annotation.difficult,

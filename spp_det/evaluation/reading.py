@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from spp_det.data.bounds import MAX_COORDINATE
 from spp_det.data.coco import xywh
 from spp_det.data.detection_files import Found, devkit_files, read_csv, read_devkit, read_yolo
-from spp_det.data.names import Stems
+from spp_det.data.names import Stems, can_be_a_file, leads_out
 from spp_det.data.voc_xml import read_annotation
 from spp_det.errors import UserError
 from spp_det.evaluation.align import LISTING, check_listing
@@ -59,7 +60,10 @@ def read_detections(path: Path) -> ResultsFile:
     if path.is_dir() or path.suffix.lower() == ".csv":
         if listing is not None:
             check_listing(listing, str(listing_path))
-        found = list(_found(path, listing))
+        try:
+            found = list(_found(path, listing))
+        except OSError as error:
+            raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
         results, listing = _as_coco(found, listing, path)
     else:
         results = read_json(path)
@@ -85,7 +89,7 @@ def _found(path: Path, listing: Any) -> Iterable[Found]:
     if not path.is_dir():
         return read_csv(path)
     stem = Stems()
-    listed = [] if listing is None else [(stem(entry["file_name"]), entry) for entry in listing["images"]]
+    listed = [] if listing is None else [(stem(_name(entry, path)), entry) for entry in listing["images"]]
     if devkit_files(path):
         name_of = {stem: entry["file_name"] for stem, entry in listed}
         return (row._replace(image=name_of.get(row.image, row.image)) for row in read_devkit(path))
@@ -100,14 +104,23 @@ def _found(path: Path, listing: Any) -> Iterable[Found]:
     return (row for stem, entry in listed for row in _read_yolo(path / f"{stem}.txt", entry, names))
 
 
+def _name(entry: Mapping[str, Any], folder: Path) -> str:
+    """The name of a listed image, which is to lead to a file in the folder and nowhere else."""
+    name: str = entry["file_name"]
+    if not PurePosixPath(name).name or leads_out(name) or not can_be_a_file(name):
+        raise UserError(f"{folder}: {LISTING} lists {name[:100]!r}, which is no file's name below a folder")
+    return name
+
+
 def _annotated(folder: Path) -> dict[str, Path]:
     """Image name -> annotation, as the files and what they say of their images tell."""
     files = sorted(folder.rglob("*.xml"))
-    images = (PurePosixPath(file.relative_to(folder)).with_suffix("") for file in files)
-    return {
-        str(image.with_name(read_annotation(file).file_name or image.name)): file
-        for image, file in zip(images, files, strict=True)
-    }
+    named = {}
+    for file in files:
+        image = PurePosixPath(file.relative_to(folder)).with_suffix("")
+        stated = PurePosixPath(read_annotation(file).file_name or "").name  # without folders: those are here
+        named[str(image.with_name(stated or image.name))] = file
+    return named
 
 
 def _read_xml(path: Path, image: str) -> Iterable[Found]:
@@ -120,8 +133,9 @@ def _read_xml(path: Path, image: str) -> Iterable[Found]:
 
 
 def _read_yolo(path: Path, entry: Mapping[str, Any], names: list[str]) -> Iterable[Found]:
-    image, width, height = entry["file_name"], entry.get("width"), entry.get("height")
-    if not isinstance(width, int) or not isinstance(height, int):
+    image, sides = entry["file_name"], [entry.get(side) for side in ("width", "height")]
+    width, height = (side if isinstance(side, int) else 0 for side in sides)
+    if not (0 < width <= MAX_COORDINATE and 0 < height <= MAX_COORDINATE):
         raise UserError(f"{path}: the size of {image} is not in {LISTING}")
     try:
         rows = read_yolo(path, (width, height))

@@ -131,7 +131,8 @@ class Backbone(nn.Module):
         A file is a ``.safetensors`` or ``.pth`` state dict of the whole network in torchvision's
         names; only the part before conv5 is read, and all of it must be there, but for batch
         normalisation's count of batches, which old files lack and evaluation does not read. Raises
-        UserError where it is not, or where there is no network to download from.
+        UserError where it is not, where a weight is not finite, or where there is no network to download
+        from.
         """
         if weights == "random":
             logger.warning("backbone.weights: random; without pre-training expect a weak detector")
@@ -144,6 +145,8 @@ class Backbone(nn.Module):
         missing = [name for name in wanted.values() if name not in state]
         if missing:
             raise UserError(f"backbone.weights: {weights} is not a {self.name}: it has no {missing[0]}")
+        for name in wanted.values():
+            check_finite(state[name], f"backbone.weights: {name} in {weights}")
         try:
             self.layers.load_state_dict({key: state[name] for key, name in wanted.items()})
         except RuntimeError as error:
@@ -193,6 +196,12 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(state, Mapping):
         raise UserError(f"backbone.weights: {path} holds a {type(state).__name__}, not a state dict")
     return state
+
+
+def check_finite(tensor: object, name: str) -> None:
+    """Raise UserError where a tensor of weights holds NaN or infinity; what is none is not looked at."""
+    if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+        raise UserError(f"{name} holds a number that is not finite")
 
 
 def _first_line(error: Exception) -> str:

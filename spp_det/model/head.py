@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spp_det.errors import UserError
-from spp_det.model.backbone import downloaded_state, read_state
+from spp_det.model.backbone import check_finite, downloaded_state, read_state
 from spp_det.model.pyramid import num_bins
 
 logger = logging.getLogger(__name__)
@@ -263,6 +263,7 @@ class _Source:
             raise UserError(f"{self._refusal}: it has no {key}")
         if not isinstance(tensor, Tensor) or tensor.ndim != dimensions or not tensor.is_floating_point():
             raise UserError(f"{self._refusal}: {key} is not a tensor of {dimensions} dimensions")
+        check_finite(tensor, f"{self._refusal}: {key}")
         return key, tensor
 
 

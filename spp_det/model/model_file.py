@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -15,9 +14,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from spp_det.cache import write_whole
+from spp_det.cache import checksum, write_whole
 from spp_det.config import FC, Backbone, Detection, Features, Proposals, Pyramid, ScorerKind, Section
-from spp_det.errors import UserError
+from spp_det.errors import UserError, is_out_of_memory
 from spp_det.model.geometry import Geometry
 
 FORMAT = "spp_det 2"
@@ -102,12 +101,10 @@ def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Of everything in the file: safetensors itself notices no change of a weight."""
+    """Of everything in the file."""
     texts = {name: text for name, text in metadata.items() if name != "crc32"}
-    total = zlib.crc32(json.dumps([texts, sorted(tensors)], sort_keys=True).encode())
-    for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
-    return f"{total:08x}"
+    raw = {name: tensor.reshape(-1).view(torch.uint8).numpy() for name, tensor in tensors.items()}
+    return checksum([texts, sorted(tensors)], raw)
 
 
 def _with_sorted_metadata(data: bytes) -> bytes:
@@ -146,9 +143,20 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
             raise ValueError(f"{name} holds a number that is not finite")
         settings = Settings.model_validate_json(metadata["settings"])
         geometry = Geometry(**json.loads(metadata["geometry"]))
-        return assemble(ModelFile(tuple(json.loads(metadata["classes"])), settings, geometry, tensors))
-    except (KeyError, ValueError, TypeError, AttributeError, RuntimeError, UserError) as error:
+        return assemble(ModelFile(_classes(metadata), settings, geometry, tensors))
+    except RuntimeError as error:
+        if is_out_of_memory(error):  # the model is sound
+            raise
         raise UserError(f"{path} is a damaged model: {_one_line(error)}") from error
+    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, UserError) as error:
+        raise UserError(f"{path} is a damaged model: {_one_line(error)}") from error
+
+
+def _classes(metadata: Mapping[str, str]) -> tuple[str, ...]:
+    classes = json.loads(metadata["classes"])
+    if not all(isinstance(name, str) and name for name in classes) or len(set(classes)) != len(classes):
+        raise ValueError(f"classes are distinct names, not {classes}")
+    return tuple(classes)
 
 
 def _one_line(error: Exception) -> str:

@@ -6,6 +6,8 @@ repository ``opencv_extra`` as ``testdata/cv/ximgproc/model.yml.gz``, not in its
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,13 @@ from spp_det.opencv import cv2
 from spp_det.proposals.shrunk import search_shrunk
 
 VERSION = 1  # of the windows that this file computes from given pixels; part of their cache key
+PATIENCE = 120  # seconds for the trial of a model, which takes one
+_TRIAL = """
+import sys, cv2, numpy
+image = numpy.random.default_rng(0).random((96, 128, 3), numpy.float32)
+forest = cv2.ximgproc.createStructuredEdgeDetection(sys.argv[1])
+forest.edgesNms(edges := forest.detectEdges(image), forest.computeOrientation(edges))
+"""
 MOST = 2000  # windows of one image, the best by Edge Boxes' own score; as many as selective search gives (P)
 
 
@@ -28,16 +37,21 @@ class EdgeBoxes:
     """
 
     def __init__(self, model: str | Path) -> None:
-        """Read OpenCV's model; UserError, one line, where the file is absent or no such model."""
+        """Read OpenCV's model; UserError, one line, where the file is absent or no such model.
+
+        OpenCV follows the numbers in it unchecked, and a wrong one may end the process. So another process
+        tries the model first. That finds damage, not malice: take models from people you trust.
+        """
         path = Path(model)
         try:
             self.digest = file_digest(path)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from error
         try:
+            _try(path)
             self.patch = _patch_side(path)
             self.forest = cv2.ximgproc.createStructuredEdgeDetection(str(path))
-        except (cv2.error, ValueError, SystemError) as error:
+        except (cv2.error, ValueError, OverflowError, SystemError, subprocess.SubprocessError) as error:
             raise UserError(f"{path} is not a model of OpenCV's structured edges (model.yml.gz)") from error
 
     def __call__(self, image: RGB, max_side: int | None = None) -> Boxes:
@@ -57,6 +71,12 @@ class EdgeBoxes:
         thin = self.forest.edgesNms(edges, orientation)
         boxes, _ = cv2.ximgproc.createEdgeBoxes(maxBoxes=MOST).getBoundingBoxes(thin, orientation)
         return np.asarray(boxes, dtype=np.int64).reshape(-1, 4)
+
+
+def _try(path: Path) -> None:
+    """Search an image by the model, in a process that may die of it: SubprocessError where it does."""
+    command = [sys.executable, "-c", _TRIAL, str(path.absolute())]
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
 
 
 def _patch_side(path: Path) -> int:

@@ -12,18 +12,22 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from spp_det.boxes import Boxes, as_boxes
 from spp_det.cache import write_whole
 from spp_det.errors import UserError
+from spp_det.proposals.mat import read_cells
 
 ByImage = dict[str, Boxes]  # image id -> float32 [N, 4]
+
+MOST = 2**20  # windows of one image in an .npz: methods give thousands
 
 
 def read_proposals(path: Path) -> ByImage:
@@ -39,8 +43,10 @@ def read_proposals(path: Path) -> ByImage:
     try:
         for image_id, values in _READERS[suffix](path):
             found[image_id] = _boxes(values, path, image_id)
-    except (UserError, MemoryError):
+    except UserError:
         raise
+    except MemoryError as error:
+        raise UserError(f"{path}: its boxes do not fit into memory, or it is damaged") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except Exception as error:  # of the three libraries that read, each with exceptions of its own
@@ -80,9 +86,24 @@ def _boxes(values: Any, path: Path, image_id: str) -> Boxes:
 
 
 def _read_npz(path: Path) -> Iterator[tuple[str, Any]]:
-    with np.load(path, allow_pickle=False) as file:
-        for image_id in file.files:
-            yield image_id, file[image_id]
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            image_id = name.removesuffix(".npy")
+            with archive.open(name) as member:
+                _check_header(member, path, image_id)
+            with archive.open(name) as member:
+                yield image_id, np.lib.format.read_array(member, allow_pickle=False)
+
+
+def _check_header(member: IO[bytes], path: Path, image_id: str) -> None:
+    """Look at an array's stated shape before memory is made for it: a few bytes may claim terabytes."""
+    version = np.lib.format.read_magic(member)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(member)
+    if dtype.kind not in "biuf":
+        raise UserError(f"{path}: the boxes of {image_id} are not numbers (pickled objects are never read)")
+    if math.prod(shape) > 4 * MOST:
+        raise UserError(f"{path}: claims {math.prod(shape)} coordinates for {image_id}; {4 * MOST} are most")
 
 
 def _npz(proposals: Mapping[str, Boxes]) -> bytes:
@@ -105,20 +126,18 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _read_mat(path: Path) -> Iterator[tuple[str, Any]]:
-    from scipy.io import loadmat  # whoever has no .mat should not wait for it
-
     try:
-        with path.open("rb") as file:  # of a path that is absent loadmat would say something else
-            variables = loadmat(file, variable_names=["boxes", "images"])
+        variables = read_cells(path.read_bytes(), ("boxes", "images"))
     except NotImplementedError as error:  # MATLAB's v7.3 is HDF5
         raise UserError(f"{path}: save it by MATLAB's save(..., '-v7'); v7.3 files are not read") from error
     if not {"boxes", "images"} <= variables.keys():
         raise UserError(f"{path}: has no variables boxes and images, as R-CNN's selective_search_data do")
-    boxes, images = variables["boxes"].ravel(), variables["images"].ravel()
+    boxes, images = variables["boxes"], variables["images"]
     if len(boxes) != len(images):
         raise UserError(f"{path}: holds boxes of {len(boxes)} images, but {len(images)} images")
-    for cell, inclusive in zip(images, boxes, strict=True):
-        image_id = str(np.asarray(cell).item())
+    for image_id, inclusive in zip(images, boxes, strict=True):
+        if not isinstance(image_id, str):
+            raise ValueError("an entry of images is no text")
         yxyx = _boxes(inclusive, path, image_id)  # whole numbers, of whatever type
         yield image_id, yxyx[:, [1, 0, 3, 2]] - np.array([1, 1, 0, 0], np.float32)
 

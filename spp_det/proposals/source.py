@@ -14,12 +14,20 @@ from spp_det.boxes import Boxes, clip
 from spp_det.cache import Arrays, Cache, digest, file_digest
 from spp_det.config import Proposals, mismatch, parse_config
 from spp_det.errors import UserError
-from spp_det.images import RGB, UnreadableImageError, read_image
+from spp_det.images import (
+    RGB,
+    UnreadableImageError,
+    check_regular,
+    read_image,
+    warn_truncated,
+    warned_truncated,
+)
 from spp_det.opencv import cv2
 from spp_det.proposals import edges, files, selective
 
 logger = logging.getLogger(__name__)
 
+VERSION = 2  # of what is kept of an image's windows; part of their cache key
 FILE_VERSION = 1  # of what this file makes of the boxes in a given file; part of their cache key
 
 
@@ -105,9 +113,10 @@ class WindowSource:
         Raises UnreadableImageError where the image cannot be read; UserError as `windows` does.
         """
         try:
+            check_regular(path)
             key = file_digest(path)
-        except OSError as error:
-            raise UnreadableImageError(f"{path}: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # the latter: a name that no file can have
+            raise UnreadableImageError(f"{path}: {getattr(error, 'strerror', error)}") from error
         seconds = None
 
         def search() -> Arrays:
@@ -116,10 +125,13 @@ class WindowSource:
             start = time.perf_counter()
             boxes = self.windows(image, path, image_id, threads=1)
             seconds = time.perf_counter() - start
-            return {"boxes": boxes, "size": np.array(image.shape[1::-1])}
+            truncated = np.array(warned_truncated(path))
+            return {"boxes": boxes, "size": np.array(image.shape[1::-1]), "truncated": truncated}
 
-        made_from = digest(key, self._key(path, image_id))
+        made_from = digest(VERSION, key, self._key(path, image_id))
         found = search() if cache is None else cache.load_or_make("proposals", made_from, search)
+        if found["truncated"]:
+            warn_truncated(path)
         width, height = found["size"].tolist()
         return FileWindows(found["boxes"], (width, height), key, seconds)
 

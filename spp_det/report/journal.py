@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from spp_det.data.names import leads_out
+from spp_det.data.names import can_be_a_file, leads_out
 from spp_det.errors import UserError
 
 NAME = "detections.jsonl"
@@ -66,10 +67,9 @@ class Journal:
             pass
         with self._path.open("r+b") as file:
             file.seek(end)
-            torn = _parsed(file.readline())
-            for name in _files(torn):
-                for scrap in (self._folder / name).parent.glob(".*.partial"):  # of `write_whole`
-                    scrap.unlink()
+            for path in _files(_parsed(file.readline()), self._folder):
+                for scrap in path.parent.glob(".*.partial"):  # of `write_whole`
+                    _remove(scrap)
             file.truncate(end)
 
     @contextlib.contextmanager
@@ -101,7 +101,7 @@ def _parsed(line: bytes) -> Entry:
     """The content of a line; empty where it is torn."""
     try:
         content = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
@@ -132,9 +132,22 @@ def _said(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else json.dumps(value)
 
 
-def _files(entry: Entry) -> list[str]:
-    """The files an entry names, without any that would lie outside the folder."""
-    return [name for name in entry.get("files", ()) if isinstance(name, str) and name and not leads_out(name)]
+def _files(entry: Entry, folder: Path) -> list[Path]:
+    """The files an entry names, without any that would lie outside the folder, by name or behind a link."""
+    names = entry.get("files")
+    paths = [
+        folder / name
+        for name in (names if isinstance(names, list) else ())
+        if isinstance(name, str) and name and not leads_out(name) and can_be_a_file(name)
+    ]
+    inside = os.path.realpath(folder)
+    return [path for path in paths if Path(os.path.realpath(path.parent)).is_relative_to(inside)]
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a link, if it is there; a folder of that name is somebody else's."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+        path.unlink()
 
 
 def _remove_run(folder: Path, journal: Path) -> None:
@@ -143,10 +156,9 @@ def _remove_run(folder: Path, journal: Path) -> None:
         return
     with journal.open("rb") as file:
         for line in file:
-            for name in _files(_parsed(line)):
-                path = folder / name
-                path.unlink(missing_ok=True)
-                path.with_name(f".{path.name}.partial").unlink(missing_ok=True)
+            for path in _files(_parsed(line), folder):
+                _remove(path)
+                _remove(path.with_name(f".{path.name}.partial"))
                 with contextlib.suppress(OSError):  # not empty, or gone already
                     while path.parent != folder:
                         path = path.parent

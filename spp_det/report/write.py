@@ -13,7 +13,7 @@ import numpy as np
 
 from spp_det.cache import digest, write_whole
 from spp_det.data.detection_files import shortest, yolo_text
-from spp_det.data.names import Stems, folder_names
+from spp_det.data.names import Stems, folder_names, leads_out
 from spp_det.data.voc_xml import annotation_xml, writable
 from spp_det.errors import UserError
 from spp_det.images import RGB, encode_jpeg
@@ -88,6 +88,7 @@ class DetectionWriter:
         self.done, self.images, self.found = 0, 0, 0
         self.skipped: list[str] = []
         self._resume = resume
+        self._total = len(paths)
         self._lists = list_names(self.classes, self.formats)
         self._crop_folders = folder_names(self.classes)
         self._stem = Stems()
@@ -107,6 +108,9 @@ class DetectionWriter:
     def __enter__(self) -> DetectionWriter:
         self._journal = Journal(self.folder, self._run, self._lists, self._resume)
         for entry in self._journal.entries():
+            if self.done == self._total or not _is_sound(entry, len(self.classes)):
+                self._journal.close()
+                raise UserError(f"{self.folder}: its journal is damaged; leave --resume out to begin anew")
             self._count(entry)
         return self
 
@@ -178,6 +182,22 @@ class DetectionWriter:
 def _rows(detections: Detections) -> list[list[float]]:
     columns = (detections["labels"].tolist(), detections["scores"], detections["boxes"])
     return [[label, shortest(score), *map(shortest, box)] for label, score, box in zip(*columns, strict=True)]
+
+
+def _is_sound(entry: Entry, classes: int) -> bool:
+    """Whether a line of a journal is one that `DetectionWriter` has written."""
+    if "skipped" in entry:
+        return isinstance(entry["skipped"], str)
+    name, rows = entry.get("file_name"), entry.get("found")
+    named = isinstance(name, str) and PurePosixPath(name).name != "" and not leads_out(name)
+    sized = all(type(entry.get(side)) is int for side in ("width", "height"))
+    return named and sized and isinstance(rows, list) and all(_is_row(row, classes) for row in rows)
+
+
+def _is_row(row: object, classes: int) -> bool:
+    if not isinstance(row, list) or len(row) != 6 or type(row[0]) is not int:
+        return False
+    return 0 <= row[0] < classes and all(type(value) is float for value in row[1:])
 
 
 def _absolute(path: Path) -> Path:

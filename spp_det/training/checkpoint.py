@@ -67,6 +67,11 @@ class Checkpoint:
         self.key = key
         self._due = time.monotonic() + EVERY
 
+    @property
+    def path(self) -> Path:
+        """Where it lies, present or not."""
+        return self.cache.path(self.stage, self.key)
+
     def load(self) -> Arrays | None:
         """The state that was written last; None is the beginning."""
         return self.cache.load(self.stage, self.key)
@@ -122,11 +127,18 @@ def load_checkpoint(path: Path, network: nn.Module, settings: Settings) -> Progr
         about = json.loads(metadata["about"])
         if metadata["format"] != FORMAT or metadata["digest"] != _digest(metadata["about"], tensors):
             raise ValueError
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a checkpoint of this version, or is damaged; {again}") from error
-    if different := differences(about["settings"], json.loads(json.dumps(dict(settings)))):
-        raise UserError(f"{path} was made with other settings ({different}); {again}")
-    network.load_state_dict(_part(tensors, "network."))
+    try:
+        if different := differences(about["settings"], json.loads(json.dumps(dict(settings)))):
+            raise UserError(f"{path} was made with other settings ({different}); {again}")
+        network.load_state_dict(_part(tensors, "network."))
+        return _progress(about, tensors)
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise UserError(f"{path} is a checkpoint that does not fit together; {again}") from error
+
+
+def _progress(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
     state: dict[int, dict[str, Any]] = {
         int(i): dict(values) for i, values in about["optimizer"]["state"].items()
     }

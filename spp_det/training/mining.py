@@ -23,7 +23,7 @@ from spp_det.training.windows import LabelledWindows, spread_out
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of the SVMs that given windows, vectors and settings lead to; part of their cache key
+VERSION = 2  # of the SVMs that given windows, vectors and settings lead to; part of their cache key
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,10 +155,18 @@ class Mining:
         }
 
     @classmethod
-    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], settings: SVM) -> Mining:
-        """What `arrays` gave, under the same settings."""
-        classes, dimension = arrays["weight"].shape
+    def of(
+        cls, arrays: Mapping[str, npt.NDArray[Any]], dimension: int, classes: int, settings: SVM
+    ) -> Mining:
+        """What `arrays` gave, under the same settings. Raises ValueError for arrays of any other form."""
         state = cls.begin(dimension, classes, settings)
+        none = np.array(None)
+        rows = arrays.get("signs", none).shape[:1]
+        for name, form in state.arrays().items():
+            array = arrays.get(name, none)
+            shape = form.shape if len(form) else rows + form.shape[1:]  # examples: there are none yet
+            if (array.dtype, array.shape) != (form.dtype, shape):
+                raise ValueError(f"{name} is {array.dtype} {array.shape}, not {form.dtype} {shape}")
         state.pool.add(torch.from_numpy(arrays["vectors"]), arrays["signs"])
         state.pool.alpha = arrays["alpha"]
         state.svms = LinearSVMs(torch.from_numpy(arrays["weight"]), torch.from_numpy(arrays["bias"]))

@@ -52,7 +52,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Pretrained:
         raise UserError(
             f"train.batch = {config.train.batch}: must be a multiple of {distributed.world_size()} processes"
         )
-    every = read_class_folder(config.data.root, config.data.train)
+    every = read_class_folder(config.data.root, config.data.train, follow_links=config.data.follow_links)
     images, skipped = readable(every, workers, config.strict)
     sources = [f"{path.parent.name}/{path.name}" for path in images.paths]
     settings = _settings(config)

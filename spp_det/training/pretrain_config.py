@@ -23,6 +23,8 @@ class Folders(Section):
     train: str = "train"
     test: str | None = "test"
     """For the figures that end the training; None leaves them out."""
+    follow_links: bool = False
+    """Read files that are symbolic links out of their class's folder, too."""
 
 
 class PretrainBackbone(Section):

@@ -49,9 +49,9 @@ def read_dataset(data: Data, split: str | Sequence[str], classes: tuple[str, ...
     """A split of the configured data set, or several joined; ``classes`` to insist on, or None for theirs."""
     splits = [split] if isinstance(split, str) else split
     if data.format == "voc":
-        return read_voc_splits(data.root, splits, classes)
+        return read_voc_splits(data.root, splits, classes, follow_links=data.follow_links)
     (split,) = splits
-    dataset = read_coco(split, data.root)
+    dataset = read_coco(split, data.root, follow_links=data.follow_links)
     if classes is not None and classes != dataset.classes:
         raise UserError(
             f"data.classes: {split} has the categories {', '.join(dataset.classes)}, in this order; "
@@ -63,6 +63,20 @@ def read_dataset(data: Data, split: str | Sequence[str], classes: tuple[str, ...
 def cache_of(config: Config) -> Cache:
     """Where a run keeps what costs time."""
     return Cache(config.runtime.cache or config.output / "cache")
+
+
+def _check_positives(dataset: Dataset) -> None:
+    """Raise UserError for a class without an object to learn from, before hours of work rather than after."""
+    counts = np.zeros(len(dataset.classes), np.int64)
+    for record in dataset.records:
+        np.add.at(counts, record.labels[~(record.difficult | record.crowd)], 1)
+    if not len(counts):
+        raise UserError("the training annotations hold no object, so there is no class to learn")
+    if not counts.all():
+        raise UserError(
+            f"class {dataset.classes[counts.argmin()]!r} has no positive example in the training images: no "
+            "object of it that is neither difficult nor a crowd"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +101,7 @@ def train(config: Config) -> Trained:
     """
     clock = _Clock()
     dataset = read_dataset(config.data, config.data.train, config.data.classes)
+    _check_positives(dataset)
     workers = config.runtime.workers or cores()
     device = distributed.own_device(choose_device(config.runtime.device))
     settings = Settings(
@@ -203,9 +218,10 @@ def _svms(
 ) -> tuple[LinearSVMs, dict[str, object]]:
     """The SVMs and their figures: from the cache, or mined, from where the last run was stopped."""
     checkpoint = Checkpoint(images.cache, "mining", key)
+    dimension = images.features.dimension if head is None else head.dimension
 
     def mine() -> Arrays:
-        state = _state(checkpoint, settings)
+        state = _state(checkpoint, dimension, len(classes), settings)
         done = 0 if state is None else state.images
         if done:
             logger.info("mining: going on after %d of %d images", done, len(order))
@@ -213,7 +229,7 @@ def _svms(
             images.positives(settings.positive_iou, head),
             images.stream(order, "hard negatives", head, done),
             classes,
-            images.features.dimension if head is None else head.dimension,
+            dimension,
             norm,
             settings,
             state,
@@ -228,10 +244,14 @@ def _svms(
     return svms, json.loads(found["figures"].tobytes())
 
 
-def _state(checkpoint: Checkpoint, settings: SVM) -> mining.Mining | None:
+def _state(checkpoint: Checkpoint, dimension: int, classes: int, settings: SVM) -> mining.Mining | None:
     """Where the mining was stopped. A function of its own, so that the arrays, copied, do not live on."""
     arrays = checkpoint.load()
-    return None if arrays is None else mining.Mining.of(arrays, settings)
+    try:
+        return None if arrays is None else mining.Mining.of(arrays, dimension, classes, settings)
+    except ValueError as error:
+        logger.warning("mining: %s is damaged (%s); beginning anew", checkpoint.path, error)
+        return None
 
 
 class _Regressors:

@@ -47,10 +47,16 @@ class LabelledWindows:
         return np.concatenate([own, windows[proposals]]), np.concatenate(labels)
 
     def class_overlaps(self, classes: int) -> Floats:
-        """``[N, K]``: the largest IoU with any object of each class, difficult ones too; 0 without one."""
+        """``[N, K]``: the largest overlap with any object of each class, difficult ones too; 0 without one.
+
+        It is IoU, but for a crowd the part of the window inside it, as COCO's own evaluation matches crowds:
+        a window deep inside one has next to no IoU with it, and shows objects of its class all the same.
+        """
         best = np.zeros((len(self.boxes), classes), np.float32)
         for column, label in enumerate(self.record.labels):
             np.maximum(best[:, label], self.overlaps[:, column], out=best[:, label])
+        for label, inside in zip(self.record.labels[self.record.crowd], self._inside_crowds().T, strict=True):
+            np.maximum(best[:, label], inside, out=best[:, label])
         return best
 
     def near(self, min_iou: float) -> tuple[Ints, Ints]:
@@ -74,11 +80,14 @@ class LabelledWindows:
         crowd: what it shows is unknown.
         """
         largest = self.overlaps.max(axis=1, initial=0)
-        crowd = self.record.crowd
-        inside = intersection(self.boxes, self.record.boxes[crowd]) / np.maximum(area(self.boxes), 1)[:, None]
-        unknown = np.concatenate([self.overlaps[:, self.record.difficult], inside], axis=1)
+        unknown = np.concatenate([self.overlaps[:, self.record.difficult], self._inside_crowds()], axis=1)
         known = unknown.max(axis=1, initial=0) <= low
         return np.flatnonzero((largest >= low) & (largest < high) & known)
+
+    def _inside_crowds(self) -> Floats:
+        """``[N, crowds]``: the part of each window's area that lies in each crowd."""
+        shared = intersection(self.boxes, self.record.boxes[self.record.crowd])
+        return np.asarray(shared / np.maximum(area(self.boxes), 1)[:, None], dtype=np.float32)
 
 
 def spread_out(boxes: Boxes, scores: Floats, candidates: npt.NDArray[np.bool_], max_iou: float) -> Ints:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from spp_det.data.names import Stems, folder_names, leads_out
+from spp_det.data.names import Stems, can_be_a_file, folder_names, leads_out
 
 
 @pytest.mark.parametrize("name", ["000005", "a b", "train/000005.jpg", "a..b", "...", "ä/ö", "./x"])
@@ -15,6 +15,16 @@ def test_names_inside(name: str) -> None:
 )
 def test_names_that_lead_out(name: str) -> None:
     assert leads_out(name)
+
+
+@pytest.mark.parametrize("name", ["a", "ä" * 127, "a/b/" + "x" * 255, "\udcff.jpg"])
+def test_names_that_a_file_can_have(name: str) -> None:
+    assert can_be_a_file(name)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 256, "ä" * 128, "\ud800", "/".join("abc" * 2000)])
+def test_names_that_no_file_can_have(name: str) -> None:
+    assert not can_be_a_file(name)
 
 
 def test_every_image_gets_a_stem_of_its_own():

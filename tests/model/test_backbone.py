@@ -151,6 +151,16 @@ def test_a_weight_of_another_shape_is_named(tmp_path, state):
     assert "[64, 3, 7, 7]" in message
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_named(tmp_path, state, value):
+    weight = state["features.0.weight"].clone()
+    weight[3, 1, 2, 2] = value
+    save_file({**state, "features.0.weight": weight}, tmp_path / "nan.safetensors")
+    message = refused(tmp_path / "nan.safetensors")
+    assert "features.0.weight" in message
+    assert "not finite" in message
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_what_is_no_file_is_refused(tmp_path, suffix):
     assert "no such file" in refused(tmp_path / f"absent{suffix}")

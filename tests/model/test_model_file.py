@@ -242,6 +242,15 @@ def test_other_safetensors_files_and_other_versions_are_told_from_damage(model, 
         assert repr(other) in refused(tmp_path / "other", "not a model that this version reads")
 
 
+def test_a_full_memory_is_not_taken_for_damage(model, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Detector, "_assemble", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        Detector.load(model)
+
+
 # ---------------------------------------------------------------- damage
 
 

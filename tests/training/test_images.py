@@ -475,7 +475,7 @@ def test_no_readable_image_at_all_is_an_error(prepare, broken):
         prepare(Dataset(broken.classes, broken.records[:3]))
 
 
-def test_a_truncated_jpeg_is_used_at_its_full_size(prepare, voc, tmp_path, caplog):
+def test_a_truncated_jpeg_is_used_at_its_full_size(prepare, voc, tmp_path, caplog, monkeypatch):
     dataset = read_voc(voc, "trainval")
     record = dataset.records[2]
     data = record.path.read_bytes()
@@ -486,6 +486,10 @@ def test_a_truncated_jpeg_is_used_at_its_full_size(prepare, voc, tmp_path, caplo
     assert len(images) == 4
     assert images.windows()[2].boxes[:, 2].max() == record.size[0]
     assert caplog.text.count("truncated.jpg") == 1
+    caplog.clear()
+    monkeypatch.setattr("spp_det.images._warned", set())  # as another process, which finds all in the cache
+    prepare(dataset)
+    assert caplog.text.count("truncated.jpg: truncated JPEG") == 1
 
 
 def test_an_annotation_of_another_size_is_fitted_to_the_image(prepare, voc, caplog):

@@ -35,6 +35,13 @@ def overlap(a, b) -> float:
     return width * height / union
 
 
+def part_inside(a, b) -> float:
+    """Of box a's area, what lies in box b; boxes are of a pixel at least."""
+    width = max(0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0, min(a[3], b[3]) - max(a[1], b[1]))
+    return width * height / ((a[2] - a[0]) * (a[3] - a[1]))
+
+
 # Two raccoons (1) side by side, a kangaroo (0) far off, and a difficult kangaroo.
 OBJECTS = [[0, 0, 10, 10], [10, 0, 20, 10], [50, 50, 70, 70], [80, 80, 90, 90]]
 LABELS = [1, 1, 0, 0]
@@ -89,13 +96,22 @@ def test_overlaps_with_a_class_count_difficult_objects(windows):
     assert (overlaps[:, 2] == 0).all()
 
 
+def test_a_window_deep_inside_a_crowd_is_no_negative_of_its_class():
+    """Its IoU with the crowd is 0.01."""
+    crowd = record([[0, 0, 100, 100], [0, 0, 100, 100]], [0, 1], crowd=[0])
+    windows = LabelledWindows.of(crowd, as_boxes([[40, 40, 50, 50], [95, 0, 105, 10]]))
+    assert windows.class_overlaps(2)[2] == pytest.approx([1, 0.01])
+    assert windows.class_overlaps(2)[3] == pytest.approx([0.5, 50 / 10050])
+
+
 @pytest.mark.parametrize("kind", ["difficult", "crowd"])
 def test_difficult_and_crowd_objects_are_no_examples(kind):
     windows = LabelledWindows.of(record([[0, 0, 10, 10]], [0], **{kind: [0]}), as_boxes([[0, 0, 10, 9]]))
     for min_iou in (0.5, 1.0):
         assert len(windows.positives(min_iou)[0]) == 0
     assert len(windows.near(0.5)[0]) == 0
-    assert windows.class_overlaps(1)[1, 0] == pytest.approx(0.9)  # but what is near them is no negative
+    near = {"difficult": 0.9, "crowd": 1.0}[kind]
+    assert windows.class_overlaps(1)[1, 0] == pytest.approx(near)  # but what is near them is no negative
 
 
 def test_background_is_near_an_object_but_not_too_near(windows):
@@ -151,10 +167,13 @@ def test_examples_obey_their_definition(windows, min_iou):
                 wanted[i] = best
     index, target = windows.near(min_iou)
     assert dict(zip(index.tolist(), target.tolist(), strict=True)) == wanted
+    found = windows.class_overlaps(3)
     for label in range(3):
+        mine = marked.labels == label
         for i, box in enumerate(boxes):
-            ious = [overlap(box, other) for other in marked.boxes[marked.labels == label].tolist()]
-            assert windows.class_overlaps(3)[i, label] == pytest.approx(max(ious, default=0), abs=1e-6)
+            shares = [overlap(box, other) for other in marked.boxes[mine].tolist()]
+            shares += [part_inside(box, other) for other in marked.boxes[mine & marked.crowd].tolist()]
+            assert found[i, label] == pytest.approx(max(shares, default=0), abs=1e-6)
 
 
 @settings(max_examples=80, deadline=None)
