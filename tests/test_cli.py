@@ -589,7 +589,7 @@ def test_a_signal_ends_it_with_its_code_and_one_line(name, busy):
         from spp_det import cli
         cli.GRACE = 0.3
 
-        def work():
+        def work(**_):
             if sys.argv[2] == "True":
                 threading.Thread(target=threading.Event().wait).start()
             try:

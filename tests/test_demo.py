@@ -45,7 +45,7 @@ def test_every_place_it_names_is_there(ran):
 def test_the_figures_are_written_down_as_they_are_returned(ran):
     _, result = ran
     assert json.loads(result.places["table"].read_text()) == result.figures
-    assert set(result.figures) == {"coco", "voc", "thresholds", "errors"}
+    assert {"coco", "voc", "thresholds", "errors"} <= set(result.figures)
     assert all(math.isfinite(value) for value in result.figures["coco"].values())
 
 

@@ -81,7 +81,7 @@ def test_three_pictures_are_written(inspected):
 def test_by_default_it_is_the_window_that_scores_highest(inspected, detector, paths):
     _, numbers, _ = inspected
     image = read_image(paths[0])
-    _, scores = detector.score(image, detector.propose(image))
+    _, scores = detector.score(detector.features.maps(image), detector.propose(image))
     assert max(numbers["window"]["scores"].values()) == pytest.approx(scores.max(), abs=1e-4)
     assert numbers["window"]["class"] == detector.classes[scores.max(0).argmax()]
 

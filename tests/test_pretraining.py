@@ -120,12 +120,12 @@ def test_a_finished_run_is_only_tested_again(folder, metrics):
 
 def test_another_configuration_or_other_images_are_refused(folder, metrics, tmp_path):
     assert metrics["images"] == 24
-    with pytest.raises(UserError, match=r"seed = 0, not 3; train\.epochs = 4, not 6; name another output"):
+    with pytest.raises(UserError, match=r"seed: 0 -> 3; train\.epochs: 4 -> 6\); name another output"):
         run_pretraining(configure(folder, folder / "run", "train.epochs=6", "seed=3"))
     for name in ("red", "white"):
         (tmp_path / "train" / name).mkdir(parents=True)
         shutil.copy(folder / "train" / "red" / "0.jpg", tmp_path / "train" / name)
-    with pytest.raises(UserError, match=r"classes = .* images = "):
+    with pytest.raises(UserError, match=r"classes.*: .* -> .* images: "):
         run_pretraining(configure(folder, folder / "run", f"data.root={tmp_path}", "data.test=null"))
 
 

@@ -163,7 +163,7 @@ def test_contributions_and_bias_are_the_score(detector, images, mode, normalize)
     subject = with_features(detector, mode=mode, normalize=normalize)
     image = images[0]
     maps = subject.features.maps(image)
-    _, scores = subject.score(image, WINDOWS)
+    _, scores = subject.score(subject.features.maps(image), WINDOWS)
     used = set()
     for window, expected in zip(WINDOWS, scores, strict=True):
         for label in range(len(subject.classes)):
@@ -197,7 +197,7 @@ def test_a_scorer_that_does_not_read_bins_has_no_contributions(build_detector, i
 
 
 def test_the_best_window_is_that_of_the_top_detection(build_detector, images):
-    subject = build_detector(regress=False, score_threshold=-100.0)
+    subject = build_detector(passes=0, score_threshold=-100.0)
     for image in images[:2]:
         height, width = image.shape[:2]
         windows = clip(WINDOWS, width, height)
