@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,19 @@ def test_images_that_are_not_there_are_counted_in_one_warning(tmp_path, data, ca
     write_detections(tmp_path / "found", data)
     run_report(tmp_path / "found", coco=data.parent / "instances.json")
     assert [r.getMessage()[:33] for r in caplog.records] == ["2 of 2 images cannot be read and "]
+
+
+def test_links_out_of_the_data_are_followed_only_where_that_is_said(tmp_path, data):
+    write_detections(tmp_path / "run", data)
+    shutil.copytree(data, tmp_path / "voc")
+    photo = next((tmp_path / "voc" / "JPEGImages").iterdir())
+    photo.rename(tmp_path / "elsewhere.jpg")
+    photo.symlink_to(tmp_path / "elsewhere.jpg")
+    write_config(tmp_path / "run", root=str(tmp_path / "voc"), test="test")
+    for truth in ({}, {"voc": tmp_path / "voc"}):
+        with pytest.raises(UserError, match=r"leads out of .*--follow-links"):
+            run_report(tmp_path / "run", **truth)
+        assert run_report(tmp_path / "run", **truth, follow_links=True).exists()
 
 
 def test_what_is_missing_is_named(tmp_path, data):

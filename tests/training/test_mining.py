@@ -490,6 +490,27 @@ def test_a_fit_that_does_not_end_is_named(caplog):
     assert len(caplog.messages) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("signs", np.zeros((3, 2), np.int8)),
+        ("vectors", np.zeros((3, 4), np.float16)),
+        ("vectors", np.zeros((3, 60))),
+        ("weight", np.zeros(60, np.float32)),
+        ("counts", np.array(1)),
+        ("alpha", None),
+    ],
+)
+def test_a_state_whose_parts_do_not_fit_together_is_refused(name, wrong):
+    state = Mining.begin(60, 3, SVM())
+    state.pool.add(torch.ones(3, 60), np.eye(3, dtype=np.int8))
+    arrays = state.arrays()
+    assert Mining.of(arrays, 60, 3, SVM()).pool.size == 3
+    arrays = {key: array for key, array in arrays.items() if key != name}
+    with pytest.raises(ValueError, match=name):
+        Mining.of(arrays if wrong is None else {**arrays, name: wrong}, 60, 3, SVM())
+
+
 def test_a_class_without_a_positive_is_named_before_any_image_is_looked_at():
     def never():
         raise AssertionError("mining began")
