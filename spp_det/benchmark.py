@@ -211,8 +211,8 @@ def whole_folder(backbone: str, device: str, size: tuple[int, int], count: int) 
             paths[-1].write_bytes(encode_jpeg(photo(number, size)))
         model = Path(place) / "model.safetensors"
         detector(backbone, device).save(model)
-        alone, _ = _in_process(_search_files, paths, 1)
-        shared, _ = _in_process(_search_files, paths, cores)
+        alone, _ = _timed(_search_files, (paths, 1))
+        shared, _ = _timed(_search_files, (paths, cores))
         whole, memory = _in_process(_detect_files, model, paths, Path(place) / "found", device)
     return [
         _row(f"selective search, {count} photos, 1 core", alone),

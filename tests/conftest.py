@@ -52,6 +52,11 @@ def in_ranks() -> Callable[[int, Callable[[int], Any]], list[Any]]:
             patch.setattr(distributed, "world_size", lambda: count)
             patch.setattr(distributed, "exchange", exchange)
             patch.setattr(distributed, "from_first", from_first)
-            return list(pool.map(one, range(count)))
+            results = [pool.submit(one, rank) for rank in range(count)]
+            failures = [failure for result in results if (failure := result.exception()) is not None]
+            # Of the one that failed by itself rather than of those that then waited for it in vain.
+            for failure in sorted(failures, key=lambda e: isinstance(e, threading.BrokenBarrierError)):
+                raise failure
+            return [result.result() for result in results]
 
     return run

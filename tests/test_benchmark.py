@@ -19,7 +19,18 @@ from spp_det.report.tables import benchmark_table
 
 @pytest.fixture(scope="module")
 def figures():
-    return benchmark.run_benchmark("zf5_small", quick=True)
+    """All of it, but for the processes that each start anew: the next test starts one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(benchmark, "_in_process", lambda job, *arguments: benchmark._timed(job, arguments))
+        return benchmark.run_benchmark("zf5_small", quick=True)
+
+
+def test_a_job_has_a_process_and_its_memory_to_itself():
+    seconds, memory = benchmark._in_process(bytearray, 300 * 2**20)
+    assert seconds > 0
+    assert memory is None or memory > 300
+    with pytest.raises(ZeroDivisionError):
+        benchmark._in_process(divmod, 1, 0)
 
 
 def test_every_topic_has_rows_with_times(figures):
