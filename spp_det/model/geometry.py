@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx, nn
 
+from spp_det.model.graph import trace
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -79,7 +81,7 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
     >>> derive_geometry(nn.Sequential(nn.Conv2d(3, 8, 7, stride=2, padding=3), nn.ReLU(), nn.MaxPool2d(2)))
     (Geometry(stride=4, offset=1.0, receptive_field=9, smallest_input=3), 8)
     """
-    graph = fx.symbolic_trace(layers)
+    graph = trace(layers)
     modules = dict(graph.named_modules())
     views: dict[fx.Node, _View | None] = {}
     for node in graph.graph.nodes:

@@ -8,6 +8,8 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from spp_det.model.graph import trace
+
 _MAKES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax)
 _KEEPS = (
     *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
@@ -29,7 +31,7 @@ def never_negative(layers: nn.Module) -> bool:
     convolution, a batch normalisation or a hard-swish, can be negative: a False may be too cautious. What is
     changed in place is followed under the name of the result, as modules write it (``x += y``, then x).
     """
-    graph = fx.symbolic_trace(layers)
+    graph = trace(layers)
     modules = dict(graph.named_modules())
     sure: dict[fx.Node, bool] = {}
     for node in graph.graph.nodes:
