@@ -594,9 +594,7 @@ def _refuse(reason: str) -> NoReturn:
     the first one has said so. What it has not seen comes a little later."""
     if not FIRST:
         time.sleep(GRACE)
-    print(f"error: {one_line(reason)}", file=sys.stderr, flush=True)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        os._exit(2)  # gloo's threads may abort a process that has lost its peer and unwinds
+    print(f"error: {one_line(reason)}", file=sys.stderr)
     sys.exit(2)
 
 
