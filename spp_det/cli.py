@@ -595,6 +595,10 @@ def _refuse(reason: str) -> NoReturn:
     if not FIRST:
         time.sleep(GRACE)
     print(f"error: {one_line(reason)}", file=sys.stderr)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from spp_det import distributed
+
+        distributed.leave(2)
     sys.exit(2)
 
 

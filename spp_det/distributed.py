@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,18 @@ def process_group(device: torch.device) -> Iterator[None]:
         raise
     # After an error this would wait for what the others never send; the process is about to end anyway.
     dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code, also where a group that it has joined is broken.
+
+    Gloo's threads then still wait for the lost one, and would abort a process that unwinds.
+    """
+    if dist.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def barrier() -> None:
