@@ -70,7 +70,7 @@ def run_benchmark(backbone: str = "alexnet", device: str = "cpu", quick: bool = 
     }
     if not has_bfloat16(torch.device(device)):
         del topics["after the proposals, bfloat16"]
-    figures = {name: measure() for name, measure in track(list(topics.items()), "benchmark", len(topics))}
+    figures = {name: measure() for name, measure in track(list(topics.items()), "benchmark", unit="topics")}
     return {"machine": machine(device), "backbone": backbone, "figures": figures}
 
 

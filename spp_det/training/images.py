@@ -221,7 +221,8 @@ class TrainingImages:
         offers = {index: image.windows.positives(min_iou) for index, image in enumerate(self.images)}
         offers = {index: offer for index, offer in offers.items() if len(offer[0])}
         own = (found(index, *offers[index]) for index in self._own(offers))
-        for arrays in distributed.in_order(own, self.owners(offers)):
+        arriving = distributed.in_order(own, self.owners(offers))
+        for arrays in track(arriving, "positives", len(offers)):
             yield torch.from_numpy(arrays["vectors"]), arrays["signs"]
 
     def sample(self, index: int, most: int, generator: np.random.Generator) -> Tensor:

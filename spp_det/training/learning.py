@@ -100,7 +100,7 @@ def learn(
     done = len(progress.epochs)
     schedule = _schedule(optimiser, plan, steps, done * steps)
     parallel = distributed.parallel(network)
-    for epoch in track(range(done, plan.epochs), "pre-training (epochs)"):
+    for epoch in track(range(done, plan.epochs), "pre-training", plan.epochs, unit="epochs", done=done):
         network.train()
         size = plan.size(epoch)
         sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images

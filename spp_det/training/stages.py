@@ -33,6 +33,7 @@ from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import LinearSVMs
+from spp_det.progress import track
 from spp_det.threads import cores
 from spp_det.training import mining, regression
 from spp_det.training.checkpoint import Checkpoint, CommonCache
@@ -142,7 +143,8 @@ def train(config: Config) -> Trained:
     owners = images.owners(drawn)
 
     def sampled() -> Iterator[Tensor]:
-        for index, seed, owner in zip(drawn, seeds, owners, strict=True):
+        samples = list(zip(drawn, seeds, owners, strict=True))
+        for index, seed, owner in track(samples, "length of the vectors"):
             if owner == distributed.rank():
                 yield images.sample(index, NORM_WINDOWS, np.random.default_rng(seed))
 
