@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from code import InteractiveConsole
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,16 @@ def folder(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+class Prompt(InteractiveConsole):
+    """Python's prompt, where a loop ends with an empty line; what it would print of an error is raised."""
+
+    def showtraceback(self) -> None:
+        raise
+
+    def showsyntaxerror(self, *_: object, **__: object) -> None:
+        raise
+
+
 def test_the_tutorial_is_there_and_trains_in_about_ten_lines():
     blocks = tutorial()
     assert len(blocks) >= 4, "README.md has no section '## Tutorial' with its blocks of Python"
@@ -53,15 +64,16 @@ def test_the_tutorial_is_there_and_trains_in_about_ten_lines():
 
 @pytest.mark.skipif(not tutorial(), reason="said by the test above")
 def test_pasted_line_by_line_the_tutorial_works(folder, capsys):
-    names: dict[str, object] = {}
-    for number, block in enumerate(tutorial(), 1):
-        exec(compile(block, f"README.md, block {number} of the tutorial", "exec"), names)
+    prompt = Prompt(filename="README.md")
+    for block in tutorial():
+        for line in [*block.splitlines(), ""]:
+            prompt.push(line)
     assert (folder / "runs" / "mine" / "model.safetensors").is_file()
     said = capsys.readouterr().out
     assert "mAP@.5" in said
     assert "thing: " in said
-    assert names["detector"].classes == ("thing",)
-    assert names["vectors"].shape == (len(names["windows"]), 50, 512)
+    assert prompt.locals["detector"].classes == ("thing",)
+    assert prompt.locals["vectors"].shape == (len(prompt.locals["windows"]), 50, 512)
 
 
 def test_the_files_that_it_names_are_there():
