@@ -1,22 +1,19 @@
-"""The command line: parse, then delegate. Every mistake of the user ends in one line and exit code 2."""
+"""The command line: each command's arguments and options, and what it delegates to."""
 
 from __future__ import annotations
 
-import logging
 import os
-import signal
-import sys
-import threading
-import time
 from collections.abc import Callable
 from itertools import takewhile
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Literal, NoReturn, TypeVar
 
 import typer
 from rich.markup import escape
 
-from spp_det.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_memory, one_line
+from spp_det.errors import UserError
+from spp_det.process import log_to, run_app
+from spp_det.terminal import say, say_skipped, show, show_figures
 from spp_det.version import __version__
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
@@ -29,10 +26,7 @@ app = typer.Typer(
     help="SPP-net object detection: train on your own photos, detect, and score the result.",
 )
 
-GRACE = 5.0  # seconds for threads and processes to end in; nothing on disk needs them to
-FIRST = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun), or the only one
 BY_SEVERAL = ("train", "detect", "pretrain")
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or that of typer's own copy of click
 T = TypeVar("T")
 
 Overrides = Annotated[
@@ -88,18 +82,18 @@ def train(
     from spp_det.commands import run_training
     from spp_det.config import load_config
 
-    settings = load_config(config, [*(overrides or []), *(["strict=true"] if strict else [])])
-    _log_to(settings.output / "train.log")
+    settings = load_config(config, _overridden(overrides, strict))
+    log_to(settings.output / "train.log")
     metrics = run_training(settings)
     if not distributed.is_first():
         return
     if "test" in metrics:
-        _print_figures(metrics["test"])
-    _say_skipped([*metrics["skipped"], *metrics.get("test", {}).get("skipped", [])])
+        show_figures(metrics["test"])
+    say_skipped([*metrics["skipped"], *metrics.get("test", {}).get("skipped", [])])
     model = escape(str(settings.output / "model.safetensors"))
     seconds = sum(metrics["seconds"].values())
-    _say(f"[bold green]trained[/] on {metrics['images']} images in {seconds:.0f} s: {model}")
-    _say(f"next: spp-det detect {model} FOLDER --out found --draw")
+    say(f"[bold green]trained[/] on {metrics['images']} images in {seconds:.0f} s: {model}")
+    say(f"next: spp-det detect {model} FOLDER --out found --draw")
 
 
 @app.command()
@@ -168,8 +162,8 @@ def detect(
         )
     if not distributed.is_first():
         return
-    _say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {escape(str(out))}")
-    _say_skipped(summary.skipped)
+    say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {escape(str(out))}")
+    say_skipped(summary.skipped)
 
 
 @app.command()
@@ -204,7 +198,7 @@ def evaluate(
     dataset, instances = read_truth(voc, split, coco, images, follow_links=follow_links)
     aligned = read_results(detections, dataset)
     figures = figures_of(dataset, aligned, instances, iou or (), max_dets)
-    _print_figures(figures)
+    show_figures(figures)
     if json_out is not None:
         write_json(json_out, figures)
     if csv_out is not None:
@@ -213,7 +207,7 @@ def evaluate(
         write_whole(markdown_out, figures_markdown(figures))
     if html is not None:
         write_page(html, detections.absolute().parent.name, dataset, aligned.detections, figures)
-        _say(f"page: {escape(str(html))}")
+        say(f"page: {escape(str(html))}")
 
 
 @app.command()
@@ -230,7 +224,7 @@ def report(
     from spp_det.reporting import run_report
 
     page = run_report(run, voc, split, coco, images, out, follow_links=follow_links)
-    _say(f"[bold green]wrote[/] {escape(str(page))}")
+    say(f"[bold green]wrote[/] {escape(str(page))}")
 
 
 @app.command("proposals")
@@ -259,8 +253,6 @@ def propose(
     follow_links: FollowLinks = False,
 ) -> None:
     """Write the windows of a data set to a file, or report how many of its objects they cover."""
-    from rich.console import Console
-
     from spp_det.cache import Cache, write_json
     from spp_det.data.voc import read_voc
     from spp_det.proposing import chosen, recall_figures, write_windows
@@ -274,11 +266,11 @@ def propose(
         figures = recall_figures(
             read_voc(voc, split, follow_links=follow_links), searches, kept, workers, strict
         )
-        Console().print(recall_table(figures))
-        _say_skipped(figures["skipped"])
+        show(recall_table(figures))
+        say_skipped(figures["skipped"])
         if out is not None:
             write_json(out, figures)
-            _say(f"figures: {escape(str(out))}")
+            say(f"figures: {escape(str(out))}")
         return
     if out is None:
         raise UserError("say where to write the windows, --out FILE.npz or .json, or ask for --recall")
@@ -286,9 +278,9 @@ def propose(
         raise UserError("a file holds the windows of one --mode; several are for --recall")
     dataset = read_voc(voc, split, follow_links=follow_links)
     done = write_windows(dataset, searches[0], out, kept, workers, strict)
-    _say_skipped(done.skipped)
+    say_skipped(done.skipped)
     windows = sum(map(len, done.windows))
-    _say(f"[bold green]wrote[/] {windows} windows of {len(done.records)} images: {escape(str(out))}")
+    say(f"[bold green]wrote[/] {windows} windows of {len(done.records)} images: {escape(str(out))}")
 
 
 @app.command()
@@ -332,12 +324,12 @@ def inspect(
     )
     seen = inspection.seen
     name, score = escape(detector.classes[seen.label]), seen.scores[seen.label]
-    _say(f"window {', '.join(f'{value:g}' for value in seen.window)}: {name} {score:.2f}")
+    say(f"window {', '.join(f'{value:g}' for value in seen.window)}: {name} {score:.2f}")
     if seen.contributions is None:
-        _say("no contributions of bins: this model does not score windows by SVMs on pool5 itself")
+        say("no contributions of bins: this model does not score windows by SVMs on pool5 itself")
     for picture in inspection.pictures:
-        _say(f"[bold green]drawn[/] {escape(str(picture))}")
-    _say_skipped(inspection.skipped)
+        say(f"[bold green]drawn[/] {escape(str(picture))}")
+    say_skipped(inspection.skipped)
 
 
 @app.command()
@@ -355,7 +347,7 @@ def download(
     from spp_det.data.download import DEVKIT, download_voc
 
     download_voc(folder, splits or ["VOC2007:trainval", "VOC2007:test"])
-    _say(f"[bold green]there[/]: {escape(str(folder / DEVKIT))}")
+    say(f"[bold green]there[/]: {escape(str(folder / DEVKIT))}")
 
 
 @app.command()
@@ -368,12 +360,12 @@ def demo(
     """Generate photos, pre-train a small network, train, detect and evaluate: minutes, no download."""
     from spp_det.demo import run_demo
 
-    _log_to(out / "train.log")
+    log_to(out / "train.log")
     result = run_demo(out, seed)
-    _print_figures(result.figures)
-    _say("These photos are [bold]generated[/]: the figures test the pipeline and promise nothing for yours.")
+    show_figures(result.figures)
+    say("These photos are [bold]generated[/]: the figures test the pipeline and promise nothing for yours.")
     for name, path in result.places.items():
-        _say(f"{name:<9} {escape(str(path))}")
+        say(f"{name:<9} {escape(str(path))}")
 
 
 @app.command()
@@ -387,29 +379,25 @@ def pretrain(
     The same command goes on after an interruption. On N GPUs: torchrun --nproc-per-node N -m spp_det
     pretrain CONFIG.
     """
-    from rich.console import Console
-
     from spp_det import distributed
     from spp_det.config import load_config
     from spp_det.pretraining import run_pretraining
     from spp_det.report.tables import classification_table
     from spp_det.training.pretrain_config import PretrainConfig
 
-    settings = load_config(
-        config, [*(overrides or []), *(["strict=true"] if strict else [])], kind=PretrainConfig
-    )
-    _log_to(settings.output / "train.log")
+    settings = load_config(config, _overridden(overrides, strict), kind=PretrainConfig)
+    log_to(settings.output / "train.log")
     metrics = run_pretraining(settings)
     if not distributed.is_first():
         return
     test = metrics.get("test", {})
     if test:
-        Console().print(classification_table({view: test[view] for view in settings.test.views}))
-    _say_skipped([*metrics["skipped"], *test.get("skipped", [])])
+        show(classification_table({view: test[view] for view in settings.test.views}))
+    say_skipped([*metrics["skipped"], *test.get("skipped", [])])
     weights = escape(str(settings.output / "backbone.safetensors"))
-    _say(f"[bold green]trained[/] on {metrics['images']} images in {metrics['seconds']:.0f} s: {weights}")
+    say(f"[bold green]trained[/] on {metrics['images']} images in {metrics['seconds']:.0f} s: {weights}")
     name = escape(settings.backbone.name)
-    _say(f"next: spp-det train CONFIG backbone.name={name} backbone.weights={weights}")
+    say(f"next: spp-det train CONFIG backbone.name={name} backbone.weights={weights}")
 
 
 @app.command()
@@ -423,8 +411,6 @@ def cache(
     ] = None,
 ) -> None:
     """Show what a cache holds, or remove some of it; a run that misses something computes it again."""
-    from rich.console import Console
-
     from spp_det.cache import Cache
     from spp_det.report.tables import cache_table
 
@@ -440,8 +426,8 @@ def cache(
     else:
         for stage in stages if prune == "all" else [prune]:
             gone = kept.prune(stage, older_than or 0.0)
-            _say(f"removed {gone.artefacts} artefacts of {stage}, {gone.bytes / 2**20:.1f} MiB")
-    Console().print(cache_table({stage: kept.usage(stage) for stage in stages}))
+            say(f"removed {gone.artefacts} artefacts of {stage}, {gone.bytes / 2**20:.1f} MiB")
+    show(cache_table({stage: kept.usage(stage) for stage in stages}))
 
 
 @app.command()
@@ -461,23 +447,21 @@ def ablate(
 
     The same command goes on after an interruption, and with other --rows adds those to the table.
     """
-    from rich.console import Console
-
     from spp_det.ablation import run_ablation
     from spp_det.config import load_config
     from spp_det.report.ablation import ablation_table, missing_rows
 
-    settings = load_config(config, [*(overrides or []), *(["strict=true"] if strict else [])])
+    settings = load_config(config, _overridden(overrides, strict))
     try:
         scales = None if five is None else [int(scale) for scale in five.split(",")]
     except ValueError:
         raise UserError(f"--five: {five!r} is not a list of scales such as 480,576,688") from None
-    _log_to(settings.output / "train.log")
+    log_to(settings.output / "train.log")
     figures = run_ablation(settings, scales, rows)
-    Console().print(ablation_table(figures))
+    show(ablation_table(figures))
     for name, error in missing_rows(figures).items():
-        _say(f"[yellow]{escape(name)}:[/] {escape(error)}")
-    _say(f"table: {escape(str(settings.output / 'ablation.md'))}")
+        say(f"[yellow]{escape(name)}:[/] {escape(error)}")
+    say(f"table: {escape(str(settings.output / 'ablation.md'))}")
 
 
 @app.command()
@@ -488,8 +472,6 @@ def benchmark(
     quick: Annotated[bool, typer.Option("--quick", help="Small, to see that it works.")] = False,
 ) -> None:
     """Time every stage beside what it replaces: roi_pool, OpenCV's own call, R-CNN. Minutes on a CPU."""
-    from rich.console import Console
-
     from spp_det.benchmark import run_benchmark
     from spp_det.cache import write_json
     from spp_det.devices import choose_device
@@ -497,8 +479,8 @@ def benchmark(
 
     figures = run_benchmark(backbone, str(choose_device(device)), quick)
     write_json(out, figures)
-    Console().print(benchmark_table(figures))
-    _say(f"figures: {escape(str(out))}")
+    show(benchmark_table(figures))
+    say(f"figures: {escape(str(out))}")
 
 
 def _comma_separated(text: str, kind: Callable[[str], T], option: str, wanted: str) -> list[T]:
@@ -508,116 +490,11 @@ def _comma_separated(text: str, kind: Callable[[str], T], option: str, wanted: s
         raise UserError(f"{option} {text}: must be {wanted}") from None
 
 
-def _print_figures(figures: dict[str, Any]) -> None:
-    from rich.console import Console
-
-    from spp_det.report.tables import coco_table, voc_table
-
-    console = Console()
-    console.print(coco_table(figures["coco"]))
-    console.print(voc_table(figures["voc"]))
-    for iou, at in figures["voc_at"].items():
-        console.print(voc_table(at, iou))
+def _overridden(overrides: list[str] | None, strict: bool) -> list[str]:
+    """The overrides of a recipe, with that of --strict, which goes over them."""
+    return [*(overrides or []), *(["strict=true"] if strict else [])]
 
 
-def _say_skipped(files: list[str]) -> None:
-    if files:
-        _say(f"[yellow]skipped {len(files)} files that could not be read, the first: {escape(files[0])}[/]")
-
-
-def _say(text: str) -> None:
-    """Print a line of rich markup; what comes from the user is to be escaped."""
-    from spp_det.progress import console
-
-    console.print(text, highlight=False, soft_wrap=True)
-
-
-def _log_to(path: Path) -> None:
-    """Keep a log with times beside what the terminal shows; of several processes the first one does."""
-    if not FIRST:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-
-
-class _ToTerminal(logging.Handler):
-    """Log lines above a progress bar instead of through it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        from spp_det.progress import console
-
-        if record.name == "spp_det.progress" and console.is_terminal:
-            return  # the bar says so
-        prefix = (
-            f"[yellow]{record.levelname.lower()}:[/] " if record.levelno >= logging.WARNING else "[dim]·[/] "
-        )
-        _say(prefix + escape(one_line(record.getMessage())))
-
-
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
-    logging.captureWarnings(True)
-    logging.raiseExceptions = False  # a full disk under the log is no reason for a traceback
-    logging.getLogger().addHandler(_ToTerminal())
-    logging.getLogger("spp_det").setLevel(logging.INFO if FIRST else logging.ERROR)
-    if not FIRST:  # it says only what it alone saw, of files
-        for reader in ("spp_det.images", "spp_det.training.class_images"):
-            logging.getLogger(reader).setLevel(logging.WARNING)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
-    try:
-        sys.exit(app(standalone_mode=False, prog_name="spp-det"))
-    except UserError as error:
-        _refuse(str(error))
-    except UsageError as error:
-        _refuse(_explain(error))
-    except OSError as error:
-        if error.strerror is None:
-            raise
-        _refuse(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
-    except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
-            raise
-        _refuse(f"not enough memory: {NOT_ENOUGH_MEMORY}")
-
-
-def _explain(error: Any) -> str:
-    """A mistake in the command's words as one line."""
-    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
-    return message if error.ctx is None else f"{message}; see {error.ctx.command_path} --help"
-
-
-def _refuse(reason: str) -> NoReturn:
-    """End with one line, also where several processes all find the same wrong: torchrun ends the others when
-    the first one has said so. What it has not seen comes a little later."""
-    if not FIRST:
-        time.sleep(GRACE)
-    print(f"error: {one_line(reason)}", file=sys.stderr)
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        from spp_det import distributed
-
-        distributed.leave(2)
-    sys.exit(2)
-
-
-def _leave(number: int, _frame: object) -> None:
-    """End by an exception, so that files half-written are removed and the terminal is as it was; by force
-    where a thread is long in its work, or when asked again. What was written is whole either way."""
-
-    def force(*_: object) -> None:
-        if os.isatty(2):
-            os.write(2, b"\x1b[?25h")  # the progress bar has hidden the cursor
-        os._exit(128 + number)
-
-    for again in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(again, force)
-    watchdog = threading.Timer(GRACE, force)
-    watchdog.daemon = True
-    watchdog.start()
-    how = "interrupted" if number == signal.SIGINT else "terminated"
-    logging.getLogger("spp_det").info(
-        "%s; the same command goes on from what the cache holds (detect: with --resume)", how
-    )
-    raise SystemExit(128 + number)
+    run_app(app)

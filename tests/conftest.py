@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("spp_det", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("spp_det")
 
+pytest.register_assert_rewrite("tests.command_line")  # it is no test file, but it asserts
+
 
 @pytest.fixture
 def in_ranks() -> Callable[[int, Callable[[int], Any]], list[Any]]:

@@ -1,16 +1,10 @@
-"""The command line from photos to figures, and how it answers mistakes: exit code 2 and one line."""
+"""Each command from photos to figures, and how it answers mistakes."""
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
-import logging
 import shutil
-import subprocess
-import sys
-import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,54 +12,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from spp_det import Detector, cli
+from spp_det import Detector
 from spp_det.cache import Cache
 from spp_det.config import load_config
 from spp_det.data.class_folder import write_class_folder
 from spp_det.data.synthetic import CLASSES, generate_voc
 from spp_det.data.voc import read_annotation, read_voc
 from spp_det.version import __version__
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended."""
-
-    code: int
-    out: str
-    err: str
-
-
-def spp_det(*arguments: object) -> Ended:
-    """Run the command line in this process, and undo what it does to logging."""
-    root, package = logging.getLogger(), logging.getLogger("spp_det")
-    handlers, level = list(root.handlers), package.level
-    out, err = io.StringIO(), io.StringIO()
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        patch.setattr("sys.argv", ["spp-det", *map(str, arguments)])
-        patch.setattr("signal.signal", lambda *_: None)
-        try:
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        finally:
-            for handler in set(root.handlers) - set(handlers):
-                root.removeHandler(handler)
-                handler.close()
-            package.setLevel(level)
-            logging.captureWarnings(False)
-    return Ended(ended.value.code or 0, out.getvalue(), err.getvalue())
-
-
-def assert_one_line(ended: Ended, *parts: object) -> None:
-    assert ended.code == 2
-    assert ended.err.startswith("error: ")
-    assert ended.err.count("\n") == 1
-    for part in parts:
-        assert str(part) in ended.err
+from tests.command_line import Ended, assert_one_line, spp_det
 
 
 @pytest.fixture(scope="module")
@@ -231,15 +185,6 @@ def test_what_one_process_does_is_refused_to_several(folder, monkeypatch, comman
     assert_one_line(spp_det(command, folder / "recipe.yaml"), command, "without torchrun")
 
 
-def test_of_several_processes_the_first_one_speaks_for_all(folder, monkeypatch):
-    """torchrun ends the others while they wait; who is still there then has something of its own to say."""
-    waited = []
-    monkeypatch.setattr(cli, "FIRST", False)
-    monkeypatch.setattr("time.sleep", waited.append)
-    assert_one_line(spp_det("train", folder / "absent.yaml"), "absent.yaml")
-    assert waited == [cli.GRACE]
-
-
 def test_images_of_standard_input_are_gone_on_with(folder, model, split, tmp_path, monkeypatch):
     names = "".join(f"{folder}/voc/JPEGImages/test_{i:05d}.jpg\n" for i in range(3))
     words = ("detect", model, "-", "--out", tmp_path / "out", "--device", "cpu", "--resume")
@@ -389,22 +334,6 @@ def test_a_precision_that_there_is_not_names_those_there_are(model, split, tmp_p
     ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--precision", "half")
     assert_one_line(ended, "--precision", "half", "auto", "float32", "bfloat16", "detect --help")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (("trian",), ("No such command", "trian")),
-        (("train",), ("Missing argument",)),
-        (("--verbose",), ("No such option", "--verbose")),
-        (("train", "a.yaml", "--fast"), ("No such option", "--fast", "train --help")),
-        (("detect", "a.safetensors", "b.jpg"), ("Missing option", "--out")),
-        (("detect", "a", "b", "--out", "c", "--workers", "-1"), ("--workers", "0")),
-        (("detect", "a", "b", "--out", "c", "--score", "high"), ("--score", "spp-det detect --help")),
-    ],
-)
-def test_words_that_make_no_command_are_one_line(words, parts):
-    assert_one_line(spp_det(*words), *parts)
 
 
 def test_no_command_at_all_shows_the_help():
@@ -578,34 +507,6 @@ def test_a_wrong_request_for_an_ablation_is_one_line(folder, tmp_path, words, pa
     assert ended.code == 2
     assert ended.err.splitlines()[-1].startswith("error: ")
     assert all(part in ended.err.splitlines()[-1] for part in parts)
-
-
-@pytest.mark.parametrize("busy", [False, True], ids=["at rest", "a thread is busy"])
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_ends_it_with_its_code_and_one_line(name, busy):
-    """After whatever is to be tidied, and also where a thread has no end: that is then not waited for."""
-    program = """
-        import os, signal, sys, threading, time
-        from spp_det import cli
-        cli.GRACE = 0.3
-
-        def work(**_):
-            if sys.argv[2] == "True":
-                threading.Thread(target=threading.Event().wait).start()
-            try:
-                os.kill(os.getpid(), getattr(signal, sys.argv[1]))
-            finally:
-                print("tidied", flush=True)
-
-        cli.app = work
-        cli.main()
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program), name, str(busy)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == {"SIGINT": 130, "SIGTERM": 143}[name]
-    assert ended.stdout == "tidied\n"
-    assert ended.stderr.count("\n") == 1
-    assert "goes on from what the cache holds" in ended.stderr
 
 
 @pytest.mark.usefixtures("model")

@@ -21,8 +21,8 @@ LAYERS = (
     {"proposals", "data", "model"},
     {"training", "evaluation", "inference"},
     {"report"},
-    {"cli", "commands", "proposing", "inspecting", "demo", "benchmark", "pretraining", "reporting"}
-    | {"ablation", "__main__"},
+    {"cli", "process", "terminal", "commands", "proposing", "inspecting", "demo", "benchmark"}
+    | {"pretraining", "reporting", "ablation", "__main__"},
 )
 SIDEWAYS = {
     "images": {"errors", "opencv"},
@@ -34,7 +34,10 @@ SIDEWAYS = {
     "demo": {"commands"},
     "benchmark": {"commands"},  # it times whole trainings and folders
     "ablation": {"commands", "proposing"},
+    "process": {"terminal"},
     "cli": {
+        "process",
+        "terminal",
         "commands",
         "proposing",
         "inspecting",

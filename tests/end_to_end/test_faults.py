@@ -13,8 +13,8 @@ import yaml
 from spp_det.data.synthetic import generate_voc
 from spp_det.images import read_image
 from spp_det.proposals.source import WindowSource
+from tests.command_line import assert_one_line, spp_det
 from tests.stress.readers import READERS
-from tests.test_cli import assert_one_line, spp_det
 
 
 @contextmanager

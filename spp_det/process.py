@@ -1,0 +1,114 @@
+"""How a command's process ends and where its log goes: signals, exit codes, one line for every mistake."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import typer
+from rich.markup import escape
+
+from spp_det.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_memory, one_line
+from spp_det.terminal import say
+
+GRACE = 5.0  # seconds for threads and processes to end in; nothing on disk needs them to
+FIRST = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun), or the only one
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or that of typer's own copy of click
+
+
+def run_app(app: typer.Typer) -> NoReturn:
+    """Run the command that ``sys.argv`` names and end the process: with the command's exit code, with 2 and
+    one line where the user can mend what is wrong, or with 128 and a signal's number."""
+    logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a full disk under the log is no reason for a traceback
+    logging.getLogger().addHandler(_ToTerminal())
+    logging.getLogger("spp_det").setLevel(logging.INFO if FIRST else logging.ERROR)
+    if not FIRST:  # it says only what it alone saw, of files
+        for reader in ("spp_det.images", "spp_det.training.class_images"):
+            logging.getLogger(reader).setLevel(logging.WARNING)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _leave)
+    try:
+        sys.exit(app(standalone_mode=False, prog_name="spp-det"))
+    except UserError as error:
+        _refuse(str(error))
+    except UsageError as error:
+        _refuse(_explain(error))
+    except OSError as error:
+        if error.strerror is None:
+            raise
+        _refuse(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+            raise
+        _refuse(f"not enough memory: {NOT_ENOUGH_MEMORY}")
+
+
+def log_to(path: Path) -> None:
+    """Keep a log with times beside what the terminal shows; of several processes the first one does."""
+    if not FIRST:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+class _ToTerminal(logging.Handler):
+    """Log lines above a progress bar instead of through it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from spp_det.progress import console
+
+        if record.name == "spp_det.progress" and console.is_terminal:
+            return  # the bar says so
+        prefix = (
+            f"[yellow]{record.levelname.lower()}:[/] " if record.levelno >= logging.WARNING else "[dim]·[/] "
+        )
+        say(prefix + escape(one_line(record.getMessage())))
+
+
+def _explain(error: Any) -> str:
+    """A mistake in the command's words as one line."""
+    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
+    return message if error.ctx is None else f"{message}; see {error.ctx.command_path} --help"
+
+
+def _refuse(reason: str) -> NoReturn:
+    """End with one line, also where several processes all find the same wrong: torchrun ends the others when
+    the first one has said so. What it has not seen comes a little later."""
+    if not FIRST:
+        time.sleep(GRACE)
+    print(f"error: {one_line(reason)}", file=sys.stderr)
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        from spp_det import distributed
+
+        distributed.leave(2)
+    sys.exit(2)
+
+
+def _leave(number: int, _frame: object) -> None:
+    """End by an exception, so that files half-written are removed and the terminal is as it was; by force
+    where a thread is long in its work, or when asked again. What was written is whole either way."""
+
+    def force(*_: object) -> None:
+        if os.isatty(2):
+            os.write(2, b"\x1b[?25h")  # the progress bar has hidden the cursor
+        os._exit(128 + number)
+
+    for again in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(again, force)
+    watchdog = threading.Timer(GRACE, force)
+    watchdog.daemon = True
+    watchdog.start()
+    how = "interrupted" if number == signal.SIGINT else "terminated"
+    logging.getLogger("spp_det").info(
+        "%s; the same command goes on from what the cache holds (detect: with --resume)", how
+    )
+    raise SystemExit(128 + number)

@@ -1,0 +1,42 @@
+"""What a command shows: figures as tables on stdout, lines about the work on stderr."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Consoles and tables are imported when something is shown: --help and refusals should not wait for them.
+
+
+def say(text: str) -> None:
+    """Print a line of rich markup on stderr; what comes from the user is to be escaped."""
+    from spp_det.progress import console
+
+    console.print(text, highlight=False, soft_wrap=True)
+
+
+def say_skipped(files: list[str]) -> None:
+    """Count the files that could not be read and name the first of them; nothing where there are none."""
+    if files:
+        say(f"[yellow]skipped {len(files)} files that could not be read, the first: {escape(files[0])}[/]")
+
+
+def show(*tables: Table) -> None:
+    """Print tables on stdout, one below the other."""
+    from rich.console import Console
+
+    console = Console()
+    for table in tables:
+        console.print(table)
+
+
+def show_figures(figures: dict[str, Any]) -> None:
+    """Print what `spp_det.evaluation.results.evaluate` returns: COCO's figures, then VOC's at each IoU."""
+    from spp_det.report.tables import coco_table, voc_table
+
+    others = [voc_table(at, iou) for iou, at in figures["voc_at"].items()]
+    show(coco_table(figures["coco"]), voc_table(figures["voc"]), *others)

@@ -1,0 +1,53 @@
+"""The command line, run in the process of the tests."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from dataclasses import dataclass
+
+import pytest
+
+from spp_det import cli
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def spp_det(*arguments: object) -> Ended:
+    """Run the command line in this process, and undo what it does to logging."""
+    root, package = logging.getLogger(), logging.getLogger("spp_det")
+    handlers, level = list(root.handlers), package.level
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        patch.setattr("sys.argv", ["spp-det", *map(str, arguments)])
+        patch.setattr("signal.signal", lambda *_: None)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        finally:
+            for handler in set(root.handlers) - set(handlers):
+                root.removeHandler(handler)
+                handler.close()
+            package.setLevel(level)
+            logging.captureWarnings(False)
+    return Ended(ended.value.code or 0, out.getvalue(), err.getvalue())
+
+
+def assert_one_line(ended: Ended, *parts: object) -> None:
+    assert ended.code == 2
+    assert ended.err.startswith("error: ")
+    assert ended.err.count("\n") == 1
+    for part in parts:
+        assert str(part) in ended.err
