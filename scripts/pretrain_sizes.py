@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spp_det.config import load_config
+from spp_det.config_file import load_config
 from spp_det.data.class_folder import write_class_folder
 from spp_det.data.synthetic import CLASSES, generate_voc
 from spp_det.data.voc import read_voc

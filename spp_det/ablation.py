@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from spp_det.cache import digest, write_json, write_whole
 from spp_det.commands import finish_training
-from spp_det.config import FC, FIVE_SCALES, BoxRegression, Config, FineTune, dump_config, parse_config
+from spp_det.config import FC, FIVE_SCALES, BoxRegression, Config, FineTune
 from spp_det.config import Backbone as BackboneSettings
+from spp_det.config_file import dump_config, parse_config
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.evaluation.reading import read_json

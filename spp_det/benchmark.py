@@ -24,8 +24,9 @@ from torchvision.ops import roi_pool
 
 from spp_det.boxes import Boxes
 from spp_det.commands import detect_to_folder, run_training
-from spp_det.config import FC, FIVE_SCALES, Features, Precision, parse_config
+from spp_det.config import FC, FIVE_SCALES, Features, Precision
 from spp_det.config import Backbone as BackboneSettings
+from spp_det.config_file import parse_config
 from spp_det.data.synthetic import generate_voc, scene
 from spp_det.devices import has_bfloat16, peak_memory
 from spp_det.images import RGB, encode_jpeg, read_image

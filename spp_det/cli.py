@@ -80,7 +80,7 @@ def train(
     """
     from spp_det import distributed
     from spp_det.commands import run_training
-    from spp_det.config import load_config
+    from spp_det.config_file import load_config
 
     settings = load_config(config, _overridden(overrides, strict))
     log_to(settings.output / "train.log")
@@ -380,7 +380,7 @@ def pretrain(
     pretrain CONFIG.
     """
     from spp_det import distributed
-    from spp_det.config import load_config
+    from spp_det.config_file import load_config
     from spp_det.pretraining import run_pretraining
     from spp_det.report.tables import classification_table
     from spp_det.training.pretrain_config import PretrainConfig
@@ -448,7 +448,7 @@ def ablate(
     The same command goes on after an interruption, and with other --rows adds those to the table.
     """
     from spp_det.ablation import run_ablation
-    from spp_det.config import load_config
+    from spp_det.config_file import load_config
     from spp_det.report.ablation import ablation_table, missing_rows
 
     settings = load_config(config, _overridden(overrides, strict))

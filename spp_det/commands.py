@@ -14,7 +14,8 @@ import numpy as np
 
 from spp_det import distributed
 from spp_det.cache import Cache, naming, sweep, write_json, write_whole
-from spp_det.config import Config, Proposals, differences, dotted, dump_config, load_config
+from spp_det.config import Config, Proposals
+from spp_det.config_file import differences, dotted, dump_config, load_config
 from spp_det.data.records import Dataset
 from spp_det.devices import choose_device
 from spp_det.errors import UserError

@@ -1,4 +1,4 @@
-"""Every setting of a run: its type, its range, its default, and strict reading of files and overrides.
+"""Every setting of a run: its type, its range and its default. Files of them: `spp_det.config_file`.
 
 The defaults are the paper's single-scale detector (P), with the authors' released code (R) where the
 paper is silent. Recipes in ``configs/`` state where they differ and why.
@@ -6,23 +6,26 @@ paper is silent. Recipes in ``configs/`` state where they differ and why.
 
 from __future__ import annotations
 
-import difflib
-import re
-import reprlib
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, overload
+from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from spp_det.errors import UserError
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Overlap = Annotated[float, Field(gt=0, le=1)]  # an IoU of boxes that do overlap
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Workers = Annotated[int, Field(ge=0)]
 Side = Annotated[int, Field(ge=16, le=8192)]  # pixels
+Sides = Annotated[tuple[Side, ...], Field(min_length=1)]
+MaxSide = Annotated[int, Field(ge=64, le=32768, validate_default=True)]  # pixels
 Levels = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
+Width = Annotated[int, Field(ge=1, le=16384)]  # of an fc layer
 
+PoolMode = Literal["max", "average"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Features = Literal["spp", "rcnn"]
 Normalize = Literal["none", "hellinger"]
@@ -104,6 +107,19 @@ class Proposals(Section):
             raise ValueError(f"must end in {', '.join(PROPOSAL_FILES)}")
         return file
 
+    def mismatch(self) -> str | None:
+        """What the mode needs and lacks, or has and never looks at; None where all is well.
+
+        No validator: a model file keeps the mode, but no path of its maker's.
+        """
+        paths = {"file": ("file", self.file), "edgeboxes": ("edge_model", self.edge_model)}
+        for mode, (key, path) in paths.items():
+            if path is None and self.mode == mode:
+                return f"proposals.{key} = None: must name a file, because proposals.mode is {mode}"
+            if path is not None and self.mode != mode:
+                return f"proposals.{key} = {str(path)!r}: must go with mode {mode}, not {self.mode}"
+        return None
+
     def without_paths(self) -> Proposals:
         """For a model file: paths are of no use to whoever gets it, and tell of its maker."""
         return self.model_copy(update={"file": None, "edge_model": None})
@@ -115,9 +131,9 @@ class Backbone(Section):
     name: str = "alexnet"
     weights: str = "default"
     """``default`` (torchvision's), ``random``, or a ``.safetensors`` or ``.pth`` file."""
-    scales: Annotated[tuple[Side, ...], Field(min_length=1)] = (688,)
+    scales: Sides = (688,)
     """Images are resized so that their shorter side is this (P: 688, or 480, 576, 688, 864, 1200)."""
-    max_side: Annotated[int, Field(ge=64, le=32768, validate_default=True)] = 2400
+    max_side: MaxSide = 2400
     """The longer side never exceeds this, so that a panorama cannot exhaust the memory."""
 
     @field_validator("scales")
@@ -140,7 +156,7 @@ class Pyramid(Section):
     """Spatial pyramid pooling (P section 2.2; 4.1 for the levels)."""
 
     levels: Levels = (6, 3, 2, 1)
-    mode: Literal["max", "average"] = "max"
+    mode: PoolMode = "max"
     normalize: Normalize = "none"
     """``none``: conv5 as it is (P). ``hellinger``: square roots of its cells, then all vectors of one
     length, so that a few strong channels do not drown the rest."""
@@ -154,9 +170,9 @@ class FC(Section):
     weights: str = "default"
     """``default`` (the ImageNet network's; random where torchvision's has no such layers), ``random``, or a
     ``.safetensors`` or ``.pth`` file of the whole network in torchvision's names."""
-    width: Annotated[int, Field(ge=1, le=16384)] = 4096
+    width: Width = 4096
     """Outputs of each layer; pre-trained layers insist on their own."""
-    rank: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    rank: tuple[Count, Count] | None = None
     """Compress fc6 and fc7 to these ranks after training; Fast R-CNN (section 3.1) took 1024 and 256."""
 
     @field_validator("rank", mode="before")
@@ -176,30 +192,30 @@ class FineTune(Section):
     "ft fc6" of the paper's table 9: fc6 of the network that "ft fc7" takes whole."""
     batch: Annotated[int, Field(ge=2)] = 128
     """Windows of a step."""
-    images_per_step: Annotated[int, Field(ge=1)] = 2
+    images_per_step: Count = 2
     """How many images those come from. A step reads all maps of each, so few is fast; with two, Fast R-CNN
     (section 2.3) saw no slower convergence than with a window from each of 128."""
     positive_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    positive_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
+    positive_iou: Overlap = 0.5
     """A window that overlaps an object at least this much is one of its class."""
-    negative_iou_high: Annotated[float, Field(gt=0, le=1, validate_default=True)] = 0.5
+    negative_iou_high: Annotated[Overlap, Field(validate_default=True)] = 0.5
     """Windows are background if the largest of their overlaps with objects is below this..."""
     negative_iou_low: Annotated[Fraction, Field(validate_default=True)] = 0.1
     """...and not below this: those further off are too easy. Images without any such give those."""
     learning_rate: Positive = 1e-4
-    steps: Annotated[int, Field(ge=1)] = 250_000
+    steps: Count = 250_000
     last_steps: Annotated[int, Field(ge=0)] = 50_000
     """After ``steps``, at a tenth of the learning rate."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    momentum: BelowOne = 0.9
+    weight_decay: NotNegative = 5e-4
+    dropout: BelowOne = 0.5
     flips: bool = True
     """Half of the windows are mirrored."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Of the images, at most: left out, to log loss and accuracy on. SVMs learn from them too."""
-    log_every: Annotated[int, Field(ge=1)] = 1000
+    log_every: Count = 1000
     """Steps."""
-    checkpoint_every: Annotated[int, Field(ge=1)] = 2000
+    checkpoint_every: Count = 2000
     """Steps that are at most lost when the training is stopped; mostly it is a few seconds' work."""
 
     @field_validator("negative_iou_high")
@@ -226,7 +242,7 @@ class SVM(Section):
     positive_weight: Positive = 2.0
     norm: Positive = 20.0
     """Features are scaled so that the mean norm of sampled windows is this."""
-    positive_iou: Annotated[float, Field(gt=0, le=1)] = 1.0
+    positive_iou: Overlap = 1.0
     """Windows that overlap an object at least this much are positives too; 1: the objects alone (P)."""
     negative_iou: Annotated[Fraction, Field(validate_default=True)] = 0.3
     """A window is a negative of a class if its IoU with all the class's objects is below this."""
@@ -234,9 +250,9 @@ class SVM(Section):
     """A negative that overlaps a kept one of its image by more than this is dropped."""
     hard_score: float = -1.0001
     evict_score: float = -1.2
-    memory_mb: Annotated[int, Field(ge=1)] = 896
+    memory_mb: Count = 896
     """For the vectors of the examples; beyond it the easiest negatives are forgotten."""
-    retrain_after: Annotated[int, Field(ge=1)] = 2000
+    retrain_after: Count = 2000
     """New negatives of any one class that call for a new fit."""
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
     """A fit ends when its relative duality gap is below this."""
@@ -254,10 +270,10 @@ class BoxRegression(Section):
 
     enabled: bool = True
     ridge: Positive = 4000.0
-    min_iou: Annotated[float, Field(gt=0, le=1)] = 0.5
+    min_iou: Overlap = 0.5
     """Windows that overlap an object at least this much are examples."""
     norm: Positive = 20.0
-    max_windows: Annotated[int, Field(ge=1)] = 5000
+    max_windows: Count = 5000
     """Examples of one class, drawn at random where there are more."""
     passes: Literal[1, 2] = 1
     """2: boxes that were moved are looked at once more, scored again and moved by a second regressor, and
@@ -269,7 +285,7 @@ class Detection(Section):
 
     score_threshold: float = -1.5
     nms: Fraction = 0.3
-    max_per_image: Annotated[int, Field(ge=1)] = 100
+    max_per_image: Count = 100
     """Detections of one class in one image."""
 
 
@@ -278,7 +294,7 @@ class Runtime(Section):
 
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``..."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Workers = 0
     """Threads for images in parallel; 0 means one a core."""
     precision: Precision = "auto"
     """Of the network: ``auto`` is bfloat16 where the device has it in hardware and conv5 stays the same."""
@@ -290,7 +306,7 @@ class Config(Section):
     """A whole run."""
 
     output: Path = Path("runs/spp")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     strict: bool = False
     """An image that cannot be read is an error, not a warning."""
     features: Features = "spp"
@@ -329,175 +345,3 @@ class Config(Section):
             if layer not in (None, info.data["fc"].layer):
                 raise ValueError(f"must be 'svm' unless fc.layer is finetune.layer; set fc.layer={layer}")
         return scorer
-
-
-Kind = TypeVar("Kind", bound=Section)
-
-
-@overload
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config: ...
-
-
-@overload
-def load_config(path: Path, overrides: Sequence[str], kind: type[Kind]) -> Kind: ...
-
-
-def load_config(path: Path, overrides: Sequence[str] = (), kind: type[Section] = Config) -> Section:
-    """Read a YAML recipe and apply overrides ``section.key=value`` (values are YAML: ``a=[1, 2]``).
-
-    ``kind`` is the class of the whole configuration. Raises UserError, one line with the key, the value and
-    what is allowed, on an unreadable file, an unknown key (the nearest known one is named), a wrong type or
-    a value out of range.
-
-    >>> load_config(Path("recipe.yaml"), ["data.root=photos", "backbone.scales=[96, 128]"]).backbone.scales
-    (96, 128)
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # of its bytes, or of a name that no file can have
-        raise UserError(
-            f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    try:
-        tree = _read_yaml(text)
-    except ValueError as error:
-        raise UserError(f"{path} is not YAML that a config may hold: {error}") from error
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: a config is a mapping of sections, not a {type(tree).__name__}")
-    for override in overrides:
-        _apply(tree, override)
-    return _parsed(tree, str(path), kind)
-
-
-def parse_config(tree: dict[str, Any], source: str = "the configuration") -> Config:
-    """A configuration from nested mappings; ``source`` names them in the UserError.
-
-    >>> config = parse_config({"data": {"root": "photos"}, "svm": {"C": 0.003}})
-    >>> config.svm.C, config.pyramid.levels
-    (0.003, (6, 3, 2, 1))
-    >>> parse_config({"svm": {"c": 1}})
-    Traceback (most recent call last):
-    spp_det.errors.UserError: the configuration: unknown key svm.c; did you mean svm.C?
-    """
-    return _parsed(tree, source, Config)
-
-
-def _parsed(tree: dict[str, Any], source: str, kind: type[Kind]) -> Kind:
-    try:
-        config = kind.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(f"{source}: {_explain(error, kind)}") from error
-    if isinstance(config, Config) and (message := mismatch(config.proposals)) is not None:
-        raise UserError(f"{source}: {message}")
-    return config
-
-
-def mismatch(proposals: Proposals) -> str | None:
-    """What the mode needs and lacks, or has and never looks at; None where all is well.
-
-    No validator of the section itself: a model file keeps the mode, but no path of its maker's.
-    """
-    paths = {"file": ("file", proposals.file), "edgeboxes": ("edge_model", proposals.edge_model)}
-    for mode, (key, path) in paths.items():
-        if path is None and proposals.mode == mode:
-            return f"proposals.{key} = None: must name a file, because proposals.mode is {mode}"
-        if path is not None and proposals.mode != mode:
-            return f"proposals.{key} = {str(path)!r}: must go with mode {mode}, not {proposals.mode}"
-    return None
-
-
-def dump_config(config: Section) -> str:
-    """The configuration as YAML that `load_config` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def dotted(section: Section) -> dict[str, object]:
-    """Every value by its dotted key, ``{"svm.C": 0.001, ...}``, as JSON has it."""
-
-    def walk(tree: dict[str, Any], prefix: str) -> Iterable[tuple[str, object]]:
-        for key, value in tree.items():
-            if isinstance(value, dict):
-                yield from walk(value, f"{prefix}{key}.")
-            else:
-                yield prefix + key, value
-
-    return dict(walk(section.model_dump(mode="json"), ""))
-
-
-def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
-    """What is no longer what it was, on one line: ``svm.C: 0.001 -> 0.01; seed: 0 -> 1``."""
-    keys = [*before, *(key for key in now if key not in before)]
-    return "; ".join(
-        f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)
-    )
-
-
-class _PlainLoader(yaml.SafeLoader):
-    """Values alone: no tags that name Python's objects, and no aliases, of which a few lines nested in each
-    other stand for gigabytes."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise ValueError("it has an alias (*NAME): write the value out")
-        return super().compose_node(parent, index)
-
-
-def _read_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises ValueError, one line, where it has none."""
-    try:
-        return yaml.load(text, _PlainLoader)
-    except Exception as error:  # the parser's own, and what Python says to 2026-99-99 or [[[[...
-        raise ValueError(" ".join(str(error).split())[:300]) from error
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    *sections, name = key.split(".")
-    if not equals or not all((*sections, name)):
-        raise UserError(f"override {override!r}: write it as section.key=value")
-    try:
-        value = _read_yaml(text)
-    except ValueError as error:
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from error
-    node = tree
-    for section in sections:
-        node = node.setdefault(section, {})
-        if not isinstance(node, dict):
-            raise UserError(f"override {override!r}: {section} is not a section")
-    node[name] = value
-
-
-_SHORT = reprlib.Repr()  # of values that may be of any size
-_SHORT.maxstring = _SHORT.maxother = 100
-
-
-def _explain(error: ValidationError, kind: type[Section]) -> str:
-    first = error.errors()[0]
-    path = [part for part in first["loc"] if isinstance(part, str)]
-    key = ".".join(path)
-    if first["type"] == "extra_forbidden":
-        known = list(_known_keys(kind))
-        namesakes = [name for name in known if name.split(".")[-1] == path[-1]]  # of other sections
-        near = difflib.get_close_matches(key, namesakes or known, n=1, cutoff=0 if namesakes else 0.5)
-        return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
-    message = re.sub(r"^\w+ should ", "must ", first["msg"].removeprefix("Value error, "))
-    if first["type"] == "path_type":
-        message = "must be a path"
-    elif first["type"] == "tuple_type":
-        message = f"must be a list: [{str(first['input'])[:100]}]"
-    elif first["type"] == "model_type":
-        message = "must be a section, with keys of its own"
-    whole_section = any(name.startswith(f"{key}.") for name in _known_keys(kind))
-    if whole_section and first["type"] == "value_error":  # too long to show, and only a key or two are wrong
-        return f"{key}: {message}"
-    return f"{key} = {_SHORT.repr(first['input'])}: {message}"
-
-
-def _known_keys(section: type[BaseModel], prefix: str = "") -> Iterable[str]:
-    for name, field in section.model_fields.items():
-        kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _known_keys(kind, f"{prefix}{name}.")
-        else:
-            yield prefix + name

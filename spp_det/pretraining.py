@@ -14,7 +14,7 @@ from torch import Tensor
 from spp_det import distributed
 from spp_det.boxes import Ints
 from spp_det.cache import write_json, write_whole
-from spp_det.config import dump_config
+from spp_det.config_file import dump_config
 from spp_det.data.class_folder import LabelledImages, read_class_folder
 from spp_det.devices import choose_device
 from spp_det.evaluation.classification import rank_of

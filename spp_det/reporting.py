@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spp_det.config import load_config
+from spp_det.config_file import load_config
 from spp_det.data.coco import coco_dataset, load_instances
 from spp_det.data.records import Dataset
 from spp_det.data.voc import read_voc

@@ -1,10 +1,11 @@
-"""One profile for all properties, in which a busy machine fails no test for being slow; threads as ranks."""
+"""One profile for all properties, in which a busy machine fails no test for being slow; shared fixtures."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,15 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("spp_det", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("spp_det")
 
-pytest.register_assert_rewrite("tests.command_line")  # it is no test file, but it asserts
+# They are no test files, but they assert.
+pytest.register_assert_rewrite("tests.command_line", "tests.refusals")
+
+
+@pytest.fixture
+def empty_config(tmp_path) -> Path:
+    path = tmp_path / "empty.yaml"
+    path.write_text("# nothing but defaults\n")
+    return path
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 
 from spp_det import ablation
 from spp_det.ablation import choose, run_ablation, table_rows
-from spp_det.config import FIVE_SCALES, Config, load_config, parse_config
+from spp_det.config import FIVE_SCALES, Config
+from spp_det.config_file import load_config, parse_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.errors import UserError
 from spp_det.model.detector import Detector

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from spp_det.commands import Summary, detect_to_folder, run_training, windows_for
-from spp_det.config import Config, Proposals, parse_config
+from spp_det.config import Config, Proposals
+from spp_det.config_file import parse_config
 from spp_det.data.coco import coco_instances
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc

@@ -16,8 +16,8 @@ ROOT = Path(spp_det.__file__).parent
 LAYERS = (
     # Low to high. A part, one module or one folder directly under spp_det, imports from the layers below
     # its own, and of its own layer only as SIDEWAYS allows.
-    {"errors", "version", "boxes", "images", "opencv", "config", "cache", "progress", "distributed"}
-    | {"devices", "threads"},
+    {"errors", "version", "boxes", "images", "opencv", "config", "config_file", "cache", "progress"}
+    | {"distributed", "devices", "threads"},
     {"proposals", "data", "model"},
     {"training", "evaluation", "inference"},
     {"report"},
@@ -27,7 +27,7 @@ LAYERS = (
 SIDEWAYS = {
     "images": {"errors", "opencv"},
     "opencv": {"errors"},
-    "config": {"errors"},
+    "config_file": {"config", "errors"},
     "devices": {"errors"},
     "distributed": {"errors", "threads"},
     "model": {"proposals"},  # the detector searches for windows by itself

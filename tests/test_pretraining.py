@@ -15,7 +15,7 @@ import torch
 import yaml
 
 import spp_det
-from spp_det.config import load_config
+from spp_det.config_file import load_config
 from spp_det.errors import UserError
 from spp_det.images import encode_jpeg
 from spp_det.model.backbone import Backbone

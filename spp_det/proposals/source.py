@@ -12,7 +12,8 @@ import numpy as np
 
 from spp_det.boxes import Boxes, clip
 from spp_det.cache import Arrays, Cache, digest, file_digest
-from spp_det.config import Proposals, mismatch, parse_config
+from spp_det.config import Proposals
+from spp_det.config_file import parse_config
 from spp_det.errors import UserError
 from spp_det.images import (
     RGB,
@@ -64,7 +65,7 @@ class WindowSource:
 
         Raises UserError where that is not named, absent or damaged.
         """
-        if (message := mismatch(settings)) is not None:
+        if (message := settings.mismatch()) is not None:
             raise UserError(message)
         self.settings = settings
         self._imported: files.ByImage = {}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from spp_det import distributed
 from spp_det.cache import Arrays, Cache, digest, write_whole
-from spp_det.config import differences
+from spp_det.config_file import differences
 from spp_det.errors import UserError
 from spp_det.training.learning import Epoch, Progress
 

@@ -10,9 +10,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from spp_det.config import Levels, Positive, Precision, Section, Side
+from spp_det.config import (
+    BelowOne,
+    Count,
+    Levels,
+    MaxSide,
+    NotNegative,
+    PoolMode,
+    Positive,
+    Precision,
+    Section,
+    Seed,
+    Sides,
+    Width,
+    Workers,
+)
 
-Sides = Annotated[tuple[Side, ...], Field(min_length=1)]
 View = Literal["full", "multi_view"]
 
 
@@ -39,7 +52,7 @@ class PretrainPyramid(Section):
     """Spatial pyramid pooling before the fc layers (P section 2.2; 3.1 for the levels)."""
 
     levels: Levels = (6, 3, 2, 1)
-    mode: Literal["max", "average"] = "max"
+    mode: PoolMode = "max"
 
 
 class PretrainFC(Section):
@@ -47,8 +60,8 @@ class PretrainFC(Section):
 
     layers: Annotated[int, Field(ge=1, le=2)] = 2
     """fc6 alone, or fc6 and fc7; the layer of the classes is not counted."""
-    width: Annotated[int, Field(ge=1, le=16384)] = 4096
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    width: Width = 4096
+    dropout: BelowOne = 0.5
     """The part of each layer's outputs that is set to zero while training."""
 
 
@@ -57,24 +70,24 @@ class Training(Section):
 
     sizes: Sides = (224,)
     """Sides of the square crops in pixels, taken in turn, one an epoch (P section 2.3: 180, 224)."""
-    epochs: Annotated[int, Field(ge=1)] = 90
+    epochs: Count = 90
     batch: Annotated[int, Field(ge=2)] = 128
     """Images a step, of all processes together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: BelowOne = 0.9
     """Of ``sgd``; ``one_cycle`` varies it by itself."""
     learning_rate: Positive = 0.01
     """The largest."""
     schedule: Literal["steps", "one_cycle"] = "steps"
     """``steps``: a tenth from each epoch of ``drops`` on. ``one_cycle``: up for 30% of the steps, then down
     to nothing (Smith and Topin 2017)."""
-    drops: tuple[Annotated[int, Field(ge=1)], ...] = (30, 60)
+    drops: tuple[Count, ...] = (30, 60)
     """P divides by 10 twice, when the error stands still; epochs make a run repeat itself."""
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: NotNegative = 5e-4
+    label_smoothing: BelowOne = 0.0
     flip: bool = True
     """Mirror half of the crops; not for letters and digits."""
-    colour: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    colour: BelowOne = 0.2
     """Brightness, contrast and saturation are multiplied by up to 1 plus or minus this."""
 
 
@@ -86,7 +99,7 @@ class Testing(Section):
     views: Annotated[tuple[View, ...], Field(min_length=1)] = ("full", "multi_view")
     """``full``: the whole image, its shorter side of that size. ``multi_view``: 18 windows of that size
     pooled from the maps of an image 256/224 times as large, and of its mirror image."""
-    max_side: Annotated[int, Field(ge=64, le=32768, validate_default=True)] = 2400
+    max_side: MaxSide = 2400
     """The longer side never exceeds this, so that a panorama cannot exhaust the memory."""
 
     @field_validator("max_side")
@@ -103,7 +116,7 @@ class PretrainRuntime(Section):
 
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``...; under ``torchrun`` each process takes its own GPU."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Workers = 0
     """Threads that read images, of each process; 0 means one a core."""
     precision: Precision = "float32"
     """Of the convolutions; weights and their updates are float32 all the same."""
@@ -113,7 +126,7 @@ class PretrainConfig(Section):
     """A whole pre-training run."""
 
     output: Path = Path("runs/pretrain")
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    seed: Seed = 0
     strict: bool = False
     """An image that cannot be read is an error, not a warning."""
     data: Folders = Folders()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from spp_det import Detector
 from spp_det.cache import Cache
-from spp_det.config import load_config
+from spp_det.config_file import load_config
 from spp_det.data.class_folder import read_class_folder, write_class_folder
 from spp_det.data.coco import coco_instances, read_coco
 from spp_det.data.folder import find_images

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spp_det import Detector
-from spp_det.config import parse_config
+from spp_det.config_file import parse_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.errors import UserError
 from spp_det.images import read_image

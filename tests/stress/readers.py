@@ -20,7 +20,8 @@ from scipy.io import savemat
 
 from spp_det.boxes import as_boxes
 from spp_det.cache import Cache
-from spp_det.config import Config, dump_config, load_config, parse_config
+from spp_det.config import Config
+from spp_det.config_file import dump_config, load_config, parse_config
 from spp_det.data.bounds import fit_record
 from spp_det.data.class_folder import read_class_folder
 from spp_det.data.coco import coco_instances, read_coco

@@ -1,0 +1,20 @@
+"""How a configuration is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from spp_det.config import Config, Section
+from spp_det.config_file import load_config
+from spp_det.errors import UserError
+
+
+def refusal(path: Path, *overrides: str, kind: type[Section] = Config) -> str:
+    """The message, one line, with which a file or the overrides of it are refused."""
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides, kind)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
