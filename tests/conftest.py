@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,17 @@ def empty_config(tmp_path) -> Path:
     path = tmp_path / "empty.yaml"
     path.write_text("# nothing but defaults\n")
     return path
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    """As on a machine of three cores, whatever there is."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -114,15 +114,6 @@ def looks(monkeypatch):
     return searches, passes
 
 
-@pytest.fixture
-def three_threads():
-    """As on a machine of three cores, whatever there is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_of_several_files_each_is_searched_and_seen_by_one_core(detector, paths, looks, workers):

@@ -22,6 +22,7 @@ from spp_det.model.model_file import Settings
 from spp_det.model.projection import project
 from spp_det.model.pyramid import pool_windows
 from spp_det.threads import ahead, on_all_cores
+from tests.vectors import held
 
 LEVELS = (6, 3, 2, 1)
 
@@ -34,11 +35,6 @@ def backbone() -> Backbone:
 @pytest.fixture(scope="module")
 def image():
     return scene(np.random.default_rng(1), sizes=((200, 150),)).image
-
-
-def held(vectors: torch.Tensor, of: np.ndarray) -> WindowVectors:
-    """Vectors ``[M, D]`` that there are already."""
-    return WindowVectors(lambda rows: vectors[torch.from_numpy(rows)], of, 4096, vectors.device)
 
 
 def random_windows(count: int, width: int, height: int, seed: int = 0):
@@ -262,15 +258,6 @@ def test_settings_describe_the_features(backbone):
 def head_and_tail(vectors):
     """Of each vector by itself, exactly: nothing that rounds differently in another batch."""
     return torch.stack([vectors[:, 0], vectors.amax(1), 2 * vectors[:, -1]], dim=1)
-
-
-@pytest.fixture
-def three_threads():
-    """As on a machine of three cores, whatever there is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

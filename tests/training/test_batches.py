@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,27 +11,9 @@ from hypothesis import strategies as st
 
 from spp_det.boxes import as_boxes
 from spp_det.config import FineTune
-from spp_det.data.records import Record
 from spp_det.training.batches import Batch, BatchSampler, Candidates, hold_out
 from spp_det.training.windows import LabelledWindows
-
-
-def record(boxes, labels, difficult=(), crowd=()) -> Record:
-    """Objects; ``difficult`` and ``crowd`` list the indices of those that are."""
-    marks = [np.isin(np.arange(len(labels)), indices) for indices in (difficult, crowd)]
-    return Record("a", Path("a.jpg"), as_boxes(boxes), np.array(labels, np.int64), *marks)
-
-
-@st.composite
-def scenes(draw: st.DrawFn) -> LabelledWindows:
-    """Small integer boxes, so that overlaps and ties abound."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    objects, proposals = draw(st.integers(0, 6)), draw(st.integers(0, 25))
-    corner = rng.integers(0, 8, (objects + proposals, 2))
-    boxes = np.concatenate([corner, corner + rng.integers(1, 8, corner.shape)], axis=1)
-    marked = record(boxes[:objects], rng.integers(0, 3, objects))
-    marked.difficult[:], marked.crowd[:] = rng.random((2, objects)) < 0.2
-    return LabelledWindows.of(marked, as_boxes(boxes[objects:]))
+from tests.training.scenes import record, scenes
 
 
 def candidates(positives=(), labels=(), negatives=()) -> Candidates:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,28 +13,15 @@ from hypothesis import strategies as st
 
 from spp_det.boxes import area, as_boxes, intersection, iou
 from spp_det.config import SVM
-from spp_det.data.records import Record
 from spp_det.errors import UserError
-from spp_det.model.features import WindowVectors
 from spp_det.model.svm import Hinge, LinearSVMs, fit_svms
 from spp_det.training import mining
 from spp_det.training.mining import Example, ExamplePool, Mining, train_svms
 from spp_det.training.windows import LabelledWindows
+from tests.training.scenes import record
+from tests.vectors import held
 
 OBJECTIVE = Hinge(C=1e-3, bias=10.0, positive_weight=2.0)
-
-
-def record(boxes, labels, difficult=(), crowd=()) -> Record:
-    """Objects; ``difficult`` and ``crowd`` list the indices of those that are."""
-    indices = np.arange(len(labels))
-    return Record(
-        image_id="a",
-        path=Path("a.jpg"),
-        boxes=as_boxes(boxes),
-        labels=np.array(labels, np.int64),
-        difficult=np.isin(indices, difficult),
-        crowd=np.isin(indices, crowd),
-    )
 
 
 # ---------------------------------------------------------------- the pool
@@ -153,11 +139,6 @@ def mined(example: Example, svms: LinearSVMs, config: SVM) -> tuple[ExamplePool,
     pool = ExamplePool(all_vectors(example).shape[1], len(svms.weight), capacity=len(vectors))
     pool.add(vectors, signs)
     return pool, (signs < 0).sum(axis=0)
-
-
-def held(vectors: torch.Tensor, of: np.ndarray) -> WindowVectors:
-    """Vectors ``[M, D]`` that there are already."""
-    return WindowVectors(lambda rows: vectors[torch.from_numpy(rows)], of, 4096, vectors.device)
 
 
 def numbered(windows: LabelledWindows, vector_of=None) -> Example:
