@@ -9,21 +9,19 @@ row before it with its regressor, so the two are trained at once.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
 
 from spp_det.cache import digest, write_json, write_whole
-from spp_det.commands import finish_training
 from spp_det.config import FC, FIVE_SCALES, BoxRegression, Config, FineTune
 from spp_det.config import Backbone as BackboneSettings
 from spp_det.config_file import dump_config, parse_config
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.evaluation.reading import read_json
-from spp_det.evaluation.results import read_results
+from spp_det.evaluation.results import or_none, read_results
 from spp_det.evaluation.voc import evaluate_voc
 from spp_det.model.detector import Detector
 from spp_det.model.head import CLASSIFIERS
@@ -31,6 +29,7 @@ from spp_det.proposals.source import WindowSource
 from spp_det.proposing import propose
 from spp_det.report.ablation import ablation_markdown
 from spp_det.training.stages import Trained, cache_of, read_dataset, train
+from spp_det.training_run import finish_training
 from spp_det.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -254,7 +253,7 @@ def _figures(row: Row, metrics: dict[str, Any], test: Dataset) -> Result:
     images = len(test) - len(metrics["test"]["skipped"])
     return {
         "mAP50": metrics["test"]["voc"]["mAP_area"],
-        "mAP75": None if math.isnan(strict) else strict,
+        "mAP75": or_none(strict),
         "train_seconds": round(sum(metrics["seconds"].values()), 2),
         "detect_seconds": round(metrics["test"]["seconds"] / max(1, images), 4),
         "seconds": metrics["seconds"],

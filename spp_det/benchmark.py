@@ -23,11 +23,11 @@ from torch import nn
 from torchvision.ops import roi_pool
 
 from spp_det.boxes import Boxes
-from spp_det.commands import detect_to_folder, run_training
 from spp_det.config import FC, FIVE_SCALES, Features, Precision
 from spp_det.config import Backbone as BackboneSettings
 from spp_det.config_file import parse_config
 from spp_det.data.synthetic import generate_voc, scene
+from spp_det.detecting import detect_to_folder
 from spp_det.devices import has_bfloat16, peak_memory
 from spp_det.images import RGB, encode_jpeg, read_image
 from spp_det.model.backbone import Backbone
@@ -41,6 +41,7 @@ from spp_det.opencv import cv2
 from spp_det.progress import track
 from spp_det.proposals import selective_search
 from spp_det.threads import ahead
+from spp_det.training_run import run_training
 
 CLASSES = 20  # as many as Pascal VOC has
 PHOTO = (640, 480)  # width, height

@@ -79,8 +79,8 @@ def train(
     By N processes or on N GPUs: torchrun --nproc-per-node N -m spp_det train CONFIG.
     """
     from spp_det import distributed
-    from spp_det.commands import run_training
     from spp_det.config_file import load_config
+    from spp_det.training_run import run_training
 
     settings = load_config(config, _overridden(overrides, strict))
     log_to(settings.output / "train.log")
@@ -132,8 +132,8 @@ def detect(
     --nproc-per-node N -m spp_det detect MODEL IMAGES --out DIR.
     """
     from spp_det import distributed
-    from spp_det.commands import detect_to_folder, windows_for
     from spp_det.data.folder import find_images
+    from spp_det.detecting import detect_to_folder, windows_for
     from spp_det.devices import choose_device
     from spp_det.model.ensemble import load_detector
 

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from spp_det.cache import write_json
-from spp_det.commands import detect_to_folder, run_training
 from spp_det.config import SVM, Backbone, BoxRegression, Config, Data, Pyramid
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
+from spp_det.detecting import detect_to_folder
 from spp_det.evaluation.results import evaluate, read_results
 from spp_det.model.detector import Detector
 from spp_det.report.page import write_page
 from spp_det.training.pretrain import save_backbone
 from spp_det.training.pretrain_crops import pretrain_on_crops
+from spp_det.training_run import run_training
 
 logger = logging.getLogger(__name__)
 

@@ -41,20 +41,19 @@ def detect_files(
     strict: bool = False,
     source: WindowSource | None = None,
     cache: Cache | None = None,
-    alone: bool | None = None,
+    alone: bool = True,
 ) -> Iterator[Result]:
     """Detect in each file, in the order given.
 
     A file that cannot be read yields its error after a warning, or raises it where ``strict``. Few images
-    are in memory at a time, however many paths there are. ``source`` gives the
-    windows; None: the detector proposes them. ``cache`` keeps those of the source. ``alone`` says whether a
-    single path is all there is, and so gets all cores; False where it is the rest of many, whose sums are to
-    be rounded alike. None: it is.
+    are in memory at a time, however many paths there are. ``source`` gives the windows; None: the detector
+    proposes them. ``cache`` keeps those of the source. A single path gets all cores, unless it is not
+    ``alone`` but the rest of many, whose sums are to be rounded alike.
 
     Several processes, all with the same paths, take the files in turn. The first one yields what all have
     found, the others nothing.
     """
-    single = len(paths) == 1 and alone is not False
+    single = len(paths) == 1 and alone
     rank, processes = distributed.rank(), distributed.world_size()
     results = _detect_own(detector, paths[rank::processes], workers, source, cache, single)
     for result in results if processes == 1 else _of_all(paths, results):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from spp_det.boxes import Boxes, intersection
 from spp_det.cache import write_json, write_whole
 from spp_det.errors import UserError
 from spp_det.images import RGB, UnreadableImageError, encode_png, read_image
-from spp_det.model.detector import Detector
+from spp_det.model.detector import Detector, label_of
 from spp_det.model.features import ConvMap, SPPFeatures
 from spp_det.model.inspection import (
     CellGrid,
@@ -37,7 +36,7 @@ from spp_det.report.inspection import (
     window_sheet,
 )
 from spp_det.report.sheet import Panel
-from spp_det.threads import ahead
+from spp_det.threads import ahead, cores
 
 logger = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ def inspect_image(
     features, and where no window is given and the model was trained on windows from elsewhere.
     """
     features = spp_features(detector)
-    label = _label(detector.classes, class_name)
+    label = None if class_name is None else label_of(detector.classes, class_name)
     _check_filters(filters, features.backbone.channels)
     image = read_image(path)
     if window is not None:
@@ -146,14 +145,6 @@ def inspect_image(
     return Inspection([folder / name for name in pictures], seen, skipped)
 
 
-def _label(classes: Sequence[str], name: str | None) -> int | None:
-    if name is None:
-        return None
-    if name not in classes:
-        raise UserError(f"the model knows no class {name!r}; it knows {', '.join(classes)}")
-    return classes.index(name)
-
-
 def _check_filters(filters: Sequence[int] | None, channels: int) -> None:
     for number in filters or ():
         if not 0 <= number < channels:
@@ -173,7 +164,6 @@ def _strongest(
     features: SPPFeatures, paths: Sequence[Path], filters: Sequence[int]
 ) -> tuple[dict[int, list[_Activation]], int, list[str]]:
     """Of each filter the images that it responds to most; how many images there were; those unreadable."""
-    workers = os.cpu_count() or 1
 
     def look(path: Path) -> Peaks | UnreadableImageError:
         try:
@@ -184,7 +174,7 @@ def _strongest(
         return find_peaks(features.maps(image), features.backbone.geometry, width, height)
 
     on_cpu = features.backbone.mean.device.type == "cpu"
-    results = ahead(look, paths, workers) if on_cpu else map(look, paths)
+    results = ahead(look, paths, cores()) if on_cpu else map(look, paths)
     strongest: dict[int, list[_Activation]] = {number: [] for number in filters}
     skipped = []
     for path, peaks in zip(paths, track(results, "activations", len(paths)), strict=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.evaluation.recall import Covered, evaluate_recall
+from spp_det.evaluation.results import or_none
 from spp_det.images import UnreadableImageError
 from spp_det.progress import track
 from spp_det.proposals.files import check_writable, write_proposals
@@ -133,8 +133,8 @@ def recall_figures(
         result = evaluate_recall(replace(dataset, records=proposed.records, coco_ids=()), proposed.windows)
         modes[search.mode] = {
             **_tree(result.overall),
-            "MABO": _defined(result.mabo),
-            "windows": _defined(result.windows),
+            "MABO": or_none(result.mabo),
+            "windows": or_none(result.windows),
             "seconds": float(np.mean(proposed.seconds)) if proposed.seconds else None,
             "per_class": {name: _tree(covered) for name, covered in result.per_class.items()},
         }
@@ -142,9 +142,5 @@ def recall_figures(
 
 
 def _tree(covered: Covered) -> dict[str, Any]:
-    recall = {f"{threshold:g}": _defined(value) for threshold, value in covered.recall.items()}
-    return {"objects": covered.objects, "recall": recall, "ABO": _defined(covered.abo)}
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    recall = {f"{threshold:g}": or_none(value) for threshold, value in covered.recall.items()}
+    return {"objects": covered.objects, "recall": recall, "ABO": or_none(covered.abo)}

@@ -25,6 +25,41 @@ def empty_config(tmp_path) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def run_folder(tmp_path_factory) -> Path:
+    """Nine small photos in VOC's layout, and in ``run`` what the training of `run_metrics` leaves."""
+    from spp_det.data.synthetic import generate_voc
+
+    folder = tmp_path_factory.mktemp("small_run")
+    generate_voc(folder / "voc", {"trainval": 6, "test": 3}, seed=1, sizes=((130, 110),))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_metrics(run_folder) -> dict[str, Any]:
+    from spp_det.training_run import run_training
+    from tests.small_run import configure
+
+    return run_training(configure(run_folder, run_folder / "run"))
+
+
+@pytest.fixture(scope="session")
+def run_detector(run_folder, run_metrics) -> Any:
+    """The detector that was trained there."""
+    from spp_det.model.detector import Detector
+
+    assert run_metrics["images"] == 6
+    return Detector.load(run_folder / "run" / "model.safetensors")
+
+
+@pytest.fixture(scope="session")
+def run_paths(run_folder) -> list[Path]:
+    """Its test images."""
+    from spp_det.data.voc import read_voc
+
+    return [record.path for record in read_voc(run_folder / "voc", "test").records]
+
+
 @pytest.fixture
 def three_threads() -> Iterator[None]:
     """As on a machine of three cores, whatever there is."""

@@ -48,7 +48,7 @@ def test_prints_and_writes_the_figures(main, files, capsys):
     assert "AP75" in shown.out
     assert "raccoon" in shown.out
     figures = json.loads((files / "out.json").read_text())
-    assert figures["coco"] == evaluate_coco(INSTANCES, RESULTS)
+    assert figures["coco"] == evaluate_coco(INSTANCES, RESULTS)[0]
     assert figures["voc"]["per_class"]["raccoon"]["area"] == 0.5
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -17,7 +16,7 @@ from spp_det.data.names import leads_out
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.images import encode_jpeg, read_image
-from spp_det.threads import ahead
+from spp_det.threads import ahead, cores
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,4 +104,4 @@ def write_class_folder(dataset: Dataset, folder: Path, smallest: int = 64, conte
             write_whole(folder / dataset.classes[record.labels[number]] / name, encode_jpeg(crop))
         return len(wanted)
 
-    return sum(ahead(write, range(len(dataset)), os.cpu_count() or 1))
+    return sum(ahead(write, range(len(dataset)), cores()))

@@ -50,7 +50,7 @@ def evaluate_coco(
     results: Sequence[Mapping[str, Any]],
     names: tuple[str, str] = ("ground truth", "results"),
     max_dets: int = MAX_DETS,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[int | str, dict[str, float]]]:
     """The figures that pycocotools computes for boxes, equal to its own to the last digit.
 
     Args:
@@ -64,25 +64,13 @@ def evaluate_coco(
         max_dets: more than 10. Where it is not 100, the figure ``AR100`` is called after it.
 
     Returns:
-        The values of `FIGURES`, in that order, fractions of 1. A figure that is not defined (there
-        are no small objects, say) is -1, as pycocotools says it.
+        The values of `FIGURES`, in that order, of all classes together; and those of each class by
+        itself, as pycocotools gives them for that category alone, by category id. They are fractions of
+        1; one that is not defined (there are no small objects, say) is -1, as pycocotools says it.
 
     Raises:
         UserError: one line that names the entry, where either argument is malformed, or a result
             is not finite or lies on an image that ``instances`` does not have.
-    """
-    return evaluate_coco_by_class(instances, results, names, max_dets)[0]
-
-
-def evaluate_coco_by_class(
-    instances: Mapping[str, Any],
-    results: Sequence[Mapping[str, Any]],
-    names: tuple[str, str] = ("ground truth", "results"),
-    max_dets: int = MAX_DETS,
-) -> tuple[dict[str, float], dict[int | str, dict[str, float]]]:
-    """The figures of all classes together, and of each by itself, by category id; see `evaluate_coco`.
-
-    Those of a class are what pycocotools says where it is asked for that category alone.
     """
     if max_dets <= FEW_DETS[-1]:
         raise UserError(f"max_dets must be more than {FEW_DETS[-1]}, got {max_dets}")

@@ -26,15 +26,6 @@ class ImageDetections(TypedDict):
     scores: npt.NDArray[Any]
 
 
-def no_detections() -> ImageDetections:
-    """The detections of an image on which nothing was found."""
-    return {
-        "boxes": np.zeros((0, 4), np.float32),
-        "labels": np.zeros(0, np.int64),
-        "scores": np.zeros(0, np.float64),
-    }
-
-
 def check_detections(dataset: Dataset, detections: Sequence[ImageDetections]) -> None:
     """Refuse detections that no figure can be computed from.
 

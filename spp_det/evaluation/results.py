@@ -21,7 +21,7 @@ from spp_det.data.coco import coco_dataset, coco_instances
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.evaluation.align import Aligned, align
-from spp_det.evaluation.coco import MAX_DETS, evaluate_coco_by_class
+from spp_det.evaluation.coco import MAX_DETS, evaluate_coco
 from spp_det.evaluation.curves import Threshold, best_f1, class_curves
 from spp_det.evaluation.detections import ImageDetections
 from spp_det.evaluation.errors import count_errors, sort_errors
@@ -103,7 +103,7 @@ def _coco_figures(
     names: tuple[str, str] = ("ground truth", "results"),
     max_dets: int = MAX_DETS,
 ) -> Figures:
-    whole, by_id = evaluate_coco_by_class(instances, results, names, max_dets)
+    whole, by_id = evaluate_coco(instances, results, names, max_dets)
     class_names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in instances["categories"]}
     return {"coco": whole, "coco_per_class": {class_names[key]: one for key, one in by_id.items()}}
 
@@ -122,12 +122,12 @@ def _figures_at_half(dataset: Dataset, detections: Sequence[ImageDetections]) ->
 
 def _voc_figures(voc: VocResult) -> dict[str, Any]:
     per_class = {
-        class_name: {"area": _or_none(result.ap_area), "11point": _or_none(result.ap_11point)}
+        class_name: {"area": or_none(result.ap_area), "11point": or_none(result.ap_11point)}
         for class_name, result in voc.per_class.items()
     }
     return {
-        "mAP_area": _or_none(voc.mAP_area),
-        "mAP_11point": _or_none(voc.mAP_11point),
+        "mAP_area": or_none(voc.mAP_area),
+        "mAP_11point": or_none(voc.mAP_11point),
         "per_class": per_class,
     }
 
@@ -138,5 +138,6 @@ def _threshold(best: Threshold | None) -> dict[str, float] | None:
     return {"score": best.score, "precision": best.precision, "recall": best.recall, "F1": best.f1}
 
 
-def _or_none(value: float) -> float | None:
+def or_none(value: float) -> float | None:
+    """A figure as JSON can hold it: None where there is nothing to measure, which is NaN elsewhere."""
     return None if math.isnan(value) else value

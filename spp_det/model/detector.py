@@ -56,6 +56,13 @@ def select(detections: Detections, kept: npt.NDArray[np.bool_]) -> Detections:
     )
 
 
+def label_of(classes: Sequence[str], name: str) -> int:
+    """The label of a class by its name. Raises UserError, naming those there are, for any other name."""
+    if name not in classes:
+        raise UserError(f"the model knows no class {name!r}; it knows {', '.join(classes)}")
+    return classes.index(name)
+
+
 def features_of(backbone: Backbone, settings: Settings) -> WindowFeatures:
     """What the settings describe windows by, on the backbone's device."""
     if settings.features == "rcnn":

@@ -12,7 +12,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,7 @@ from spp_det.evaluation.voc import VocResult, evaluate_voc
 from spp_det.images import UnreadableImageError, encode_jpeg, read_image, resize_shorter_side
 from spp_det.progress import track
 from spp_det.report.text import printable
-from spp_det.threads import ahead
+from spp_det.threads import ahead, cores
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +180,7 @@ def _pictures(records: Sequence[Record]) -> list[_Picture]:
     """The images, small enough that a page of a thousand is still light."""
     shrink = math.sqrt(min(1.0, FULL_SIZE_IMAGES / max(1, len(records))))
     side = max(SHORTEST_SIDE, round(LONGEST_SIDE * shrink))
-    pictures = ahead(lambda record: _picture(record, side), records, os.cpu_count() or 1)
+    pictures = ahead(lambda record: _picture(record, side), records, cores())
     shown, unreadable = [], []
     for record, picture in zip(records, track(pictures, "pictures", len(records)), strict=True):
         if isinstance(picture, UnreadableImageError):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from spp_det import distributed
 from spp_det.cache import digest, write_whole
+from spp_det.config_file import dotted
 from spp_det.data.class_folder import read_class_folder
 from spp_det.errors import UserError
 from spp_det.model.architectures import BACKBONES
@@ -114,9 +115,8 @@ def _plan(train: Training) -> Plan:
 
 def _settings(config: PretrainConfig) -> dict[str, object]:
     """What the weights depend on, by dotted key."""
-    tree = config.model_dump(mode="json", include={"backbone", "pyramid", "fc", "train"})
-    settings = {f"{section}.{key}": value for section, keys in tree.items() for key, value in keys.items()}
-    return {"seed": config.seed, **settings, "runtime.precision": config.runtime.precision}
+    whole, sections = {"seed", "runtime.precision"}, ("backbone.", "pyramid.", "fc.", "train.")
+    return {key: value for key, value in dotted(config).items() if key in whole or key.startswith(sections)}
 
 
 def save_backbone(backbone: Backbone, path: Path) -> None:

@@ -14,10 +14,10 @@ import yaml
 
 import spp_det
 from spp_det.cache import Cache
-from spp_det.commands import run_training
 from spp_det.config_file import load_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.model.detector import Detector
+from spp_det.training_run import run_training
 
 RECIPE = {
     "backbone": {"name": "zf5_small", "weights": "random", "scales": [96]},

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from spp_det.cache import Cache
-from spp_det.commands import run_training
 from spp_det.config import Config
 from spp_det.config_file import dump_config, parse_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.training import checkpoint
 from spp_det.training.stages import train
+from spp_det.training_run import run_training
 
 
 @pytest.fixture(scope="module")

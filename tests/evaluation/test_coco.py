@@ -12,7 +12,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from spp_det.errors import UserError
-from spp_det.evaluation.coco import FIGURES, evaluate_coco, evaluate_coco_by_class
+from spp_det.evaluation.coco import FIGURES, evaluate_coco
+
+
+def figures_of(*arguments, **options) -> dict[str, float]:
+    """Of all classes together."""
+    return evaluate_coco(*arguments, **options)[0]
 
 
 def by_files(instances, results, folder, categories=None, max_dets=100):
@@ -68,7 +73,7 @@ def scene(seed=0, images=12, categories=3):
 @pytest.mark.parametrize("seed", range(8))
 def test_equals_pycocotools_to_the_last_digit(seed, tmp_path):
     instances, results = scene(seed)
-    figures = evaluate_coco(instances, results)
+    figures = figures_of(instances, results)
     assert tuple(figures) == FIGURES
     assert list(figures.values()) == by_files(instances, results, tmp_path)
     assert 0 < figures["AP"] < 1
@@ -79,8 +84,8 @@ def test_equals_pycocotools_to_the_last_digit(seed, tmp_path):
 def test_those_of_each_class_equal_pycocotools_on_that_class_alone(seed, max_dets, tmp_path):
     instances, results = scene(seed)
     instances["categories"].insert(0, {"id": 9, "name": "never seen"})
-    whole, per_class = evaluate_coco_by_class(instances, results, max_dets=max_dets)
-    assert whole == evaluate_coco(instances, results, max_dets=max_dets)
+    whole, per_class = evaluate_coco(instances, results, max_dets=max_dets)
+    assert list(whole.values())[1:] == by_files(instances, results, tmp_path, None, max_dets)[1:]
     assert list(per_class) == [9, 1, 2, 3]
     for category, figures in per_class.items():
         expected = by_files(instances, results, tmp_path, [category], max_dets)
@@ -98,13 +103,13 @@ def test_a_limit_of_detections_names_its_figure_and_leaves_the_others_out():
     entry = {"image_id": 1, "category_id": 1}
     results = [{**entry, "bbox": [99, 99, 5, 5], "score": 1 + i} for i in range(11)]
     results.append({**entry, "bbox": [0, 0, 50, 50], "score": 0.5})  # the twelfth
-    few, more = (evaluate_coco(instances, results, max_dets=limit) for limit in (11, 12))
+    few, more = (figures_of(instances, results, max_dets=limit) for limit in (11, 12))
     assert (few["AP"], few["AR11"]) == (0, 0)
     assert more["AR12"] == 1
     assert more["AP"] == pytest.approx(1 / 12)
     assert list(more) == [name.replace("AR100", "AR12") for name in FIGURES]
     with pytest.raises(UserError, match="max_dets must be more than 10, got 10"):
-        evaluate_coco(instances, results, max_dets=10)
+        figures_of(instances, results, max_dets=10)
 
 
 def test_a_crowd_takes_any_number_of_detections_and_need_not_be_found():
@@ -125,14 +130,14 @@ def test_a_crowd_takes_any_number_of_detections_and_need_not_be_found():
         {"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9 - i / 10}
         for i, box in enumerate([*inside, objects[0]])
     ]
-    assert evaluate_coco(crowd, results)["AP"] == pytest.approx(1)
-    assert evaluate_coco(single, results)["AP"] == pytest.approx(0.25 * 51 / 101)
+    assert figures_of(crowd, results)["AP"] == pytest.approx(1)
+    assert figures_of(single, results)["AP"] == pytest.approx(0.25 * 51 / 101)
 
 
 def test_undefined_figures_are_minus_one(tmp_path):
     instances, results = scene()
     instances["annotations"] = [a for a in instances["annotations"] if a["area"] > 96**2]
-    figures = evaluate_coco(instances, results)
+    figures = figures_of(instances, results)
     assert figures["APsmall"] == figures["ARmedium"] == -1
     assert list(figures.values()) == by_files(instances, results, tmp_path)
 
@@ -142,25 +147,25 @@ def test_difficult_objects_written_as_crowds_change_the_figures():
     plain = copy.deepcopy(instances)
     for annotation in plain["annotations"]:
         annotation["iscrowd"] = 0
-    assert evaluate_coco(instances, results)["AP"] != evaluate_coco(plain, results)["AP"]
+    assert figures_of(instances, results)["AP"] != figures_of(plain, results)["AP"]
 
 
 def test_no_results():
     instances, _ = scene()
-    figures = evaluate_coco(instances, [])
+    figures = figures_of(instances, [])
     assert all(value == 0 for value in figures.values())
 
 
 def test_no_images():
-    figures = evaluate_coco({"images": [], "annotations": [], "categories": []}, [])
+    figures = figures_of({"images": [], "annotations": [], "categories": []}, [])
     assert all(value == -1 for value in figures.values())
 
 
 def test_results_of_unknown_categories_count_nothing(tmp_path):
     instances, results = scene()
     more = [*results, {**results[0], "category_id": 99}]
-    assert evaluate_coco(instances, more) == evaluate_coco(instances, results)
-    assert list(evaluate_coco(instances, more).values()) == by_files(instances, more, tmp_path)
+    assert figures_of(instances, more) == figures_of(instances, results)
+    assert list(figures_of(instances, more).values()) == by_files(instances, more, tmp_path)
 
 
 def test_ids_may_be_names(tmp_path):
@@ -169,7 +174,7 @@ def test_ids_may_be_names(tmp_path):
         entry["image_id"] = f"photo {entry['image_id']}"
     for image in instances["images"]:
         image["id"] = f"photo {image['id']}"
-    assert list(evaluate_coco(instances, results).values()) == by_files(instances, results, tmp_path)
+    assert list(figures_of(instances, results).values()) == by_files(instances, results, tmp_path)
 
 
 def test_area_and_iscrowd_may_be_left_out():
@@ -179,13 +184,13 @@ def test_area_and_iscrowd_may_be_left_out():
         annotation.update(iscrowd=0, area=annotation["bbox"][2] * annotation["bbox"][3])
     for annotation in bare["annotations"]:
         del annotation["iscrowd"], annotation["area"]
-    assert evaluate_coco(bare, results) == evaluate_coco(full, results)
+    assert figures_of(bare, results) == figures_of(full, results)
 
 
 def test_arguments_are_not_changed_and_nothing_is_printed(capsys):
     instances, results = scene()
     before = copy.deepcopy((instances, results))
-    evaluate_coco(instances, results)
+    figures_of(instances, results)
     assert (instances, results) == before
     assert capsys.readouterr().out == ""
 
@@ -194,7 +199,7 @@ def test_the_annotation_id_that_pycocotools_overlooks_is_warned_of(caplog):
     instances, results = scene()
     instances["annotations"][0]["id"] = 0
     with caplog.at_level(logging.WARNING):
-        evaluate_coco(instances, results)
+        figures_of(instances, results)
     assert "id 0" in caplog.text
 
 
@@ -202,9 +207,9 @@ def test_the_annotation_id_that_pycocotools_overlooks_is_warned_of(caplog):
 def test_scores_and_boxes_that_are_not_finite_numbers_are_refused(bad):
     instances, results = scene()
     with pytest.raises(UserError, match=r"^results\[3\]: score must be a finite number"):
-        evaluate_coco(instances, [*results[:3], {**results[3], "score": bad}])
+        figures_of(instances, [*results[:3], {**results[3], "score": bad}])
     with pytest.raises(UserError, match=r"^results\[3\]: bbox must be four finite numbers"):
-        evaluate_coco(instances, [*results[:3], {**results[3], "bbox": [0, 0, 5, bad]}])
+        figures_of(instances, [*results[:3], {**results[3], "bbox": [0, 0, 5, bad]}])
 
 
 @pytest.mark.parametrize(
@@ -219,7 +224,7 @@ def test_scores_and_boxes_that_are_not_finite_numbers_are_refused(bad):
 def test_malformed_results_are_named(change, message):
     instances, results = scene()
     with pytest.raises(UserError, match=r"^results\[1\]: ") as error:
-        evaluate_coco(instances, [results[0], {**results[1], **change}])
+        figures_of(instances, [results[0], {**results[1], **change}])
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -229,13 +234,13 @@ def test_results_that_lack_a_field_are_named(key):
     instances, results = scene()
     del results[2][key]
     with pytest.raises(UserError, match=rf"^results\[2\]: .*{key}"):
-        evaluate_coco(instances, results)
+        figures_of(instances, results)
 
 
 @pytest.mark.parametrize("results", [{"image_id": 1}, "[]", None, [1], [[]]])
 def test_what_is_no_results_list_is_refused(results):
     with pytest.raises(UserError, match=r"^results"):
-        evaluate_coco(scene()[0], results)
+        figures_of(scene()[0], results)
 
 
 @pytest.mark.parametrize(
@@ -255,11 +260,11 @@ def test_a_malformed_ground_truth_is_named(section, index, change, message):
     instances, results = scene()
     instances[section][index].update(change)
     with pytest.raises(UserError) as error:
-        evaluate_coco(instances, results)
+        figures_of(instances, results)
     assert str(error.value).startswith(f"ground truth: {message}")
 
 
 @pytest.mark.parametrize("instances", [[], None, {}, {"images": [], "annotations": []}, {"images": 3}])
 def test_what_is_no_ground_truth_is_refused(instances):
     with pytest.raises(UserError, match=r"^ground truth: "):
-        evaluate_coco(instances, [])
+        figures_of(instances, [])

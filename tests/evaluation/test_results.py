@@ -214,7 +214,7 @@ def test_the_figures_are_those_of_both_evaluators(tmp_path):
     assert figures["voc"]["mAP_area"] == voc.mAP_area == 1.0  # one false positive, ranked last
     assert figures["voc"]["per_class"]["raccoon"] == {"area": 1.0, "11point": 1.0}
     assert list(figures["coco"]) == list(FIGURES)
-    assert figures["coco"] == evaluate_coco(coco_instances(dataset, [(640, 480)] * 3), aligned.coco)
+    assert figures["coco"] == evaluate_coco(coco_instances(dataset, [(640, 480)] * 3), aligned.coco)[0]
 
 
 def test_thresholds_and_errors_are_there_for_every_class(tmp_path):

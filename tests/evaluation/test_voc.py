@@ -16,10 +16,19 @@ from hypothesis import strategies as st
 
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
-from spp_det.evaluation.detections import ImageDetections, no_detections
+from spp_det.evaluation.detections import ImageDetections
 from spp_det.evaluation.voc import VocResult, evaluate_voc
 
 NOWHERE = (900, 900, 910, 910)  # a box that overlaps no object
+
+
+def no_detections() -> ImageDetections:
+    """The detections of an image on which nothing was found."""
+    return {
+        "boxes": np.zeros((0, 4), np.float32),
+        "labels": np.zeros(0, np.int64),
+        "scores": np.zeros(0, np.float64),
+    }
 
 
 def image(*objects, name="image", crowd=False):

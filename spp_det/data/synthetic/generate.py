@@ -15,7 +15,7 @@ from spp_det.data.synthetic.scenes import CLASSES, SIZES, Scene, scene
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.errors import UserError
 from spp_det.images import encode_jpeg
-from spp_det.threads import ahead
+from spp_det.threads import ahead, cores
 
 SPLITS: Mapping[str, int] = {"trainval": 160, "test": 60}
 
@@ -127,7 +127,7 @@ def _write(root: Path, splits: Mapping[str, int], seed: int, sizes: Sequence[tup
         def draw(index: int, split: str = split, part: tuple[float, float] = part) -> None:
             _write_scene(root, _image_id(split, index), scene(image_rng(seed, split, index), sizes, part))
 
-        for _ in ahead(draw, range(count), os.cpu_count() or 1):
+        for _ in ahead(draw, range(count), cores()):
             pass
         ids = "".join(f"{_image_id(split, index)}\n" for index in range(count))
         (root / "ImageSets" / "Main" / f"{split}.txt").write_text(ids, encoding="utf-8")
