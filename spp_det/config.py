@@ -211,6 +211,9 @@ class FineTune(Section):
     dropout: BelowOne = 0.5
     flips: bool = True
     """Half of the windows are mirrored."""
+    centre: bool = False
+    """While they learn, fc6 sees vectors less their mean: the same network, but from random weights it learns
+    in hundreds of steps what took thousands."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Of the images, at most: left out, to log loss and accuracy on. SVMs learn from them too."""
     log_every: Count = 1000

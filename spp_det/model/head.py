@@ -107,7 +107,7 @@ class FCHead(nn.Module):
         """He's initialisation, which keeps the spread of the signal through every ReLU; biases zero."""
         generator = torch.Generator().manual_seed(seed)
         for name in self.layers:
-            layer = self._linear(name)
+            layer = self.linear(name)
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             nn.init.zeros_(layer.bias)
 
@@ -131,7 +131,7 @@ class FCHead(nn.Module):
         Raises UserError where the weights cannot be had or do not fit the backbone, the pyramid's levels
         or the width; ValueError where levels and channels do not make D.
         """
-        fc6 = self._linear("fc6")
+        fc6 = self.linear("fc6")
         if num_bins(levels) * channels != fc6.in_features:
             raise ValueError(f"{levels} of {channels} channels do not make {fc6.in_features} inputs")
         if weights == "default" and backbone_name not in CLASSIFIERS:
@@ -156,7 +156,7 @@ class FCHead(nn.Module):
         pretrained = source.linear("fc6", self.dimension, num_bins(trained) * channels)
         _fill_by_bins(fc6, *pretrained, trained, levels, channels, seed)
         if "fc7" in self.layers:
-            fc7 = self._linear("fc7")
+            fc7 = self.linear("fc7")
             weight, bias = source.linear("fc7", self.dimension, self.dimension)
             fc7.weight.data.copy_(weight)
             fc7.bias.data.copy_(bias)
@@ -166,7 +166,7 @@ class FCHead(nn.Module):
         """The same layers without those behind ``layer``; weights are shared. ValueError where compressed."""
         kept = tuple(f"{name}." for name in NAMES[: NAMES.index(layer) + 1])
         state = {key: tensor for key, tensor in self.layers.state_dict().items() if key.startswith(kept)}
-        return FCHead.from_state(state, self._linear("fc6").in_features)
+        return FCHead.from_state(state, self.linear("fc6").in_features)
 
     def compressed(self, rank: tuple[int, int]) -> FCHead:
         """The same layers with fewer multiplications (Fast R-CNN section 3.1, truncated SVD).
@@ -185,9 +185,9 @@ class FCHead(nn.Module):
             raise ValueError(f"ranks must be at least 1, got {rank}")
         state: dict[str, Tensor] = {}
         for name, t in zip(self.layers, rank, strict=False):  # fc6 may be alone
-            tensors = _truncated(self._linear(name), t)
+            tensors = _truncated(self.linear(name), t)
             state |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
-        return FCHead.from_state(state, self._linear("fc6").in_features)
+        return FCHead.from_state(state, self.linear("fc6").in_features)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], dimension_in: int) -> FCHead:
@@ -206,7 +206,8 @@ class FCHead(nn.Module):
         head.layer, head.dimension = names[-1], dimension_in  # of what would come next
         return head.eval().requires_grad_(False)
 
-    def _linear(self, name: str) -> nn.Linear:
+    def linear(self, name: str) -> nn.Linear:
+        """The layer ``fc6`` or ``fc7``; ValueError where it is compressed."""
         layer = self.layers[name]
         if not isinstance(layer, nn.Linear):
             raise ValueError(f"{name} is compressed")

@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1  # of the training, given all that its checkpoints' key holds
 FC8_SIGMA = 0.01  # (P section 4.1)
+CENTRE_STEPS = 20  # batches whose mean is taken for that of all
 HELD_OUT_WINDOWS = 2048  # at most, to measure on: their vectors stay in memory
 
 Row = dict[str, float | None]
@@ -87,6 +88,8 @@ def finetune(
         logger.info("fine-tuning: from step %d; %d images held out", done, len(watched))
         held_out = _held_out(images, sampler, watched)
         if done == 0:
+            if settings.centre:
+                training.network.centre_on(_mean_vector(images, sampler))
             training.write_row(0, held_out)
 
         def prepare(step: int) -> tuple[Tensor, Tensor, int]:
@@ -107,6 +110,7 @@ def finetune(
                 at_once = done % settings.checkpoint_every == 0 or done == total
                 checkpoint.offer(partial(training.state, done), at_once)
     training.network.eval().requires_grad_(False)
+    training.network.centre_on(torch.zeros_like(training.network.centre))
     fc8 = training.network.fc8
     figures = {"steps": total, "held_out_images": len(watched), "log": training.log}
     return SoftmaxScorer(fc8.weight.detach(), fc8.bias.detach()), figures
@@ -117,16 +121,29 @@ class _Network(nn.Module):
 
     def __init__(self, head: FCHead, outputs: int, dropout: float, seed: int) -> None:
         super().__init__()
-        self.head = head
+        self.head: FCHead = head
         self.dropout = dropout
         self.fc8 = nn.utils.skip_init(nn.Linear, head.dimension, outputs)
         generator = torch.Generator().manual_seed(seed + 2**32)  # other numbers than a random fc6 begins with
         nn.init.normal_(self.fc8.weight, 0, FC8_SIGMA, generator)
         nn.init.zeros_(self.fc8.bias)
+        self.centre: Tensor
+        self.register_buffer("centre", torch.zeros(head.linear("fc6").in_features))
 
     def forward(self, vectors: Tensor) -> Tensor:
-        logits: Tensor = self.fc8(self.head(vectors, self.dropout))
+        logits: Tensor = self.fc8(self.head(vectors - self.centre, self.dropout))
         return logits
+
+    @torch.no_grad()
+    def centre_on(self, mean: Tensor) -> None:
+        """Let fc6 see the vectors less ``mean [D]``; its bias makes up for that, and the logits are the same.
+
+        Only learning differs: of vectors that are never negative the mean is half the length or more, and
+        while gradients are busy with that direction, in which nothing differs, they say little of the others.
+        """
+        fc6 = self.head.linear("fc6")
+        fc6.bias += fc6.weight @ (mean - self.centre)
+        self.centre.copy_(mean)
 
 
 class _Training:
@@ -195,6 +212,7 @@ class _Training:
         """Everything that what follows depends on, after so many steps."""
         arrays = {"step": np.array(done), "sums": self.sums.cpu().numpy()}
         arrays["log"] = np.frombuffer(json.dumps(self.log).encode(), np.uint8)
+        arrays["centre"] = self.network.centre.cpu().numpy()
         for name, parameter in self.network.named_parameters():
             arrays[f"weights.{name}"] = parameter.detach().cpu().numpy()
             arrays[f"momentum.{name}"] = self.optimiser.state[parameter]["momentum_buffer"].cpu().numpy()
@@ -205,6 +223,7 @@ class _Training:
         """Go back to a state. Returns the steps that were done then."""
         self.log = json.loads(arrays["log"].tobytes())
         self.sums.copy_(torch.from_numpy(arrays["sums"]))
+        self.network.centre.copy_(torch.from_numpy(arrays["centre"]))
         for name, parameter in self.network.named_parameters():
             parameter.copy_(torch.from_numpy(arrays[f"weights.{name}"]))
             momentum = torch.from_numpy(arrays[f"momentum.{name}"]).to(parameter.device)
@@ -233,6 +252,18 @@ def _examples(images: TrainingImages, batch: Batch) -> tuple[Tensor, Tensor]:
     order = torch.from_numpy(mirrored_bins(features.levels)).to(vectors.device)
     bins[mirrored] = bins[mirrored][:, order]
     return vectors, torch.from_numpy(batch.labels).to(vectors.device)
+
+
+def _mean_vector(images: TrainingImages, sampler: BatchSampler) -> Tensor:
+    """The mean ``[D]`` of the vectors of the first steps."""
+    device = images.features.backbone.mean.device
+    total = torch.zeros(images.features.dimension + 1, dtype=torch.float64, device=device)  # and their number
+    for step in track(range(CENTRE_STEPS), "mean vector", unit="steps"):
+        vectors, _ = _examples(images, _own(images, sampler.step(step)))
+        total[:-1] += vectors.sum(dim=0)
+        total[-1] += len(vectors)
+    total = distributed.total(total)
+    return (total[:-1] / total[-1]).float()
 
 
 def _held_out(images: TrainingImages, sampler: BatchSampler, watched: Ints) -> tuple[Tensor, Tensor] | None:

@@ -168,6 +168,51 @@ def test_what_is_measured_last_is_the_network_that_comes_back(empty, monkeypatch
     assert row["held_out_object_accuracy"] == pytest.approx(float(right[labels < 6].float().mean()))
 
 
+def network_of(vectors: torch.Tensor) -> module._Network:
+    torch.manual_seed(0)
+    network = module._Network(FCHead("fc7", vectors.shape[1], 5), 3, dropout=0.0, seed=0)
+    torch.nn.init.normal_(network.fc8.weight)
+    return network.requires_grad_(True)
+
+
+def test_a_centred_network_is_the_same_function_and_so_is_one_that_is_centred_no_more():
+    vectors = torch.rand(40, 12) + 3
+    network = network_of(vectors)
+    plain = network(vectors)
+    network.centre_on(vectors.mean(0))
+    assert network.head.linear("fc6").bias.abs().max() > 1
+    torch.testing.assert_close(network(vectors), plain, rtol=1e-4, atol=1e-4)
+    network.centre_on(torch.zeros(12))
+    torch.testing.assert_close(network.head.linear("fc6").bias, torch.zeros(5), rtol=0, atol=1e-4)
+
+
+def test_a_centred_networks_gradient_leaves_out_what_all_vectors_have_in_common():
+    """By hand: of W (x - m) + c the gradient is that of W x + b less, for each output, b's times m."""
+    vectors = torch.rand(40, 12) + 3
+    gradients = []
+    for centre in (torch.zeros(12), vectors.mean(0)):
+        network = network_of(vectors)
+        network.centre_on(centre)
+        network(vectors).square().sum().backward()
+        fc6 = network.head.linear("fc6")
+        gradients.append((fc6.weight.grad, fc6.bias.grad))
+    (plain, of_bias), (centred, _) = gradients
+    torch.testing.assert_close(centred, plain - torch.outer(of_bias, vectors.mean(0)), rtol=1e-3, atol=0.1)
+
+
+def test_what_is_centred_comes_back_as_layers_for_vectors_as_they_are(empty, monkeypatch):
+    """The last loss in the log, which the centred network had, is that of the head that comes back."""
+    seen = []
+    held_out = module._held_out
+    monkeypatch.setattr(module, "_held_out", lambda *a: seen.append(held_out(*a)) or seen[-1])
+    head = head_of(empty)
+    scorer, figures = finetune(empty, "key", head, CLASSES, SHORT.model_copy(update={"centre": True}), 0)
+    vectors, targets = seen[0]
+    logits = head(vectors.float()) @ scorer.weight.T + scorer.bias
+    loss = float(torch.nn.functional.cross_entropy(logits, targets))
+    assert loss == pytest.approx(figures["log"][-1]["held_out_loss"], rel=1e-4)
+
+
 def test_fc8_starts_with_the_papers_sigma():
     weight = module._Network(FCHead("fc6", 8, 500), 20, 0.5, 0).fc8.weight
     assert float(weight.detach().std()) == pytest.approx(0.01, rel=0.05)
@@ -284,20 +329,22 @@ def stop_after(steps: int, monkeypatch) -> None:
     monkeypatch.setattr(module._Training, "step", stopping)
 
 
+@pytest.mark.parametrize("centre", [False, True], ids=["plain", "centred"])
 @pytest.mark.parametrize("steps", [3, 7, 15, 21], ids=lambda n: f"after {n}")
-def test_a_training_that_was_stopped_ends_in_the_same_bytes_and_the_same_log(empty, tmp_path, steps):
+def test_a_training_that_was_stopped_ends_in_the_same_bytes_and_the_same_log(empty, tmp_path, steps, centre):
     """Checkpoints are at 5, 10, 15 and 20, rows of the log at 8, 16 and 24: some of each are between."""
-    whole, figures = tune(empty)
+    settings = SHORT.model_copy(update={"centre": centre})
+    whole, figures = tune(empty, settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(empty, "cache", Cache(tmp_path / "stopped"))
         with pytest.MonkeyPatch.context() as stopping:
             stop_after(steps, stopping)
             with pytest.raises(StoppedError):
-                tune(empty)
+                tune(empty, settings)
         began = []
         step = module._Training.step
         patch.setattr(module._Training, "step", lambda self, *a: began.append(a[2]) or step(self, *a))
-        resumed, resumed_figures = tune(empty)
+        resumed, resumed_figures = tune(empty, settings)
     assert equal(resumed, whole)
     assert resumed_figures == figures
     assert began == list(range(steps // 5 * 5, 24))
