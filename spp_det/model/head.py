@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Literal
@@ -37,6 +38,9 @@ CLASSIFIERS: dict[str, Mapping[Layer, str]] = {
 LEVELS_KEY = "pyramid.levels"
 """In a state dict of `spp-det pretrain`: int64 ``[L]``, the levels that its fc6 was trained on; its columns
 are level by level in that order, each level's in torchvision's order. Without it fc6 saw one grid."""
+
+PACKS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
+"""Whether oneDNN takes weights in an order of its own."""
 
 NEW_BINS = 0.1
 """Spread of the weights of bins that were not pre-trained, in units of the pre-trained ones' root mean
@@ -70,7 +74,7 @@ class FCHead(nn.Module):
         self.layer: Layer = layer
         self.dimension = width
         self.precision = torch.float32
-        self._rounded: nn.ModuleDict | None = None
+        self._ready: list[Callable[[Tensor], Tensor]] | None = None
         if seed is not None:
             self.randomise(seed)
         self.eval().requires_grad_(False)
@@ -84,15 +88,22 @@ class FCHead(nn.Module):
                 rest grows to keep the mean (P section 3.1). Drawn from torch's own generator.
         """
         x = vectors.to(self.precision)
-        for layer in (self.layers if self._rounded is None else self._rounded).values():
+        for layer in self.layers.values() if self._ready is None else self._ready:
             x = F.relu(layer(x), inplace=True)
             x = F.dropout(x, dropout, training=self.training)
         return x.float()
 
-    def at(self, precision: torch.dtype) -> FCHead:
-        """Compute at that precision, the backbone's, from now on; ``layers`` stay float32, to be saved."""
-        self.precision = precision
-        self._rounded = None if precision == torch.float32 else deepcopy(self.layers).to(precision)
+    def at(self, precision: torch.dtype | None) -> FCHead:
+        """Compute at that precision, the backbone's, from now on, with the weights as they are now, made
+        ready for the device; ``layers`` stay float32, to be saved.
+
+        None: by ``layers`` themselves, in float32, as they have to be used while they learn.
+        """
+        self.precision = precision or torch.float32
+        self._ready = None
+        if precision is not None:
+            layers = self.layers if precision == torch.float32 else deepcopy(self.layers).to(precision)
+            self._ready = [_ready(layer) for layer in layers.values()]
         return self
 
     def digest(self) -> str:
@@ -293,6 +304,19 @@ def _fill_by_bins(
         else:
             out.normal_(0, sigma, generator=generator)
     fc6.bias.copy_(bias)
+
+
+def _ready(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A linear layer, or two in a row, with the weights in the order in which the processor multiplies them:
+    on the CPU a quarter faster than having oneDNN or MKL put them in order at every call."""
+    if isinstance(layer, nn.Sequential):
+        first, second = map(_ready, layer)
+        return lambda vectors: second(first(vectors))
+    assert isinstance(layer, nn.Linear)
+    if layer.weight.device.type != "cpu" or not PACKS:
+        return layer
+    weight, bias = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach()), layer.bias
+    return lambda vectors: torch.ops.mkldnn._linear_pointwise(vectors, weight, bias, "none", [], "")
 
 
 @torch.no_grad()

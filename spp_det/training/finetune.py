@@ -77,7 +77,7 @@ def finetune(
     scales = len(images.features.scales)
     sampler = BatchSampler(candidates, learnt, len(classes), scales, settings, seed)
     device = images.features.backbone.mean.device
-    training = _Training(head.at(torch.float32), classes, settings, seed, device)
+    training = _Training(head.at(None), classes, settings, seed, device)
     asked = settings.model_dump(mode="json", exclude={"enabled", "layer", "checkpoint_every"})
     key = digest(VERSION, images_key, head.digest(), classes, asked, seed, device.type)
     checkpoint = Checkpoint(images.cache, "finetune", key)
@@ -142,7 +142,7 @@ class _Network(nn.Module):
         while gradients are busy with that direction, in which nothing differs, they say little of the others.
         """
         fc6 = self.head.linear("fc6")
-        fc6.bias += fc6.weight @ (mean - self.centre)
+        fc6.bias.add_(fc6.weight @ (mean - self.centre))
         self.centre.copy_(mean)
 
 

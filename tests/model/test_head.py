@@ -398,7 +398,23 @@ def test_bfloat16_multiplies_rounded_but_keeps_the_weights(layer, compress):
     back = FCHead.from_state(state, 50 * CHANNELS)
     assert back.precision == torch.float32
     assert torch.equal(back(vectors), exact)
-    assert torch.equal(head.at(torch.float32)(vectors), exact)
+    assert torch.equal(head.at(None)(vectors), exact)
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 600])
+@pytest.mark.parametrize("compress", [False, True])
+def test_weights_in_the_processors_order_give_what_the_layers_give(compress, count):
+    head, vectors = random_head(width=40), normal(count, 50 * CHANNELS).relu()
+    head = head.compressed((12, 12)) if compress else head
+    exact = head.at(None)(vectors)
+    torch.testing.assert_close(head.at(torch.float32)(vectors), exact, rtol=1e-4, atol=1e-5)
+
+
+def test_what_learns_is_used_as_it_is_now():
+    head, vectors = random_head(width=40).at(None), normal(20, 50 * CHANNELS).relu()
+    before = head(vectors)
+    head.linear("fc6").bias.data += 1
+    assert (head(vectors) - before).abs().max() > 0.1
 
 
 # ---------------------------------------------------------------- compression
