@@ -56,9 +56,9 @@ def finished(processes: int, arguments: list[str], terminal: Path) -> float:
 
 
 def ranks_of(launcher: int) -> list[int]:
-    """The process ids of the ranks, which are the launcher's children."""
-    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
-    return [int(child) for child in children]
+    """The process ids of the ranks, which are the launcher's children, by whichever of its threads."""
+    threads = Path(f"/proc/{launcher}/task").glob("*/children")
+    return sorted(int(child) for children in threads for child in children.read_text().split())
 
 
 def killed_while_mining(arguments: list[str], folder: Path, terminal: Path) -> float:
