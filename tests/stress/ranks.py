@@ -64,7 +64,7 @@ def ranks_of(launcher: int) -> list[int]:
 def killed_while_mining(arguments: list[str], folder: Path, terminal: Path) -> float:
     """Seconds that two processes live on after the second was killed in the middle of its mining."""
     process = launch(2, arguments, terminal)
-    while not list((folder / "cache").glob("mining/**/*")):  # the first checkpoint
+    while not list((folder / "cache").glob("mining/**/*.safetensors")):  # the first checkpoint
         if process.poll() is not None:
             sys.exit(f"it ended before it could be killed: {terminal.read_text()[-2000:]}")
         time.sleep(0.05)
