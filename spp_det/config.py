@@ -212,7 +212,7 @@ class FineTune(Section):
     flips: bool = True
     """Half of the windows are mirrored."""
     centre: bool = False
-    """While they learn, fc6 sees vectors less their mean: the same network, but random weights learn sooner."""
+    """While they learn, fc6 sees vectors less their mean: the same network, but random weights learn."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """Of the images, at most: left out, to log loss and accuracy on. SVMs learn from them too."""
     log_every: Count = 1000

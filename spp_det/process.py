@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
+import socket
 import sys
 import threading
 import time
@@ -32,6 +34,10 @@ def run_app(app: typer.Typer) -> NoReturn:
     if not FIRST:  # it says only what it alone saw, of files
         for reader in ("spp_det.images", "spp_det.training.class_images"):
             logging.getLogger(reader).setLevel(logging.WARNING)
+    signals, arriving = socket.socketpair()
+    arriving.setblocking(False)
+    signal.set_wakeup_fd(arriving.detach())
+    threading.Thread(target=_end_by_force, args=[signals], daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     try:
@@ -94,21 +100,25 @@ def _refuse(reason: str) -> NoReturn:
 
 
 def _leave(number: int, _frame: object) -> None:
-    """End by an exception, so that files half-written are removed and the terminal is as it was; by force
-    where a thread is long in its work, or when asked again. What was written is whole either way."""
-
-    def force(*_: object) -> None:
-        if os.isatty(2):
-            os.write(2, b"\x1b[?25h")  # the progress bar has hidden the cursor
-        os._exit(128 + number)
-
+    """End by an exception, so that files half-written are removed and the terminal is as it was. What was
+    written is whole either way."""
     for again in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(again, force)
-    watchdog = threading.Timer(GRACE, force)
-    watchdog.daemon = True
-    watchdog.start()
+        signal.signal(again, lambda *_: None)  # `_end_by_force` has its own ear
     how = "interrupted" if number == signal.SIGINT else "terminated"
     logging.getLogger("spp_det").info(
         "%s; the same command goes on from what the cache holds (detect: with --resume)", how
     )
     raise SystemExit(128 + number)
+
+
+def _end_by_force(signals: socket.socket) -> NoReturn:
+    """End the process when `GRACE` is over after a signal, or at the next one, whatever threads are at.
+
+    ``signals`` gets a byte a signal, at once. `_leave` has to wait for the main thread to come back to
+    Python, from a long computation, or from waiting for a process that is lost.
+    """
+    number = signals.recv(1)[0]
+    select.select([signals], [], [], GRACE)
+    if os.isatty(2):
+        os.write(2, b"\x1b[?25h")  # the progress bar has hidden the cursor
+    os._exit(128 + number)

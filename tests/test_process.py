@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import textwrap
@@ -62,3 +63,28 @@ def test_a_signal_ends_it_with_its_code_and_one_line(name, busy):
     assert ended.stdout == "tidied\n"
     assert ended.stderr.count("\n") == 1
     assert "goes on from what the cache holds" in ended.stderr
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
+def test_a_signal_ends_a_process_that_is_not_in_python(again):
+    """As when it waits for a lost peer: for long where the signal comes once, and at once where twice."""
+    program = """
+        import ctypes, os, signal, sys, threading, time
+        from spp_det import process
+        process.GRACE = 60 if sys.argv[1] == "True" else 0.5
+
+        def send():
+            for _ in range(2 if sys.argv[1] == "True" else 1):
+                time.sleep(0.3)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        def block(**_):
+            mutex, lock = ctypes.create_string_buffer(64), ctypes.CDLL(None).pthread_mutex_lock
+            lock(mutex)
+            threading.Thread(target=send).start()
+            lock(mutex)  # for ever, and no signal interrupts it
+
+        process.run_app(block)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(again)]
+    assert subprocess.run(command, timeout=30, check=False).returncode == 128 + signal.SIGTERM
