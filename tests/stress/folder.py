@@ -71,7 +71,7 @@ class Run:
 
     def memory(self, every: float = 0.2) -> Iterator[tuple[int, int]]:
         """How many images are done and MiB resident, until the process ends; exits where it fails."""
-        done = position = 0
+        done, position = -1, 0  # the journal's first line is of no image
         while self.process.poll() is None:
             if self._journal.exists():
                 with self._journal.open("rb") as file:
@@ -102,11 +102,12 @@ def main() -> None:
     seen = list(Run(model, names, folder / "whole").memory())
     seconds = time.monotonic() - start
     early = next(memory for done, memory in seen if done >= min(EARLY, count // 2))
-    late, most = seen[-1][1], max(memory for _, memory in seen)
+    late = next(memory for done, memory in seen if done >= count)
     for part in range(1, 11):
-        done, memory = next(one for one in seen if one[0] >= min(part * count // 10, seen[-1][0]))
+        done, memory = next(one for one in seen if one[0] >= part * count // 10)
         print(f"after {done} images: {memory} MiB")
-    print(f"{count} images in {seconds:.0f} s; {early} MiB early, {late} at the end, at most {most}")
+    print(f"{count} images in {seconds:.0f} s; {early} MiB early, {late} after the last", flush=True)
+    print(f"at most {max(memory for _, memory in seen)}, some of it as the interpreter takes itself apart")
 
     found = json.loads((folder / "whole" / "images.json").read_text())["images"]
     in_order = [Path(image["file_name"]).name for image in found] == [path.name for path in paths]
