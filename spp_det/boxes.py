@@ -7,6 +7,8 @@ float32 ``[N, 4]``; no boxes is ``[0, 4]``. Readers convert other conventions on
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,6 +16,7 @@ import torchvision
 
 Boxes = npt.NDArray[np.float32]  # [N, 4]
 Floats = npt.NDArray[np.float32]
+Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
@@ -129,3 +132,43 @@ def nms(boxes: Boxes, scores: Floats, threshold: float) -> Ints:
     limit = float(np.float32(threshold))
     kept = torchvision.ops.nms(torch.from_numpy(boxes[order]), torch.from_numpy(ranks), limit)
     return np.asarray(order[kept.numpy()], dtype=np.int64)
+
+
+def soft_nms(
+    boxes: Boxes, scores: Floats, sigma: float, lowest: float = -math.inf, most: float = math.inf
+) -> tuple[Ints, Floats]:
+    """Suppression of one class that lowers scores instead of removing boxes (Bodla et al., ICCV 2017).
+
+    A score s stands for the probability ``sigmoid(s)``. The best box stays as it is, and the probability
+    of every other is multiplied by ``exp(-IoU^2 / sigma)``; then comes the best of the rest, and so on. So
+    objects that hide one another are found, and what is said twice of one comes late.
+
+    ``[N, 4], [N] -> [M]`` indices, best lowered score first, and these scores ``[M]``, float32: at most
+    ``most`` of them, all above ``lowest``. Ties keep the order of the input.
+
+    >>> boxes = as_boxes([(0, 0, 10, 10), (0, 0, 10, 5), (30, 0, 40, 10)])
+    >>> kept, scores = soft_nms(boxes, np.float32([2, 1, 0]), sigma=0.5)
+    >>> kept.tolist(), scores
+    ([0, 2, 1], array([ 2.        ,  0.        , -0.22733629], dtype=float32))
+    """
+    order = np.argsort(-scores, kind="stable")
+    boxes, wide, rest = boxes[order], scores[order].astype(np.float64), np.arange(len(order))
+    kept: list[int] = []
+    while len(rest) and len(kept) < most:
+        first = int(np.argmax(wide[rest]))
+        best = int(rest[first])
+        if not wide[best] > lowest:
+            break
+        kept.append(best)
+        rest = np.delete(rest, first)
+        overlap = iou(boxes[best : best + 1], boxes[rest])[0].astype(np.float64)
+        near = overlap > 0
+        wide[rest[near]] = _less_probable(wide[rest[near]], overlap[near] ** 2 / sigma)
+    return order[kept], wide[kept].astype(np.float32)
+
+
+def _less_probable(scores: Doubles, by: Doubles) -> Doubles:
+    """The scores ``logit(exp(-by) * sigmoid(score))``, by logarithms: a sure box's rounds to 1."""
+    logs = -by - np.logaddexp(0, -scores)
+    lowered: Doubles = logs - np.log(-np.expm1(logs))
+    return lowered

@@ -287,6 +287,8 @@ class Detection(Section):
 
     score_threshold: float = -1.5
     nms: Fraction = 0.3
+    soft_nms: Positive | None = None
+    """Sigma: boxes that overlap a better one of their class score less, instead of going; ``nms`` is idle."""
     max_per_image: Count = 100
     """Detections of one class in one image."""
 

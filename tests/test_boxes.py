@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -19,6 +20,7 @@ from spp_det.boxes import (
     intersection,
     iou,
     nms,
+    soft_nms,
 )
 
 
@@ -278,3 +280,51 @@ def test_suppressing_twice_changes_nothing():
     assert nms(boxes[kept], scores[kept], 0.3).tolist() == list(range(len(kept)))
     overlaps = iou(boxes[kept], boxes[kept]) - np.eye(len(kept), dtype=np.float32)
     assert overlaps.max() <= np.float32(0.3)
+
+
+# ---------------------------------------------------------------- soft-NMS
+
+
+def soft_nms_by_definition(boxes, scores, sigma, lowest):
+    """Probabilities, one box after the other."""
+    probability = {i: 1 / (1 + math.exp(-float(score))) for i, score in enumerate(scores)}
+    found = []
+    while probability:
+        best = max(probability, key=probability.__getitem__)  # the first of equals
+        p = probability.pop(best)
+        found.append((best, math.log(p / (1 - p))))
+        for i in probability:
+            overlap = float(iou(boxes[best : best + 1], boxes[i : i + 1])[0, 0])
+            probability[i] *= math.exp(-(overlap**2) / sigma)
+    return [(i, score) for i, score in found if score > lowest]
+
+
+@given(box_arrays(smallest_side=1), st.data())
+def test_soft_nms_is_its_definition_in_probabilities(boxes, data):
+    distinct = st.lists(st.integers(-50, 50), min_size=len(boxes), max_size=len(boxes), unique=True)
+    scores = np.float32(data.draw(distinct)) / 10
+    sigma, lowest = (
+        data.draw(st.sampled_from([0.1, 0.3, 1.0])),
+        data.draw(st.sampled_from([-math.inf, -1.03])),
+    )
+    kept, lowered = soft_nms(boxes, scores, sigma, lowest)
+    expected = soft_nms_by_definition(boxes, scores, sigma, lowest)
+    assert lowered.tolist() == sorted(lowered.tolist(), reverse=True)
+    assert dict(zip(kept.tolist(), lowered.tolist(), strict=True)) == pytest.approx(dict(expected), abs=1e-4)
+
+
+def test_soft_nms_leaves_boxes_that_touch_none_as_they_are_and_sure_ones_finite():
+    boxes = as_boxes([(0, 0, 10, 10), (20, 0, 30, 10), (20, 0, 30, 10), (50, 0, 60, 10)])
+    scores = np.float32([0.1, 90, 80, -0.3])
+    kept, lowered = soft_nms(boxes, scores, sigma=0.5)
+    assert kept.tolist() == [1, 0, 3, 2]
+    assert lowered[:3].tolist() == scores[[1, 0, 3]].tolist()
+    assert lowered[3] == pytest.approx(-math.log(math.e**2 - 1))  # of probability 1 exp(-2) is left
+
+
+def test_soft_nms_stops_after_the_most_and_at_the_lowest():
+    boxes = as_boxes([(0, 0, 10, 10)] * 3)
+    scores = np.float32([1, 2, 3])
+    assert soft_nms(boxes, scores, sigma=0.5, most=2)[0].tolist() == [2, 1]
+    assert soft_nms(boxes, scores, sigma=0.5, lowest=3)[0].tolist() == []
+    assert soft_nms(boxes[:0], scores[:0], sigma=0.5)[0].tolist() == []

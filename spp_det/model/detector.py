@@ -12,7 +12,7 @@ import numpy.typing as npt
 import PIL.Image
 import torch
 
-from spp_det.boxes import Boxes, Floats, Ints, clip, nms
+from spp_det.boxes import Boxes, Floats, Ints, clip, nms, soft_nms
 from spp_det.config import Detection, Precision
 from spp_det.devices import choose_device
 from spp_det.errors import UserError
@@ -93,13 +93,19 @@ def passing(scores: Floats, threshold: float) -> tuple[Ints, Ints]:
     return windows, labels
 
 
-def suppress(places: Boxes, labels: Ints, scores: Floats, max_iou: float, most: int) -> Ints:
-    """Which ``[n]`` of ``[M]`` candidates NMS leaves, at most so many of a class; class by class."""
-    kept = [np.zeros(0, np.int64)]
+def suppress(places: Boxes, labels: Ints, scores: Floats, limits: Detection) -> tuple[Ints, Floats]:
+    """Which ``[n]`` of ``[M]`` candidates NMS leaves, class by class, and their scores ``[n]``."""
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.float32))]
     for label in np.unique(labels):
         mine = np.flatnonzero(labels == label)
-        kept.append(mine[nms(places[mine], scores[mine], max_iou)[:most]])
-    return np.concatenate(kept)
+        if limits.soft_nms is not None:
+            lowest, most = limits.score_threshold, limits.max_per_image
+            kept, lowered = soft_nms(places[mine], scores[mine], limits.soft_nms, lowest, most)
+        else:
+            kept = nms(places[mine], scores[mine], limits.nms)[: limits.max_per_image]
+            lowered = scores[mine[kept]]
+        parts.append((mine[kept], lowered))
+    return np.concatenate([kept for kept, _ in parts]), np.concatenate([lowered for _, lowered in parts])
 
 
 def ranked(boxes: Boxes, labels: Ints, scores: Floats, image: RGB) -> Detections:
@@ -171,8 +177,8 @@ class Detector:
             windows = self.propose(image)
         limits = self.settings.detection
         found = self.candidates(image, windows, limits)
-        kept = suppress(found.places, found.labels, found.scores, limits.nms, limits.max_per_image)
-        return ranked(found.boxes(kept), found.labels[kept], found.scores[kept], image)
+        kept, scores = suppress(found.places, found.labels, found.scores, limits)
+        return ranked(found.boxes(kept), found.labels[kept], scores, image)
 
     def propose(self, image: RGB, threads: int | None = None) -> Boxes:
         """The windows ``[N, 4]`` of an image, searched by so many threads (None: all).
@@ -221,7 +227,8 @@ class Detector:
 
         Candidate i is window ``windows[i]`` of the vectors.
         """
-        best = suppress(boxes, labels, scores, SECOND_LOOK_IOU, SECOND_LOOKS * limits.max_per_image)
+        looked = Detection(nms=SECOND_LOOK_IOU, max_per_image=SECOND_LOOKS * limits.max_per_image)
+        best, _ = suppress(boxes, labels, scores, looked)
         labels, scores = labels[best], scores[best]
         moved = self._refine(0, boxes[best], labels, vectors, windows[best])
         closer, again = self.score(maps, moved)

@@ -68,14 +68,14 @@ class Ensemble:
         places = np.concatenate([part.places for part in parts])
         scores = np.concatenate([part.scores for part in parts])
         labels = np.concatenate([own[part.labels] for own, part in zip(self._labels, parts, strict=True)])
-        kept = suppress(places, labels, scores, limits.nms, limits.max_per_image)
+        kept, lowered = suppress(places, labels, scores, limits)
         boxes, start = places[kept], 0
         for part in parts:
             mine = np.flatnonzero((kept >= start) & (kept < start + len(part.places)))
             mine = mine[np.argsort(part.labels[kept[mine] - start], kind="stable")]  # in the model's order
             boxes[mine] = part.boxes(kept[mine] - start)
             start += len(part.places)
-        return ranked(boxes, labels[kept], scores[kept], image)
+        return ranked(boxes, labels[kept], lowered, image)
 
     def propose(self, image: RGB, threads: int | None = None) -> Boxes:
         """The windows ``[N, 4]`` that any of the models would look at, sorted, each once.

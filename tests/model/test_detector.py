@@ -11,8 +11,9 @@ from PIL import Image
 
 from spp_det import Detector
 from spp_det.boxes import as_boxes, iou
-from spp_det.config import FC, Proposals
+from spp_det.config import FC, Detection, Proposals
 from spp_det.errors import UserError
+from spp_det.model.detector import suppress
 from spp_det.proposals import selective_search
 
 HEADS = {
@@ -444,3 +445,17 @@ def test_cuda_detects_what_the_cpu_detects(detector, images, tmp_path):
     expected = detector(images[0])
     check(found, 150, 110)
     np.testing.assert_allclose(found["scores"][:10], expected["scores"][:10], atol=0.05)
+
+
+def test_soft_suppression_lowers_scores_class_by_class():
+    """Box 1 overlaps box 0 by half: of its class it keeps e^-(1/4 / 0.5) of its probability, of another all."""
+    places = as_boxes([(0, 0, 10, 10), (0, 0, 10, 5), (0, 0, 10, 5)])
+    labels, scores = np.array([0, 0, 1]), np.float32([2, 1, 1])
+    kept, lowered = suppress(places, labels, scores, Detection(soft_nms=0.5))
+    p = np.exp(-0.5) / (1 + np.exp(-1))
+    assert kept.tolist() == [0, 1, 2]
+    assert lowered == pytest.approx([2, np.log(p / (1 - p)), 1])
+    kept, lowered = suppress(places, labels, scores, Detection(soft_nms=0.5, score_threshold=-0.2))
+    assert kept.tolist() == [0, 2]
+    kept, lowered = suppress(places, labels, scores, Detection(nms=0.3))
+    assert (kept.tolist(), lowered.tolist()) == ([0, 2], [2, 1])
