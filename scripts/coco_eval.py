@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Score any COCO results file: the 12 COCO figures, and Pascal VOC's AP@.5 of every class.
+"""Score any COCO results file: the 12 COCO figures, Pascal VOC's AP@.5 of every class, errors by kind.
 
 python scripts/coco_eval.py INSTANCES.json RESULTS.json [--json OUT]
 """
@@ -11,12 +11,10 @@ import logging
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
 from spp_det.cache import write_json
 from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate_files
-from spp_det.report.tables import coco_table, voc_table
+from spp_det.terminal import show_figures
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -37,10 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"coco_eval: {error}", file=sys.stderr)
         return 2
 
-    console = Console()
-    console.print(coco_table(figures["coco"]))
-    if figures["voc"]:
-        console.print(voc_table(figures["voc"]))
+    show_figures(figures)
     return 0
 
 

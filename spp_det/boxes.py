@@ -8,6 +8,7 @@ float32 ``[N, 4]``; no boxes is ``[0, 4]``. Readers convert other conventions on
 from __future__ import annotations
 
 import math
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,10 @@ import torchvision
 
 Boxes = npt.NDArray[np.float32]  # [N, 4]
 Floats = npt.NDArray[np.float32]
-Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
+Doubles = npt.NDArray[np.float64]
+
+F = TypeVar("F", np.float32, np.float64)  # what is computed keeps the precision that it is given
 
 
 def as_boxes(values: npt.ArrayLike) -> Boxes:
@@ -38,18 +41,18 @@ def as_boxes(values: npt.ArrayLike) -> Boxes:
     return boxes
 
 
-def area(boxes: Boxes) -> Floats:
+def area(boxes: npt.NDArray[F]) -> npt.NDArray[F]:
     """``[N, 4] -> [N]`` areas in square pixels; an inverted or empty box has area 0.
 
     >>> area(as_boxes([(10, 20, 30, 60), (5, 5, 5, 9)])).tolist()
     [800.0, 0.0]
     """
     size = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
-    areas: Floats = size[:, 0] * size[:, 1]
+    areas: npt.NDArray[F] = size[:, 0] * size[:, 1]
     return areas
 
 
-def intersection(a: Boxes, b: Boxes) -> Floats:
+def intersection(a: npt.NDArray[F], b: npt.NDArray[F]) -> npt.NDArray[F]:
     """``[N, 4], [M, 4] -> [N, M]`` areas of the pairwise intersections in square pixels.
 
     >>> intersection(as_boxes([(0, 0, 10, 10)]), as_boxes([(5, 0, 15, 10), (10, 0, 20, 10)])).tolist()
@@ -58,11 +61,11 @@ def intersection(a: Boxes, b: Boxes) -> Floats:
     top_left = np.maximum(a[:, None, :2], b[None, :, :2])  # [N, M, 2]
     bottom_right = np.minimum(a[:, None, 2:], b[None, :, 2:])  # [N, M, 2]
     size = np.maximum(bottom_right - top_left, 0)
-    areas: Floats = size[..., 0] * size[..., 1]
+    areas: npt.NDArray[F] = size[..., 0] * size[..., 1]
     return areas
 
 
-def iou(a: Boxes, b: Boxes) -> Floats:
+def iou(a: npt.NDArray[F], b: npt.NDArray[F]) -> npt.NDArray[F]:
     """``[N, 4], [M, 4] -> [N, M]`` intersection over union in [0, 1]; 0 where both boxes are empty.
 
     On boxes read from Pascal VOC this equals the devkit's overlap of inclusive boxes.
@@ -72,8 +75,18 @@ def iou(a: Boxes, b: Boxes) -> Floats:
     """
     shared = intersection(a, b)
     union = area(a)[:, None] + area(b)[None, :] - shared
-    ratio: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    ratio: npt.NDArray[F] = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
     return ratio
+
+
+def exact_iou(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Doubles:
+    """`iou` in float64, for comparing with thresholds: in float32 7/10 is less than 0.7.
+
+    >>> window, target = as_boxes([(0, 0, 7, 10)]), as_boxes([(0, 0, 10, 10)])
+    >>> bool(iou(window, target) >= np.float64(0.7)), bool(exact_iou(window, target) >= 0.7)
+    (False, True)
+    """
+    return iou(a.astype(np.float64), b.astype(np.float64))
 
 
 def clip(boxes: Boxes, width: float, height: float) -> Boxes:

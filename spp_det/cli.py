@@ -44,6 +44,11 @@ ProposalFile = Annotated[
 EdgeModel = Annotated[
     Path | None, typer.Option(help="Search by Edge Boxes, with OpenCV's model of edges (model.yml.gz).")
 ]
+VocFolder = Annotated[Path | None, typer.Option("--voc", help="A Pascal VOC folder.")]
+VocSplit = Annotated[
+    str | None, typer.Option("--split", help="The split of --voc to score; test if not given.")
+]
+CocoFile = Annotated[Path | None, typer.Option("--coco", help="A COCO instances file.")]
 ImageFolder = Annotated[
     Path | None, typer.Option("--images", help="Where the images of --coco lie, if not beside it.")
 ]
@@ -171,9 +176,9 @@ def evaluate(
     detections: Annotated[
         Path, typer.Argument(help="A folder that detect wrote, or detections of any of its formats in it.")
     ],
-    voc: Annotated[Path | None, typer.Option(help="A Pascal VOC folder.")] = None,
-    split: Annotated[str, typer.Option(help="The VOC split to score.")] = "test",
-    coco: Annotated[Path | None, typer.Option(help="A COCO instances file.")] = None,
+    voc: VocFolder = None,
+    split: VocSplit = None,
+    coco: CocoFile = None,
     iou: Annotated[
         list[float] | None, typer.Option(help="VOC AP at this IoU too, beside .5; repeatable.")
     ] = None,
@@ -187,17 +192,18 @@ def evaluate(
     images: ImageFolder = None,
     follow_links: FollowLinks = False,
 ) -> None:
-    """Score detections: the 12 COCO figures, and VOC AP by area and by 11 points; of every class too."""
-    from spp_det.cache import write_json, write_whole
-    from spp_det.evaluation.results import evaluate as figures_of
-    from spp_det.evaluation.results import read_results
-    from spp_det.report.figures import figures_csv, figures_markdown
-    from spp_det.report.page import write_page
-    from spp_det.reporting import read_truth
+    """Score detections: the 12 COCO figures, and VOC AP by area and by 11 points; of every class too.
 
-    dataset, instances = read_truth(voc, split, coco, images, follow_links=follow_links)
-    aligned = read_results(detections, dataset)
-    figures = figures_of(dataset, aligned, instances, iou or (), max_dets)
+    Of VOC's matching at IoU .5 also each class's best score threshold, and how many errors of each kind there
+    are at it.
+    """
+    from spp_det.cache import write_json, write_whole
+    from spp_det.report.figures import figures_csv, figures_markdown
+    from spp_det.reporting import Truth, score, write_report
+
+    truth = Truth(voc, split, coco, images, follow_links)
+    evaluation = score(detections, truth, ious=iou or (), max_dets=max_dets)
+    figures = evaluation.figures()
     show_figures(figures)
     if json_out is not None:
         write_json(json_out, figures)
@@ -206,24 +212,27 @@ def evaluate(
     if markdown_out is not None:
         write_whole(markdown_out, figures_markdown(figures))
     if html is not None:
-        write_page(html, detections.absolute().parent.name, dataset, aligned.detections, figures)
+        write_report(html, detections, evaluation)
         say(f"page: {escape(str(html))}")
 
 
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="What train wrote, or any folder that detect wrote.")],
-    voc: Annotated[Path | None, typer.Option(help="A Pascal VOC folder; else the run's test data.")] = None,
-    split: Annotated[str, typer.Option(help="The VOC split to score.")] = "test",
-    coco: Annotated[Path | None, typer.Option(help="A COCO instances file.")] = None,
+    voc: VocFolder = None,
+    split: VocSplit = None,
+    coco: CocoFile = None,
     images: ImageFolder = None,
     out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html if not given.")] = None,
     follow_links: FollowLinks = False,
 ) -> None:
-    """Write one page that shows figures, curves, every error and every image: opens from disk, no network."""
-    from spp_det.reporting import run_report
+    """Write one page that shows figures, curves, every error and every image: opens from disk, no network.
 
-    page = run_report(run, voc, split, coco, images, out, follow_links=follow_links)
+    RUN is compared with the test data of its training, if neither --voc nor --coco names another.
+    """
+    from spp_det.reporting import Truth, run_report
+
+    page = run_report(run, Truth(voc, split, coco, images, follow_links), out)
     say(f"[bold green]wrote[/] {escape(str(page))}")
 
 

@@ -62,10 +62,10 @@ def run_demo(folder: Path, seed: int = 0) -> Demo:
     test = read_voc(data, "test", classes)
     found = folder / "found"
     detect_to_folder(Detector.load(model), [record.path for record in test.records], found, draw=True)
-    aligned = read_results(found / "detections.json", test)
-    figures = evaluate(test, aligned)
+    evaluation = evaluate(test, read_results(found / "detections.json", test))
+    figures = evaluation.figures()
     table, page = folder / "figures.json", folder / "report.html"
     write_json(table, figures)
-    write_page(page, "demo", test, aligned.detections, figures)
+    write_page(page, "demo", evaluation)
     places = {"photos": data, "pictures": found / "pictures", "report": page, "table": table, "model": model}
     return Demo(figures, places)

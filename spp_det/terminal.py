@@ -35,8 +35,14 @@ def show(*tables: Table) -> None:
 
 
 def show_figures(figures: dict[str, Any]) -> None:
-    """Print what `spp_det.evaluation.results.evaluate` returns: COCO's figures, then VOC's at each IoU."""
-    from spp_det.report.tables import coco_table, voc_table
+    """Print the figures of an `Evaluation`: COCO's, VOC's at each IoU with the best F1, errors by kind.
 
-    others = [voc_table(at, iou) for iou, at in figures["voc_at"].items()]
-    show(coco_table(figures["coco"]), voc_table(figures["voc"]), *others)
+    Where there are none of VOC's, which `evaluate_files` can say, only COCO's are shown.
+    """
+    from spp_det.report.tables import coco_table, errors_table, voc_table
+
+    show(coco_table(figures["coco"]))
+    if figures["voc"] is not None:
+        others = [voc_table(at, iou) for iou, at in figures["voc_at"].items()]
+        at_half = voc_table(figures["voc"], thresholds=figures["thresholds"])
+        show(at_half, *others, errors_table(figures["errors"]))

@@ -108,5 +108,8 @@ def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowS
         return {}
     seconds = time.perf_counter() - start
     instances = read_json(str(config.data.test)) if config.data.format == "coco" else None
-    figures: dict[str, Any] = evaluate(test, read_results(folder / "detections.json", test), instances)
-    return figures | {"skipped": summary.skipped, "seconds": round(seconds, 2)}
+    found = read_results(folder / "detections.json", test)
+    return evaluate(test, found, instances).figures() | {
+        "skipped": summary.skipped,
+        "seconds": round(seconds, 2),
+    }

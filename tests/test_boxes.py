@@ -17,6 +17,7 @@ from spp_det.boxes import (
     clip,
     decode_deltas,
     encode_deltas,
+    exact_iou,
     intersection,
     iou,
     nms,
@@ -38,7 +39,7 @@ def pixels(box) -> set[tuple[int, int]]:
     return {(x, y) for x in range(x1, x2) for y in range(y1, y2)}
 
 
-def exact_iou(a, b) -> Fraction:
+def ratio_of_pixels(a, b) -> Fraction:
     shared, union = len(pixels(a) & pixels(b)), len(pixels(a) | pixels(b))
     return Fraction(shared, union) if union else Fraction(0)
 
@@ -56,13 +57,14 @@ def test_areas_and_intersections_count_pixels(a, b):
 
 @given(box_arrays(), box_arrays())
 def test_iou_is_the_ratio_of_pixels_rounded_once(a, b):
-    overlap = iou(a, b)
-    assert overlap.shape == (len(a), len(b))
-    assert overlap.dtype == np.float32
+    overlap, exact = iou(a, b), exact_iou(a, b)
+    assert overlap.shape == exact.shape == (len(a), len(b))
+    assert (overlap.dtype, exact.dtype) == (np.float32, np.float64)
     for i, p in enumerate(a):
         for j, q in enumerate(b):
-            ratio = exact_iou(p, q)
+            ratio = ratio_of_pixels(p, q)
             assert overlap[i, j] == np.float32(ratio.numerator) / np.float32(ratio.denominator)
+            assert exact[i, j] == ratio.numerator / ratio.denominator
 
 
 def test_a_hand_worked_table_of_overlaps():
@@ -233,7 +235,7 @@ def slow_nms(boxes, scores, threshold: Fraction) -> list[int]:
     while left:
         best = max(left, key=lambda i: (scores[i], -i))
         kept.append(best)
-        left = [i for i in left if i != best and exact_iou(boxes[best], boxes[i]) <= threshold]
+        left = [i for i in left if i != best and ratio_of_pixels(boxes[best], boxes[i]) <= threshold]
     return kept
 
 

@@ -145,7 +145,9 @@ def test_evaluation_prints_and_writes_the_figures_that_training_ended_with(folde
         *("--json", tmp_path / "figures.json", "--html", tmp_path / "page.html"),
     )
     assert ended.code == 0, ended.err
-    assert (tmp_path / "page.html").read_text().count('id="picture-') == 3
+    page = (tmp_path / "page.html").read_text()
+    assert page.count('id="picture-') == 3
+    assert "<h1>found</h1>" in page
     figures = json.loads((tmp_path / "figures.json").read_text())
     after_training = json.loads((folder / "run" / "metrics.json").read_text())["test"]
     assert figures == {name: after_training[name] for name in figures}
@@ -166,11 +168,16 @@ def test_evaluation_takes_any_format_and_writes_json_csv_and_markdown(folder, fo
         assert ended.code == 0, ended.err
         assert "AR300" in ended.out
         assert "AP at IoU 0.75" in ended.out
+        assert "best F1 at" in ended.out
+        assert "background" in ended.out
         everything.append([path.read_text() for path in outputs])
     assert all(one == everything[0] for one in everything)
     figures = json.loads(everything[0][0])
     assert figures["voc_at"]["0.75"]["mAP_area"] < figures["voc"]["mAP_area"]
     assert f"voc,0.5,,mAP_area,{figures['voc']['mAP_area']}" in everything[0][1]
+    missed = figures["errors"][CLASSES[0]]["missed"]
+    assert f"errors,0.5,{CLASSES[0]},missed,{missed}" in everything[0][1]
+    assert "## Best F1" in everything[0][2]
     assert "| AP@0.75 11-point |" in everything[0][2]
 
 
@@ -205,6 +212,19 @@ def test_the_report_of_a_folder_is_a_page_in_it(folder, found):
     assert str(found / "report.html") in ended.err
     assert (found / "report.html").read_text().startswith("<!doctype html>")
     assert_one_line(spp_det("report", folder / "voc"), folder / "voc", "holds neither")
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "parts"),
+    [
+        ("report", ("--split", "val"), ("--split val", "--voc")),
+        ("report", ("--images", "photos"), ("--images photos", "--coco")),
+        ("evaluate", ("--voc", "voc", "--images", "photos"), ("--images photos", "--coco")),
+        ("evaluate", ("--coco", "x.json", "--split", "test"), ("--split test", "--voc")),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(tmp_path, command, options, parts):
+    assert_one_line(spp_det(command, tmp_path, *options), *parts)
 
 
 def test_score_leaves_out_exactly_what_scores_less(model, split, found, tmp_path):

@@ -1,8 +1,10 @@
 """Detections as text, and back: CSV, YOLO's label files with scores, the VOC devkit's result files.
 
 Each writer stands beside the reader that is its inverse: boxes of ``spp_det.boxes`` that were float32
-come back as the same float32 numbers, and scores digit for digit. (COCO's JSON is read by
-`spp_det.evaluation.results`, VOC's XML by `spp_det.data.voc_xml`.)
+come back as the same float32 numbers, and scores digit for digit. The limit is float64: the last digits of a
+corner that lies all but on the image's edge can differ, in YOLO's files nearer to 0 than 4e-7 of the box's
+farther corner, in the devkit's, which counts from 1, nearer than 1e-8 of a pixel. 0 is kept. (COCO's JSON is
+read by `spp_det.evaluation.results`, VOC's XML by `spp_det.data.voc_xml`.)
 """
 
 from __future__ import annotations
@@ -80,8 +82,8 @@ def yolo_text(found: Iterable[tuple[int, float, Box]], size: Size) -> str:
 def read_yolo(path: Path, size: Size) -> list[tuple[int, float, Box]]:
     """The inverse of `yolo_text`: label, score and box of each line.
 
-    Coordinates that the fractions leave within 1e-9 of a pixel of a rounder number become that number, so
-    that 0 comes back as 0. Raises UserError, naming the line, for a line without score (a label file for
+    Fractions know where a box's two ends are to some 15 digits of the farther one, and corners are rounded
+    to these: 0 comes back as 0. Raises UserError, naming the line, for a line without score (a label file for
     training has none) or with anything but numbers.
     """
     width, height = size
@@ -96,10 +98,19 @@ def read_yolo(path: Path, size: Size) -> list[tuple[int, float, Box]]:
             label, (x, y, w, h, score) = int(fields[0]), map(float, fields[1:])
         except ValueError as error:
             raise UserError(f"{path}: line {number}: {error}") from None
-        corners = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-        x1, y1, x2, y2 = (round(value, 9) if math.isfinite(value) else value for value in corners)
+        (x1, x2), (y1, y2) = _ends(x, w, width), _ends(y, h, height)
         found.append((label, score, (x1, y1, x2, y2)))
     return found
+
+
+def _ends(centre: float, extent: float, side: int) -> tuple[float, float]:
+    """Both ends of a box's side in pixels, from fractions of the image's, in the digits that these hold."""
+    low, high = (centre - extent / 2) * side, (centre + extent / 2) * side
+    farther = max(abs(low), abs(high))
+    if not 0 < farther < math.inf:
+        return low, high
+    digits = 15 - math.ceil(math.log10(farther))
+    return round(low, digits), round(high, digits)
 
 
 # ---- VOC devkit: a file a class: image id, score, box counted from 1 with the last pixel included ----
@@ -107,14 +118,14 @@ def read_yolo(path: Path, size: Size) -> list[tuple[int, float, Box]]:
 _DEVKIT_NAME = re.compile(r"comp\d+_det_[^_]+_(?P<name>.+)\.txt")
 
 
-def devkit_name(class_name: str, split: str = "test") -> str:
+def devkit_name(class_name: str) -> str:
     """The name of the result file of a class: ``comp4_det_test_CLASS.txt``.
 
     Raises UserError where the class has characters that no name of a file can have.
     """
     if re.search(r"[/\\\x00-\x1f]", class_name):
         raise UserError(f"the devkit's files are called by their class, and {class_name!r} can name no file")
-    return f"comp4_det_{split}_{class_name}.txt"
+    return f"comp4_det_test_{class_name}.txt"
 
 
 def devkit_line(found: Found) -> str:

@@ -25,20 +25,20 @@ from spp_det.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FIGURES = (
-    "AP",
-    "AP50",
-    "AP75",
-    "APsmall",
-    "APmedium",
-    "APlarge",
-    "AR1",
-    "AR10",
-    "AR100",
-    "ARsmall",
-    "ARmedium",
-    "ARlarge",
-)
+FIGURES = {  # and what each is of
+    "AP": "IoU .50:.95",
+    "AP50": "IoU .50",
+    "AP75": "IoU .75",
+    "APsmall": "area < 32²",
+    "APmedium": "area 32² to 96²",
+    "APlarge": "area > 96²",
+    "AR1": "1 detection an image",
+    "AR10": "10 detections",
+    "AR100": "100 detections",
+    "ARsmall": "area < 32²",
+    "ARmedium": "area 32² to 96²",
+    "ARlarge": "area > 96²",
+}
 FEW_DETS = (1, 10)  # of AR1 and AR10
 MAX_DETS = 100  # detections an image and category, of all other figures
 
@@ -64,7 +64,7 @@ def evaluate_coco(
         max_dets: more than 10. Where it is not 100, the figure ``AR100`` is called after it.
 
     Returns:
-        The values of `FIGURES`, in that order, of all classes together; and those of each class by
+        The figures of `FIGURES`, in that order, of all classes together; and those of each class by
         itself, as pycocotools gives them for that category alone, by category id. They are fractions of
         1; one that is not defined (there are no small objects, say) is -1, as pycocotools says it.
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from spp_det.evaluation.voc import Doubles, Flags, VocResult
+from spp_det.boxes import Doubles
+from spp_det.evaluation.voc import Flags, VocResult
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,15 +26,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from spp_det.boxes import Boxes, Ints, iou
+from spp_det.boxes import Doubles, Ints, exact_iou
 from spp_det.data.records import Dataset, Record
 from spp_det.evaluation.detections import ImageDetections
-from spp_det.evaluation.voc import Doubles, Outcome, match
+from spp_det.evaluation.voc import Outcome, match
 
 LOOSE = 0.1  # IoU from which a box is a bad try at an object rather than background
 
@@ -132,9 +131,8 @@ def _other_class(record: Record, found: ImageDetections) -> tuple[Ints, Doubles]
     count = len(found["scores"])
     if not len(record) or not count:
         return np.full(count, -1), np.zeros(count)
-    a = cast(Boxes, found["boxes"].astype(np.float64))
-    b = cast(Boxes, record.boxes.astype(np.float64))
-    overlap = np.where(found["labels"][:, None] != record.labels[None, :], iou(a, b), 0.0)  # [N, G]
+    other_class = found["labels"][:, None] != record.labels[None, :]
+    overlap = np.where(other_class, exact_iou(found["boxes"], record.boxes), 0.0)  # [N, G]
     best = overlap.argmax(axis=1)
     best_overlap = np.take_along_axis(overlap, best[:, None], axis=1)[:, 0]
     return np.where(best_overlap > 0, best, -1), best_overlap

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
-from spp_det.boxes import Boxes, iou
+from spp_det.boxes import Boxes, Doubles, exact_iou
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
-
-Doubles = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -97,9 +94,7 @@ def evaluate_recall(
 
 def _best_overlaps(objects: Boxes, windows: Boxes) -> Doubles:
     """``[G, 4], [N, 4] -> [G]`` the IoU of each object's best window; 0 where there is no window."""
-    # Float64, so that 7/10 >= 0.7 holds; `iou` keeps the precision that it is given.
-    overlaps = iou(cast(Boxes, objects.astype(np.float64)), cast(Boxes, windows.astype(np.float64)))
-    return np.asarray(overlaps.max(axis=1, initial=0.0), dtype=np.float64)
+    return np.asarray(exact_iou(objects, windows).max(axis=1, initial=0.0), dtype=np.float64)
 
 
 def _covered(overlaps: Doubles, thresholds: Sequence[float]) -> Covered:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,9 @@ from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.evaluation.align import Aligned, align
 from spp_det.evaluation.coco import MAX_DETS, evaluate_coco
-from spp_det.evaluation.curves import Threshold, best_f1, class_curves
+from spp_det.evaluation.curves import Curve, Threshold, best_f1, class_curves
 from spp_det.evaluation.detections import ImageDetections
-from spp_det.evaluation.errors import count_errors, sort_errors
+from spp_det.evaluation.errors import ImageErrors, count_errors, sort_errors
 from spp_det.evaluation.reading import read_detections, read_json
 from spp_det.evaluation.voc import VocResult, evaluate_voc
 
@@ -45,23 +46,68 @@ def read_results(path: Path | str, dataset: Dataset) -> Aligned:
     return align(dataset, file.results, file.listing, file.name, file.listing_name)
 
 
-def evaluate_files(instances_path: Path | str, results_path: Path | str) -> Figures:
-    """All figures of any COCO results file against any COCO ground truth, as `evaluate` returns them.
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Detections held against a data set, and all that tables, files and the page are made of.
 
-    Ids mean what the ground truth says; an ``images.json`` is not looked for. All but ``"coco"`` is
-    None, with a warning, where `read_coco` refuses a ground truth that pycocotools takes.
+    Attributes:
+        dataset, detections: the two, one entry an image.
+        coco, coco_per_class: COCO's figures, of all classes and by class name (see `evaluate_coco`).
+        voc: Pascal VOC's result at IoU 0.5, on which all that follows rests.
+        voc_at: VOC's results at further IoU thresholds, by the threshold as text.
+        errors: the kinds of all detections, one entry an image.
+        curves: precision and recall by class name.
+        best: the score of each class's best F1, None where it has none (see `best_f1`).
+    """
+
+    dataset: Dataset
+    detections: Sequence[ImageDetections]
+    coco: dict[str, float]
+    coco_per_class: dict[str, dict[str, float]]
+    voc: VocResult
+    voc_at: dict[str, VocResult]
+    errors: list[ImageErrors]
+    curves: dict[str, Curve]
+    best: dict[str, Threshold | None]
+
+    def figures(self) -> Figures:
+        """All figures, ready to be written as JSON: fractions of 1.
+
+        ``{"coco": {figure: value}, "voc": {"mAP_area", "mAP_11point", "per_class": {name: {"area",
+        "11point"}}}, "coco_per_class": {name: {figure: value}}, "voc_at": {IoU: as "voc"}, "thresholds":
+        {name: {"score", "precision", "recall", "F1"}}, "errors": {name: {kind: count}}}``. ``"voc"``
+        is at IoU 0.5; None where not defined (COCO says -1). Thresholds are those of the best F1 (see
+        `best_f1`), None where there is none; errors are counted at them (see `count_errors`).
+        """
+        scores = {name: one.score for name, one in self.best.items() if one is not None}
+        return {
+            "coco": self.coco,
+            "coco_per_class": self.coco_per_class,
+            "voc_at": {iou: _voc_figures(voc) for iou, voc in self.voc_at.items()},
+            "voc": _voc_figures(self.voc),
+            "thresholds": {name: _threshold(one) for name, one in self.best.items()},
+            "errors": count_errors(self.dataset, self.detections, self.errors, scores),
+        }
+
+
+def evaluate_files(instances_path: Path | str, results_path: Path | str) -> Figures:
+    """All figures of any COCO results file against any COCO ground truth, as `Evaluation.figures` has them.
+
+    Ids mean what the ground truth says; an ``images.json`` is not looked for. ``"voc"`` and what rests on
+    it is None, with a warning, where `read_coco` refuses a ground truth that pycocotools takes.
 
     Raises:
         UserError: one line that names the file and the entry.
     """
     instances, results = read_json(instances_path), read_json(results_path)
-    coco = _coco_figures(instances, results, names=(str(instances_path), str(results_path)))
+    coco, per_class = _coco_figures(instances, results, names=(str(instances_path), str(results_path)))
     try:
         dataset = coco_dataset(instances, Path(instances_path))
     except UserError as error:
         logger.warning("no VOC figures: %s", error)
-        return {**coco, "voc": None, "voc_at": {}, "thresholds": None, "errors": None}
-    return {**coco, "voc_at": {}, **_figures_at_half(dataset, align(dataset, results).detections)}
+        nothing = {"voc": None, "thresholds": None, "errors": None}
+        return {"coco": coco, "coco_per_class": per_class, "voc_at": {}, **nothing}
+    return _evaluation(dataset, align(dataset, results).detections, coco, per_class).figures()
 
 
 def evaluate(
@@ -70,8 +116,8 @@ def evaluate(
     instances: Mapping[str, Any] | None = None,
     ious: Sequence[float] = (),
     max_dets: int = MAX_DETS,
-) -> Figures:
-    """All figures, ready to be written as JSON: fractions of 1.
+) -> Evaluation:
+    """Hold detections against a data set.
 
     Args:
         dataset: the ground truth.
@@ -82,19 +128,14 @@ def evaluate(
         max_dets: detections an image and class that COCO's figures look at, see `evaluate_coco`;
             VOC's look at all.
 
-    Returns:
-        ``{"coco": {figure: value}, "voc": {"mAP_area", "mAP_11point", "per_class": {name: {"area",
-        "11point"}}}, "coco_per_class": {name: {figure: value}}, "voc_at": {IoU: as "voc"}, "thresholds":
-        {name: {"score", "precision", "recall", "F1"}}, "errors": {name: {kind: count}}}``. ``"voc"``
-        is at IoU 0.5; None where not defined (COCO says -1). Thresholds are those of the best F1 (see
-        `best_f1`), None where there is none; errors are counted at them (see `count_errors`).
+    Raises:
+        UserError: an argument is out of range, or ``instances`` is malformed.
     """
     if instances is None:
         # No figure depends on the size of an image, so none is looked up on disk.
         instances = coco_instances(dataset, [record.size or (0, 0) for record in dataset.records])
-    at = {f"{iou:g}": _voc_figures(evaluate_voc(dataset, aligned.detections, iou)) for iou in ious}
-    coco = _coco_figures(instances, aligned.coco, max_dets=max_dets)
-    return {**coco, "voc_at": at, **_figures_at_half(dataset, aligned.detections)}
+    coco, per_class = _coco_figures(instances, aligned.coco, max_dets=max_dets)
+    return _evaluation(dataset, aligned.detections, coco, per_class, ious)
 
 
 def _coco_figures(
@@ -102,22 +143,34 @@ def _coco_figures(
     results: Any,
     names: tuple[str, str] = ("ground truth", "results"),
     max_dets: int = MAX_DETS,
-) -> Figures:
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+    """COCO's figures of all classes, and by class name."""
     whole, by_id = evaluate_coco(instances, results, names, max_dets)
     class_names = {entry["id"]: str(entry.get("name", entry["id"])) for entry in instances["categories"]}
-    return {"coco": whole, "coco_per_class": {class_names[key]: one for key, one in by_id.items()}}
+    return whole, {class_names[key]: one for key, one in by_id.items()}
 
 
-def _figures_at_half(dataset: Dataset, detections: Sequence[ImageDetections]) -> Figures:
-    """All figures that are VOC's or rest on its matching, at IoU 0.5."""
+def _evaluation(
+    dataset: Dataset,
+    detections: Sequence[ImageDetections],
+    coco: dict[str, float],
+    coco_per_class: dict[str, dict[str, float]],
+    ious: Sequence[float] = (),
+) -> Evaluation:
+    """COCO's figures, and all that is VOC's or rests on its matching."""
     voc = evaluate_voc(dataset, detections)
-    best = {name: best_f1(points) for name, points in class_curves(voc).items()}
-    scores = {name: one.score for name, one in best.items() if one is not None}
-    return {
-        "voc": _voc_figures(voc),
-        "thresholds": {name: _threshold(one) for name, one in best.items()},
-        "errors": count_errors(dataset, detections, sort_errors(dataset, detections), scores),
-    }
+    curves = class_curves(voc)
+    return Evaluation(
+        dataset=dataset,
+        detections=detections,
+        coco=coco,
+        coco_per_class=coco_per_class,
+        voc=voc,
+        voc_at={f"{iou:g}": evaluate_voc(dataset, detections, iou) for iou in ious},
+        errors=sort_errors(dataset, detections),
+        curves=curves,
+        best={name: best_f1(points) for name, points in curves.items()},
+    )
 
 
 def _voc_figures(voc: VocResult) -> dict[str, Any]:

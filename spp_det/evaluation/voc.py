@@ -17,17 +17,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spp_det.boxes import Boxes, Ints, iou
+from spp_det.boxes import Doubles, Ints, exact_iou
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.evaluation.detections import ImageDetections, check_detections
 
-Doubles = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
@@ -169,11 +168,8 @@ def _best_objects(dataset: Dataset, detections: Sequence[ImageDetections]) -> tu
     overlaps, targets, first = [], [], 0
     for record, found in zip(dataset.records, detections, strict=True):
         if len(record) and len(found["scores"]):
-            # Float64, so that 7/10 >= 0.7 holds; `iou` keeps the precision that it is given.
-            a = cast(Boxes, found["boxes"].astype(np.float64))
-            b = cast(Boxes, record.boxes.astype(np.float64))
             same_class = found["labels"][:, None] == record.labels[None, :]
-            overlap = np.where(same_class, iou(a, b), -np.inf)  # [N, G]
+            overlap = np.where(same_class, exact_iou(found["boxes"], record.boxes), -np.inf)  # [N, G]
             best = overlap.argmax(axis=1)
             best_overlap = np.take_along_axis(overlap, best[:, None], axis=1)[:, 0]
             overlaps.append(best_overlap)
@@ -216,12 +212,11 @@ def _area(hit: Flags, envelope: Doubles, positives: int) -> float:
 
 
 def _eleven_points(hits: Ints, envelope: Doubles, positives: int) -> float:
-    """Mean of the envelope at recall 0, 0.1, ..., 1; 0 at a recall that is never reached.
-
-    Recall is compared in whole numbers. The devkit compares floats, and by an accident of 0.1 * 3
-    takes 3 of 10 found for less than recall 0.3; here it is 0.3.
-    """
-    reached = np.searchsorted(10 * hits, np.arange(11) * positives)  # the first rank of that recall
+    """Mean of the envelope at recall 0, 0.1, ..., 1; 0 at a recall that is never reached."""
+    # The protocol compares floats, and so the figure does: 3 of 10 found is recall 0.3, which does not reach
+    # 3 * 0.1 = 0.30000000000000004. In whole numbers it would, and the figure would be another.
+    points = 0.1 * np.arange(11)
+    reached = np.searchsorted(hits / positives, points)  # the first rank of that recall
     return float(np.append(envelope, 0.0)[reached].mean())
 
 

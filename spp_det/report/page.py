@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ import numpy as np
 from jinja2 import Environment, PackageLoader
 
 from spp_det.cache import write_whole
-from spp_det.data.records import Dataset, Record
-from spp_det.evaluation.curves import Curve, best_f1, class_curves, pooled_curve
+from spp_det.data.records import Record
+from spp_det.evaluation.curves import Curve, best_f1, pooled_curve
 from spp_det.evaluation.detections import ImageDetections
-from spp_det.evaluation.errors import ImageErrors, Kind, sort_errors
-from spp_det.evaluation.voc import VocResult, evaluate_voc
+from spp_det.evaluation.errors import ImageErrors, Kind
+from spp_det.evaluation.results import Evaluation
 from spp_det.images import UnreadableImageError, encode_jpeg, read_image, resize_shorter_side
 from spp_det.progress import track
 from spp_det.report.text import printable
@@ -49,38 +49,20 @@ class _Picture:
     height: int
 
 
-def write_page(
-    path: Path,
-    title: str,
-    dataset: Dataset,
-    detections: Sequence[ImageDetections],
-    figures: Mapping[str, Any],
-) -> None:
+def write_page(path: Path, title: str, evaluation: Evaluation) -> None:
     """Write the report of one evaluation as a page of its own.
 
     Args:
         path: the file, ``.html``.
         title: what was evaluated, of any characters.
-        dataset: the ground truth; its image files are read. Those that cannot be are blank on the page,
+        evaluation: of its data set the image files are read. Those that cannot be are blank on the page,
             and one warning counts them.
-        detections: one entry an image, in the order of ``dataset.records``.
-        figures: what `spp_det.evaluation.results.evaluate` returns for them.
     """
-    result = evaluate_voc(dataset, detections)
-    errors = sort_errors(dataset, detections)
-    pictures = _pictures(dataset.records)
-    write_whole(path, _render(title, dataset, detections, figures, result, errors, pictures))
+    write_whole(path, _render(title, evaluation, _pictures(evaluation.dataset.records)))
 
 
-def _render(
-    title: str,
-    dataset: Dataset,
-    detections: Sequence[ImageDetections],
-    figures: Mapping[str, Any],
-    result: VocResult,
-    errors: Sequence[ImageErrors],
-    pictures: Sequence[_Picture],
-) -> str:
+def _render(title: str, evaluation: Evaluation, pictures: Sequence[_Picture]) -> str:
+    dataset, detections, voc = evaluation.dataset, evaluation.detections, evaluation.voc
     environment = Environment(
         loader=PackageLoader("spp_det.report", "templates"),
         autoescape=True,
@@ -90,37 +72,40 @@ def _render(
     environment.filters["percent"] = _percent
     style, script = (_source(environment, name) for name in ("page.css", "page.js"))
     names = [printable(name) for name in dataset.classes]
-    curves = class_curves(result)
-    best = {name: best_f1(points) for name, points in curves.items()}
     classes = [
         {
             "name": shown,
-            "objects": result.per_class[name].positives,
-            "voc": figures["voc"]["per_class"][name],
-            "best": best[name],
-            "path": _path(curves[name]) if result.per_class[name].positives else "",
+            "objects": voc.per_class[name].positives,
+            "voc": voc.per_class[name],
+            "voc_at": [at.per_class[name] for at in evaluation.voc_at.values()],
+            "best": evaluation.best[name],
+            "path": _path(evaluation.curves[name]) if voc.per_class[name].positives else "",
         }
         for name, shown in zip(dataset.classes, names, strict=True)
     ]
-    pooled = best_f1(pooled_curve(result))
+    pooled = best_f1(pooled_curve(voc))
     scores = np.concatenate([found["scores"] for found in detections]) if detections else np.zeros(0)
     low, high = (float(scores.min()), float(scores.max())) if len(scores) else (0.0, 1.0)
     data = {
         "classes": names,
-        "best": [None if one is None else one.score for one in best.values()],
+        "best": [None if one is None else one.score for one in evaluation.best.values()],
         "pooled": low if pooled is None else pooled.score,
-        "images": [_image(*one) for one in zip(dataset.records, pictures, detections, errors, strict=True)],
+        "images": [
+            _image(*one) for one in zip(dataset.records, pictures, detections, evaluation.errors, strict=True)
+        ],
     }
     return environment.get_template("page.html.j2").render(
         title=printable(title),
         style=style,
         script=script,
         policy=_policy(style, script),
-        figures=figures,
+        coco=evaluation.coco,
+        voc=voc,
+        voc_at=evaluation.voc_at,
         classes=classes,
         kinds=[kind.name.lower() for kind in Kind if kind != Kind.IGNORED],
         images=len(dataset),
-        objects=sum(one.positives for one in result.per_class.values()),
+        objects=sum(one.positives for one in voc.per_class.values()),
         detections=len(scores),
         lowest=math.floor(low * 100) / 100,
         highest=math.ceil(high * 100) / 100,
@@ -221,6 +206,6 @@ def _path(points: Curve) -> str:
     return "".join(f"{'L' if i else 'M'}{x:g} {y:g}" for i, (x, y) in enumerate(steps[moves] / CURVE_GRID))
 
 
-def _percent(value: float | None) -> str:
-    """A fraction of 1 as per cent with a decimal; a dash where it is not defined."""
-    return NOT_DEFINED if value is None or value < 0 else f"{100 * value:.1f}"
+def _percent(value: float) -> str:
+    """A fraction of 1 as per cent with a decimal; a dash where it is not defined, NaN or COCO's -1."""
+    return f"{100 * value:.1f}" if value >= 0 else NOT_DEFINED

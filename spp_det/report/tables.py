@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,22 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from spp_det.cache import Usage
+from spp_det.evaluation.coco import FIGURES
 from spp_det.report.text import printable
-
-_COCO_ROWS = {
-    "AP": "IoU .50:.95",
-    "AP50": "IoU .50",
-    "AP75": "IoU .75",
-    "APsmall": "area < 32²",
-    "APmedium": "area 32² to 96²",
-    "APlarge": "area > 96²",
-    "AR1": "1 detection an image",
-    "AR10": "10 detections",
-    "AR100": "100 detections",
-    "ARsmall": "area < 32²",
-    "ARmedium": "area 32² to 96²",
-    "ARlarge": "area > 96²",
-}
 
 
 def coco_table(figures: Mapping[str, float]) -> Table:
@@ -33,26 +20,53 @@ def coco_table(figures: Mapping[str, float]) -> Table:
     table.add_column("figure")
     table.add_column("of", style="dim")
     table.add_column("%", justify="right")
-    for name, value in figures.items():
-        table.add_row(name, _COCO_ROWS.get(name, ""), _percent(None if value < 0 else value))
-        if name in ("APlarge", "AP75", "AR100"):
-            table.add_section()
+    for position, (name, value) in enumerate(figures.items()):
+        # The only name that FIGURES may lack is that of AR at another limit than 100.
+        what = FIGURES.get(name) or f"{name.removeprefix('AR')} detections"
+        table.add_row(name, what, _percent(None if value < 0 else value), end_section=position % 3 == 2)
     return table
 
 
-def voc_table(figures: Mapping[str, Any], iou: str = "0.5") -> Table:
+def voc_table(
+    figures: Mapping[str, Any],
+    iou: str = "0.5",
+    thresholds: Mapping[str, Mapping[str, float] | None] | None = None,
+) -> Table:
     """Average precision per class and its mean, fractions of 1 shown as per cent; a dash where None.
 
-    ``figures`` is what `evaluate` returns under ``"voc"``, or under ``"voc_at"`` for another IoU.
+    ``figures`` is what `Evaluation.figures` holds under ``"voc"``, or under ``"voc_at"`` for another IoU;
+    ``thresholds``, what it holds under that name, adds the score of each class's best F1.
     """
     table = Table(title=f"Pascal VOC, AP at IoU {iou}", title_justify="left")
     table.add_column("class")
     table.add_column("area %", justify="right")
     table.add_column("11-point %", justify="right")
+    if thresholds is not None:
+        table.add_column("best F1 at", justify="right")
     for name, values in figures["per_class"].items():
-        table.add_row(escape(printable(name)), _percent(values["area"]), _percent(values["11point"]))
+        best = None if thresholds is None else thresholds[name]
+        cells = [_percent(values["area"]), _percent(values["11point"])]
+        if thresholds is not None:
+            cells.append("-" if best is None else f"{best['score']:.2f}")
+        table.add_row(escape(printable(name)), *cells)
     table.add_section()
     table.add_row("mean", _percent(figures["mAP_area"]), _percent(figures["mAP_11point"]), style="bold")
+    return table
+
+
+def errors_table(errors: Mapping[str, Mapping[str, int]]) -> Table:
+    """How many detections and objects of all classes are of each kind.
+
+    ``errors`` is what `Evaluation.figures` holds under that name, counted at each class's best F1.
+    """
+    total = Counter[str]()
+    for counts in errors.values():
+        total.update(counts)
+    table = Table(title="Right and wrong at the best F1", title_justify="left")
+    table.add_column("kind")
+    table.add_column("count", justify="right")
+    for kind, count in total.items():
+        table.add_row(kind, str(count))
     return table
 
 

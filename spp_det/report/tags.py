@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-Ints = npt.NDArray[np.int64]
-Doubles = npt.NDArray[np.float64]
+from spp_det.boxes import Doubles, Ints, area, intersection
 
 # What a place for a tag costs, in shares of the area that it covers.
 _ON_TAG = 20.0  # of the tag, by tags placed before
@@ -51,7 +49,7 @@ def place_tags(
         place = None
         lowest = _WORST
         for text, (w, h) in enumerate(sizes):
-            budget = _MOST * width * height - _area(placed).sum()
+            budget = _MOST * width * height - area(placed).sum()
             if w > width or h > height or (len(placed) and w * h > budget):
                 continue
             tags = _around(frames[index], w, h, line)
@@ -97,24 +95,14 @@ def _around(box: Doubles, w: int, h: int, line: int) -> Doubles:
 def _cost(tags: Doubles, index: int, boxes: Doubles, placed: Doubles) -> Doubles:
     """How much each of ``[P, 4]`` places for the tag of box ``index`` hides or misleads: ``[P]``."""
     own = boxes[index : index + 1]
-    tag_area = _area(tags)
-    holds_own = _shared(own, boxes)[0] >= 0.9 * _area(own)  # the own box itself, and what it lies in
-    on_box = _shared(tags, boxes)  # [P, N]
+    tag_area = area(tags)
+    holds_own = intersection(own, boxes)[0] >= 0.9 * area(own)  # the own box itself, and what it lies in
+    on_box = intersection(tags, boxes)  # [P, N]
     others = np.where(holds_own, 0.0, on_box)
     return np.asarray(
         0.01 * np.arange(len(tags))
-        + _ON_OWN * on_box[:, index] / _area(own)
-        + _ON_OTHER * (others / _area(boxes)).sum(axis=1)
+        + _ON_OWN * on_box[:, index] / area(own)
+        + _ON_OTHER * (others / area(boxes)).sum(axis=1)
         + _IN_OTHER * np.minimum(others.sum(axis=1) / tag_area, 1.0)
-        + _ON_TAG * _shared(tags, placed).sum(axis=1) / tag_area
+        + _ON_TAG * intersection(tags, placed).sum(axis=1) / tag_area
     )
-
-
-def _area(boxes: Doubles) -> Doubles:
-    return np.asarray((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-
-
-def _shared(a: Doubles, b: Doubles) -> Doubles:
-    """``[N, 4], [M, 4] -> [N, M]`` areas of intersection."""
-    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    return np.asarray(np.maximum(sides, 0).prod(axis=-1))

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from spp_det.data.coco import coco_instances
+from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.evaluation.coco import FIGURES, evaluate_coco
 
@@ -21,7 +24,10 @@ def figures_of(*arguments, **options) -> dict[str, float]:
 
 
 def by_files(instances, results, folder, categories=None, max_dets=100):
-    """The twelve numbers of the official way: two files, `COCO`, `loadRes`, `COCOeval`."""
+    """The twelve numbers of the official way: two files, `COCO`, `loadRes`, `COCOeval`.
+
+    With another limit than 100 its summary has -1 for AP, of which the mean is then taken as it takes it.
+    """
     (folder / "instances.json").write_text(json.dumps(instances))
     (folder / "results.json").write_text(json.dumps(results))
     truth = COCO(str(folder / "instances.json"))
@@ -31,11 +37,15 @@ def by_files(instances, results, folder, categories=None, max_dets=100):
     evaluator.evaluate()
     evaluator.accumulate()
     evaluator.summarize()
-    return list(evaluator.stats)
+    if max_dets == 100:
+        return list(evaluator.stats)
+    precision = evaluator.eval["precision"][:, :, :, 0, 2]  # of all areas, at the largest limit
+    assert evaluator.stats[0] == -1
+    return [precision[precision > -1].mean() if (precision > -1).any() else -1, *evaluator.stats[1:]]
 
 
-def scene(seed=0, images=12, categories=3):
-    """Random objects, a tenth of them crowds, and detections near some of them, with tied scores."""
+def scene(seed=0, images=12, categories=3, tries=3):
+    """Random objects, a tenth of them crowds, and under ``tries`` detections near each, with tied scores."""
     generator = np.random.default_rng(seed)
     annotations, results = [], []
     for image_id in range(10, 10 + images):
@@ -53,7 +63,7 @@ def scene(seed=0, images=12, categories=3):
                     "iscrowd": int(generator.random() < 0.1),
                 }
             )
-            for _ in range(generator.integers(0, 3)):
+            for _ in range(generator.integers(0, tries)):
                 shift = generator.normal(0, 0.1, 4) * [width, height, width, height]
                 results.append(
                     {
@@ -74,24 +84,35 @@ def scene(seed=0, images=12, categories=3):
 def test_equals_pycocotools_to_the_last_digit(seed, tmp_path):
     instances, results = scene(seed)
     figures = figures_of(instances, results)
-    assert tuple(figures) == FIGURES
+    assert tuple(figures) == tuple(FIGURES)
     assert list(figures.values()) == by_files(instances, results, tmp_path)
     assert 0 < figures["AP"] < 1
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("max_dets", [100, 11])
+@pytest.mark.parametrize("max_dets", [100, 11, 300])
 def test_those_of_each_class_equal_pycocotools_on_that_class_alone(seed, max_dets, tmp_path):
     instances, results = scene(seed)
     instances["categories"].insert(0, {"id": 9, "name": "never seen"})
     whole, per_class = evaluate_coco(instances, results, max_dets=max_dets)
-    assert list(whole.values())[1:] == by_files(instances, results, tmp_path, None, max_dets)[1:]
+    assert list(whole.values()) == by_files(instances, results, tmp_path, None, max_dets)
     assert list(per_class) == [9, 1, 2, 3]
     for category, figures in per_class.items():
-        expected = by_files(instances, results, tmp_path, [category], max_dets)
-        assert list(figures.values())[1:] == expected[1:]
-        if max_dets == 100:  # with any other limit pycocotools' own AP is -1
-            assert figures["AP"] == expected[0]
+        assert list(figures.values()) == by_files(instances, results, tmp_path, [category], max_dets)
+
+
+def test_a_limit_is_a_choice_of_the_best_detections(tmp_path):
+    instances, results = scene(images=3, categories=2, tries=160)
+    best = {}
+    for entry in sorted(results, key=lambda entry: -entry["score"]):
+        best.setdefault((entry["image_id"], entry["category_id"]), []).append(entry)
+    by_limit = {limit: figures_of(instances, results, max_dets=limit) for limit in (20, 100, 300)}
+    for limit, figures in by_limit.items():
+        chosen = [entry for entries in best.values() for entry in entries[:limit]]
+        assert list(figures.values()) == by_files(instances, chosen, tmp_path, max_dets=limit)
+        if limit == 20:  # pycocotools' own summary of AP, which is at 100 alone
+            assert figures["AP"] == by_files(instances, chosen, tmp_path)[0]
+    assert len({figures["AP"] for figures in by_limit.values()}) == 3
 
 
 def test_a_limit_of_detections_names_its_figure_and_leaves_the_others_out():
@@ -143,11 +164,21 @@ def test_undefined_figures_are_minus_one(tmp_path):
 
 
 def test_difficult_objects_written_as_crowds_change_the_figures():
-    instances, results = scene()
-    plain = copy.deepcopy(instances)
-    for annotation in plain["annotations"]:
-        annotation["iscrowd"] = 0
-    assert figures_of(instances, results)["AP"] != figures_of(plain, results)["AP"]
+    # Found are, in this order: the second object, the second again, the first.
+    boxes, results = np.float32([(0, 0, 50, 50), (100, 0, 150, 50)]), []
+    for x, score in ((100, 0.9), (100, 0.8), (0, 0.7)):
+        results.append({"image_id": 1, "category_id": 1, "bbox": [x, 0, 50, 50], "score": score})
+
+    def figures(difficult):
+        flags = np.array([False, difficult])
+        record = Record("a", Path("a.jpg"), boxes, np.zeros(2, np.int64), flags, np.zeros(2, np.bool_))
+        return figures_of(coco_instances(Dataset(("cat",), [record]), [(200, 50)]), results)
+
+    # Difficult, it takes both detections, and one object is left, found by what comes first.
+    assert figures(difficult=True)["AP"] == pytest.approx(1, abs=1e-12)
+    # Else precision is 1, 1/2, 2/3 at recall .5, .5, 1: of the 101 points 51 have 1, and 50 have 2/3.
+    assert figures(difficult=False)["AP"] == pytest.approx((51 + 50 * 2 / 3) / 101, abs=1e-12)
+    assert (figures(difficult=True)["AR1"], figures(difficult=False)["AR1"]) == (0, 0.5)
 
 
 def test_no_results():

@@ -13,7 +13,9 @@ from spp_det.data.coco import coco_instances, read_coco
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.evaluation.coco import FIGURES, evaluate_coco
-from spp_det.evaluation.results import evaluate, evaluate_files, read_results
+from spp_det.evaluation.errors import Kind
+from spp_det.evaluation.results import evaluate as evaluation_of
+from spp_det.evaluation.results import evaluate_files, read_results
 from spp_det.evaluation.voc import evaluate_voc
 
 CLASSES = ("kangaroo", "raccoon")
@@ -59,6 +61,11 @@ def listing():
             {"id": 3, "name": "wombat"},
         ],
     }
+
+
+def evaluate(*arguments, **options):
+    """The figures alone."""
+    return evaluation_of(*arguments, **options).figures()
 
 
 def entry(image_id, category_id, bbox, score):
@@ -293,3 +300,18 @@ def test_figures_come_per_class_and_at_other_ious(tmp_path):
     assert list(figures["coco_per_class"]) == list(CLASSES)
     mean = sum(one["AP"] for one in figures["coco_per_class"].values()) / 2
     assert mean == pytest.approx(figures["coco"]["AP"])
+
+
+def test_an_evaluation_holds_what_its_figures_were_made_of(tmp_path):
+    dataset = zoo()
+    aligned = read_results(write(tmp_path, results(), listing()), dataset)
+    evaluation = evaluation_of(dataset, aligned, ious=[0.95])
+    assert (evaluation.dataset, evaluation.detections) == (dataset, aligned.detections)
+    figures = evaluation.figures()
+    assert figures["coco"] == evaluation.coco
+    assert figures["voc"]["mAP_area"] == evaluation.voc.mAP_area
+    assert figures["voc_at"]["0.95"]["mAP_area"] == evaluation.voc_at["0.95"].mAP_area
+    assert figures["thresholds"]["raccoon"]["score"] == evaluation.best["raccoon"].score
+    assert evaluation.best["raccoon"].f1 == evaluation.curves["raccoon"].f1.max()
+    correct = sum(int((one.kinds == Kind.CORRECT).sum()) for one in evaluation.errors)
+    assert correct == sum(one["correct"] for one in figures["errors"].values())

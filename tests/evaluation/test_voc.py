@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from fractions import Fraction
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 from math import isnan
 from pathlib import Path
@@ -196,12 +196,14 @@ def test_the_threshold_itself_is_enough():
     assert evaluate([image(obj)], seven_tenths, iou_threshold=0.701).mAP_area == 0.0
 
 
-def test_recall_of_three_in_ten_reaches_the_point_three_tenths():
+def test_recall_is_compared_with_the_eleven_points_in_the_protocols_floats():
+    # 3 * 0.1 is a little more than 3 / 10, 6 * 0.1 and 7 * 0.1 are a little more than 6 / 10 and 7 / 10.
     objects = objects_in_a_row(10)
-    detections = [found(*[(*obj, 0.9 - i / 100) for i, obj in enumerate(objects[:3])])]
-    result = evaluate([image(*objects)], detections)
-    assert result.mAP_area == pytest.approx(3 / 10, abs=1e-12)
-    assert result.mAP_11point == pytest.approx(4 / 11, abs=1e-12)  # recall 0, .1, .2 and .3
+    for count, reached in ((2, 3), (3, 3), (4, 5), (6, 6), (7, 7), (8, 9), (10, 11)):
+        detections = [found(*[(*obj, 0.9 - i / 100) for i, obj in enumerate(objects[:count])])]
+        result = evaluate([image(*objects)], detections)
+        assert result.mAP_area == pytest.approx(count / 10, abs=1e-12)
+        assert result.mAP_11point == pytest.approx(reached / 11, abs=1e-12)
 
 
 # ---- the door ---------------------------------------------------------------------------------
@@ -246,11 +248,11 @@ def test_inputs_are_not_changed():
 # ---- a second implementation, straight from the definition, in exact arithmetic -----------------
 
 
-def whole(box):
-    return tuple(int(v) for v in box)
+def exact(box):
+    return tuple(Fraction(float(v)) for v in box)
 
 
-@cache  # there are few different boxes
+@lru_cache(maxsize=10_000)  # there are few different boxes of whole numbers
 def exact_iou(a, b):
     width = min(a[2], b[2]) - max(a[0], b[0])
     height = min(a[3], b[3]) - max(a[1], b[1])
@@ -261,7 +263,10 @@ def exact_iou(a, b):
 
 
 def by_definition(records, detections, label, threshold):
-    """``(area, eleven points)`` of one class, each a Fraction, or None where not defined."""
+    """``(area, eleven points)`` of one class, each a Fraction, or None where not defined.
+
+    Exact but for one thing that is the protocol's own: recall meets the eleven points in float64.
+    """
     positives = sum(
         1 for r in records for i in range(len(r)) if r.labels[i] == label and not (r.difficult | r.crowd)[i]
     )
@@ -275,11 +280,11 @@ def by_definition(records, detections, label, threshold):
     ]
     taken, curve, true, false = set(), [], 0, 0
     for _, image_index, i in sorted(pool):
-        record, box = records[image_index], whole(detections[image_index]["boxes"][i])
+        record, box = records[image_index], exact(detections[image_index]["boxes"][i])
         best, best_object = Fraction(-1), None
         for g in range(len(record)):
-            if record.labels[g] == label and exact_iou(box, whole(record.boxes[g])) > best:
-                best, best_object = exact_iou(box, whole(record.boxes[g])), g
+            if record.labels[g] == label and exact_iou(box, exact(record.boxes[g])) > best:
+                best, best_object = exact_iou(box, exact(record.boxes[g])), g
         if best_object is not None and best >= threshold:
             if record.difficult[best_object] or record.crowd[best_object]:
                 continue
@@ -292,17 +297,21 @@ def by_definition(records, detections, label, threshold):
             false += 1
         curve.append((Fraction(true, positives), Fraction(true, true + false)))
 
-    def best_precision(recall):
-        return max((p for r, p in curve if r >= recall), default=Fraction(0))
+    def best_precision(reaches):
+        return max((p for r, p in curve if reaches(r)), default=Fraction(0))
 
     steps = sorted({Fraction(0)} | {r for r, _ in curve})
-    area = sum(((b - a) * best_precision(b) for a, b in pairwise(steps)), Fraction(0))
-    return area, sum((best_precision(Fraction(t, 10)) for t in range(11)), Fraction(0)) / 11
+    area = sum(((b - a) * best_precision(b.__le__) for a, b in pairwise(steps)), Fraction(0))
+    eleven = [best_precision(lambda r, point=t * 0.1: float(r) >= point) for t in range(11)]
+    return area, sum(eleven, Fraction(0)) / 11
 
 
 @st.composite
-def scenes(draw):
-    """A few images of small whole-numbered boxes, so that ties of score and of IoU are common."""
+def scenes(draw, real=False):
+    """A few images of small whole-numbered boxes, so that ties of score and of IoU are common.
+
+    ``real`` ones have any corners, detections near objects, and scores that are one and the same in float32.
+    """
     seed = draw(st.integers(0, 2**32 - 1))
     generator = np.random.default_rng(seed)
     classes = draw(st.integers(1, 3))
@@ -311,7 +320,8 @@ def scenes(draw):
 
     def boxes(count):
         corners = generator.integers(0, 5, (count, 2))
-        return np.concatenate([corners, corners + generator.integers(1, 6, (count, 2))], 1).astype(np.float32)
+        whole = np.concatenate([corners, corners + generator.integers(1, 6, (count, 2))], 1)
+        return (whole + real * generator.uniform(-0.4, 0.4, whole.shape)).astype(np.float32)
 
     records, detections = [], []
     for index in range(draw(st.integers(1, 4))):
@@ -320,7 +330,8 @@ def scenes(draw):
         labels = generator.integers(0, classes, count)
         records.append(Record(f"{index}", Path("x"), boxes(count), labels, flags[0], flags[1]))
         count = int(generator.integers(0, most_detections + 1))
-        scores = (generator.integers(0, score_levels, count) / score_levels).astype(np.float32)
+        levels = generator.integers(0, score_levels, count) / score_levels
+        scores = 0.5 + 1e-10 * levels if real else levels.astype(np.float32)
         labels = generator.integers(0, classes, count)
         detections.append({"boxes": boxes(count), "labels": labels, "scores": scores})
     return Dataset(tuple("abc"[:classes]), records), detections
@@ -331,7 +342,16 @@ def scenes(draw):
     scenes(), st.sampled_from([Fraction(1, 10), Fraction(1, 2), Fraction(3, 5), Fraction(7, 10), Fraction(1)])
 )
 def test_equals_the_definition(scene, threshold):
-    dataset, detections = scene
+    assert_equals_the_definition(*scene, threshold)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(scenes(real=True), st.sampled_from([Fraction(1, 10), Fraction(1, 2), Fraction(3, 4)]))
+def test_equals_the_definition_at_real_corners_and_scores_of_float64(scene, threshold):
+    assert_equals_the_definition(*scene, threshold)
+
+
+def assert_equals_the_definition(dataset, detections, threshold):
     result = evaluate_voc(dataset, detections, float(threshold))
     areas, elevens = [], []
     for label, name in enumerate(dataset.classes):

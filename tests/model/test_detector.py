@@ -448,7 +448,7 @@ def test_cuda_detects_what_the_cpu_detects(detector, images, tmp_path):
 
 
 def test_soft_suppression_lowers_scores_class_by_class():
-    """Box 1 overlaps box 0 by half: of its class it keeps e^-(1/4 / 0.5) of its probability, of another all."""
+    """Box 1 overlaps box 0 by half: of its class its probability is e^-(1/4 / 0.5) of what it was."""
     places = as_boxes([(0, 0, 10, 10), (0, 0, 10, 5), (0, 0, 10, 5)])
     labels, scores = np.array([0, 0, 1]), np.float32([2, 1, 1])
     kept, lowered = suppress(places, labels, scores, Detection(soft_nms=0.5))

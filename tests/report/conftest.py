@@ -26,7 +26,9 @@ PATIENCE = 60.0  # seconds for an answer; a machine may be busy
 
 
 class Browser:
-    """One tab. What its pages complain of or ask for is kept in ``complaints`` and ``requests``."""
+    """One tab. What its pages complain of or ask for is kept in ``complaints`` and ``requests``, and what was
+    opened in ``opened``, until `forget`.
+    """
 
     def __init__(self, program: str, profile: Path) -> None:
         (read, self._write), (self._read, write) = os.pipe(), os.pipe()
@@ -53,6 +55,7 @@ class Browser:
         self._loaded = False
         self.complaints: list[str] = []
         self.requests: list[str] = []
+        self.opened: set[str] = set()
         (tab,) = (one for one in self.call("Target.getTargets")["targetInfos"] if one["type"] == "page")
         attached = self.call("Target.attachToTarget", targetId=tab["targetId"], flatten=True)
         self._session = attached["sessionId"]
@@ -95,13 +98,29 @@ class Browser:
         elif event == "Page.loadEventFired":
             self._loaded = True
 
-    def open(self, page: Path, fragment: str = "", width: int = 1280, height: int = 900) -> None:
-        """Load a page anew, at that size in pixels, and wait until it is loaded."""
-        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
+    def forget(self) -> None:
+        """Begin anew: nothing said, asked for or opened, no phone, the colours of the day."""
+        for kept in (self.complaints, self.requests, self.opened):
+            kept.clear()
+        self.wear("light")
+
+    def wear(self, scheme: str) -> None:
+        """Prefer a colour scheme, light or dark."""
+        features = [{"name": "prefers-color-scheme", "value": scheme}]
+        self.call("Emulation.setEmulatedMedia", features=features)
+
+    def open(
+        self, page: Path, fragment: str = "", width: int = 1280, height: int = 900, phone: bool = False
+    ) -> None:
+        """Load a page anew, at that size in pixels, and wait until it is loaded.
+
+        On a ``phone`` the page says how wide it is to be laid out, and is touched.
+        """
+        size = {"width": width, "height": height, "deviceScaleFactor": 1 + phone, "mobile": phone}
         self.call("Emulation.setDeviceMetricsOverride", **size)
+        self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
         self._navigate("about:blank")  # a change of fragment alone would load nothing
-        self.complaints.clear()
-        self.requests.clear()
+        self.opened.add(page.as_uri())
         self._navigate(page.as_uri() + fragment)
 
     def _navigate(self, address: str) -> None:
@@ -128,6 +147,13 @@ class Browser:
         end = time.monotonic() + PATIENCE
         while not self.run(condition):
             assert time.monotonic() < end, f"never came true: {condition}"
+
+    def tap(self, selector: str) -> None:
+        """Touch the middle of an element that is on the screen."""
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        x, y = self.run(f"(box => [box.x + box.width / 2, box.y + box.height / 2])({box})")
+        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
 
     def press(self, key: str) -> None:
         """A key of the keyboard, by its name in the DOM."""
@@ -160,10 +186,20 @@ class Browser:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no browser on this machine (looked for {', '.join(NAMES)}): apt-get install chromium")
-    chromium = Browser(program, tmp_path_factory.mktemp("chromium"))
+    browser = Browser(program, tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """The browser; in the end no page may have complained, or asked for anything but itself."""
+    chromium.forget()
     yield chromium
-    chromium.close()
+    chromium.run("0")  # what was said until here has then been heard
+    assert chromium.complaints == []
+    assert {address.partition("#")[0] for address in chromium.requests} == chromium.opened

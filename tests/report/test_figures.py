@@ -13,18 +13,29 @@ FIGURES = {
     "coco_per_class": {"a|b": {"AP": 0.5, "APsmall": -1.0}, "all": {"AP": 0, "APsmall": 1}},
     "voc": VOC,
     "voc_at": {"0.75": {**VOC, "mAP_area": 0.25}},
+    "thresholds": {
+        "a|b": {"score": -0.1234567890123, "precision": 0.75, "recall": 0.5, "F1": 0.6},
+        "never found": None,
+    },
+    "errors": {"a|b": {"correct": 3, "missed": 0}, "never found": {"correct": 0, "missed": 2}},
 }
+COCO_ONLY = {**FIGURES, "voc": None, "voc_at": {}, "thresholds": None, "errors": None}
 
 
 def test_csv_has_a_line_a_figure():
     rows = list(csv.DictReader(io.StringIO(figures_csv(FIGURES))))
-    assert len(rows) == 6 + 2 * 4
+    assert len(rows) == 6 + 2 * 4 + 2 * 4 + 2 * 2
     values = {tuple(row.values())[:4]: row["value"] for row in rows}
     assert float(values["coco", "", "", "AP"]) == 0.1234567890123
     assert values["coco", "", "", "APsmall"] == values["voc", "0.5", "", "mAP_11point"] == ""
     assert float(values["coco", "", "a|b", "AP"]) == 0.5
     assert float(values["voc", "0.5", "a|b", "area"]) == 2 / 3
     assert float(values["voc", "0.75", "", "mAP_area"]) == 0.25
+    assert float(values["best F1", "0.5", "a|b", "score"]) == -0.1234567890123
+    assert float(values["best F1", "0.5", "a|b", "F1"]) == 0.6
+    assert values["best F1", "0.5", "never found", "score"] == ""
+    assert values["errors", "0.5", "a|b", "correct"] == "3"
+    assert values["errors", "0.5", "never found", "missed"] == "2"
 
 
 def test_markdown_has_a_row_a_class():
@@ -35,10 +46,16 @@ def test_markdown_has_a_row_a_class():
         "## Pascal VOC\n\n"
         "| class | AP@0.5 area | AP@0.5 11-point | AP@0.75 area | AP@0.75 11-point |\n"
         "| --- | ---: | ---: | ---: | ---: |\n"
-        "| all | 66.7 | - | 25.0 | - |\n| a\\|b | 66.7 | - | 66.7 | - |\n"
+        "| all | 66.7 | - | 25.0 | - |\n| a\\|b | 66.7 | - | 66.7 | - |\n\n"
+        "## Best F1 at IoU 0.5\n\n"
+        "| class | score | precision | recall | F1 |\n| --- | ---: | ---: | ---: | ---: |\n"
+        "| a\\|b | -0.1235 | 75.0 | 50.0 | 60.0 |\n| never found | - | - | - | - |\n\n"
+        "## Right and wrong at that score\n\n"
+        "| class | correct | missed |\n| --- | ---: | ---: |\n"
+        "| a\\|b | 3 | 0 |\n| never found | 0 | 2 |\n"
     )
 
 
 def test_without_voc_figures_there_is_one_table():
-    assert "Pascal" not in figures_markdown({**FIGURES, "voc": None, "voc_at": {}})
-    assert "voc" not in figures_csv({**FIGURES, "voc": None, "voc_at": {}})
+    assert figures_markdown(COCO_ONLY).count("##") == 1
+    assert all(line.startswith("coco,") for line in figures_csv(COCO_ONLY).splitlines()[1:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from spp_det.evaluation.coco import FIGURES
-from spp_det.report.tables import classification_table, coco_table, recall_table, voc_table
+from spp_det.report.tables import classification_table, coco_table, errors_table, recall_table, voc_table
 
 
 def shown(table):
@@ -25,6 +25,17 @@ def test_coco_figures_are_per_cent_and_undefined_ones_a_dash():
     assert rows["APsmall"] == "-"
 
 
+def test_coco_figures_say_what_they_are_of_and_stand_in_threes_at_any_limit():
+    names = [name.replace("AR100", "AR300") for name in FIGURES]
+    lines = shown(coco_table(dict.fromkeys(names, 0.5))).splitlines()
+    body = lines[lines.index(next(line for line in lines if "AP " in line)) :]
+    assert [index for index, line in enumerate(body) if line[0] == "├"] == [3, 7, 11]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in body if line[0] == "│"]
+    assert [cell[0] for cell in cells] == names
+    assert cells[8] == ["AR300", "300 detections", "50.0"]
+    assert all(of for _, of, _ in cells)
+
+
 def test_voc_figures_and_hostile_names():
     per_class = {
         "raccoon": {"area": 0.8734, "11point": 1.0},
@@ -35,6 +46,29 @@ def test_voc_figures_and_hostile_names():
     assert "100.0" in text
     assert "[red]markup[/red][31m" in text
     assert "\x1b" not in text
+
+
+def test_the_score_of_the_best_f1_stands_beside_the_class():
+    values = {"area": 0.5, "11point": 0.5}
+    figures = {"mAP_area": 0.5, "mAP_11point": 0.5, "per_class": {"cat": values, "dog": values}}
+    thresholds = {"cat": {"score": -0.126, "precision": 1.0, "recall": 1.0, "F1": 1.0}, "dog": None}
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in shown(voc_table(figures, thresholds=thresholds)).splitlines()
+        if "│" in line
+    ]
+    assert rows == [
+        ["cat", "50.0", "50.0", "-0.13"],
+        ["dog", "50.0", "50.0", "-"],
+        ["mean", "50.0", "50.0", ""],
+    ]
+    assert "best F1 at" not in shown(voc_table(figures))
+
+
+def test_errors_are_counted_over_all_classes():
+    text = shown(errors_table({"cat": {"correct": 3, "missed": 0}, "dog": {"correct": 4, "missed": 0}}))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    assert rows == [["correct", "7"], ["missed", "0"]]
 
 
 def test_accuracies_by_view_and_size():

@@ -119,7 +119,7 @@ def _read_coco(folder: Path, _out: Path) -> None:
 def _read_results(folder: Path, _out: Path) -> None:
     dataset = read_coco(folder / "instances.json")
     found = read_results(folder / "detections.json", dataset)
-    evaluate(dataset, found, read_json(folder / "instances.json"))
+    evaluate(dataset, found, read_json(folder / "instances.json")).figures()
 
 
 _CLASSES = ("cat", "big dog")
@@ -152,7 +152,7 @@ def _reads_found(name: str, listed: bool = True) -> Callable[[Path, Path], None]
         if not listed:
             (folder / "found" / "images.json").unlink(missing_ok=True)
         dataset = read_coco(folder / "instances.json")
-        evaluate(dataset, read_results(folder / "found" / name, dataset))
+        evaluate(dataset, read_results(folder / "found" / name, dataset)).figures()
 
     return read
 

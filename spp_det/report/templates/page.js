@@ -130,7 +130,7 @@
     for (const row of rows) {
       const one = counts[row.dataset.label];
       const texts = [String(one.shown), percent(one.precision), percent(one.recall), percent(one.f1)];
-      texts.forEach((text, i) => { row.cells[5 + i].textContent = text; });
+      row.querySelectorAll(".live").forEach((cell, i) => { cell.textContent = texts[i]; });
       row.classList.toggle("chosen", Number(row.dataset.label) === state.label);
     }
     for (const chart of document.querySelectorAll(".curve")) {
