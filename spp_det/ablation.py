@@ -9,7 +9,7 @@ row before it with its regressor, so the two are trained at once.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Literal
@@ -28,6 +28,7 @@ from spp_det.model.head import CLASSIFIERS
 from spp_det.proposals.source import WindowSource
 from spp_det.proposing import propose
 from spp_det.report.ablation import ablation_markdown
+from spp_det.run_folder import alone_in
 from spp_det.training.stages import Trained, cache_of, read_dataset, train
 from spp_det.training_run import finish_training
 from spp_det.version import __version__
@@ -148,16 +149,20 @@ def choose(rows: Sequence[Row], wanted: str | None) -> list[Row]:
 
 
 def run_ablation(
-    config: Config, several: Sequence[int] | None = None, wanted: str | None = None
+    config: Config,
+    several: Sequence[int] | None = None,
+    wanted: str | None = None,
+    begun: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Train and score the rows that are wanted (see `table_rows` and `choose`) and not yet there.
 
     Each row's folder in the output is that of a training: model, settings, metrics, detections. What is
     returned is in ``ablation.json``, and for people in ``ablation.md``; both are written again after each
     row, so that a call after an interruption goes on. A row that cannot be had holds the ``error`` instead of
-    figures, and is tried again by the next call.
+    figures, and is tried again by the next call. ``begun`` is called once the output is this call's.
 
-    Raises UserError where no test split is named, and where none of the wanted rows can be had.
+    Raises UserError where no test split is named, another run is at work in the output, and where none of the
+    wanted rows can be had.
     """
     if config.data.test is None:
         raise UserError("data.test = None: every row is scored, so name a split")
@@ -166,7 +171,21 @@ def run_ablation(
     test = read_dataset(config.data, config.data.test)
     source = WindowSource(config.proposals)
     source.check((record.path, None) for record in test.records)
-    results = _kept(config, rows)
+    with alone_in(config.output):
+        results = _kept(config, rows)
+        begun()
+        return _had(config, rows, chosen, results, test, source)
+
+
+def _had(
+    config: Config,
+    rows: Sequence[Row],
+    chosen: Sequence[Row],
+    results: dict[str, Result],
+    test: Dataset,
+    source: WindowSource,
+) -> dict[str, Any]:
+    """The table after those of the chosen rows that ``results`` lacks were made."""
     missing = [row for row in chosen if "mAP50" not in results.get(row.name, {})]
     if missing:  # before any detection is timed
         propose(test, config.proposals, cache_of(config), config.runtime.workers, config.strict)
@@ -193,8 +212,22 @@ def _kept(config: Config, rows: Sequence[Row]) -> dict[str, Result]:
         row.name: kept[row.key]
         for row in rows
         if row.key in kept
+        and _is_result(row, kept[row.key])
         and ("error" in kept[row.key] or (row.config.output / "model.safetensors").exists())
     }
+
+
+def _is_result(row: Row, result: Result) -> bool:
+    """Whether it is one that `_results` gives; the row is made again where it is not."""
+    if not _described(row).items() <= result.items():
+        return False
+    if "error" in result:
+        return isinstance(result["error"], str)
+    if not {"mAP50", "mAP75", "train_seconds", "detect_seconds"} <= result.keys():
+        return False
+    figures = [result[name] for name in ("mAP50", "mAP75", "detect_seconds")]
+    numbers = [result["train_seconds"], *(figure for figure in figures if figure is not None)]
+    return all(type(number) in (int, float) for number in numbers)
 
 
 def _write(config: Config, rows: Sequence[Row], results: dict[str, Result]) -> dict[str, Any]:
@@ -223,9 +256,10 @@ def _results(group: Sequence[Row], test: Dataset, source: WindowSource) -> Itera
             yield row, _described(row) | {"error": str(error)}
         return
     for row in group:
-        write_whole(row.config.output / "config.yaml", dump_config(row.config))
         model = trained if row.config.bbox.enabled else _without_regressor(trained)
-        metrics = finish_training(row.config, model, test, source)
+        with alone_in(row.config.output):
+            write_whole(row.config.output / "config.yaml", dump_config(row.config))
+            metrics = finish_training(row.config, model, test, source)
         yield row, _described(row) | _figures(row, metrics, test)
 
 
@@ -246,15 +280,15 @@ def _figures(row: Row, metrics: dict[str, Any], test: Dataset) -> Result:
     """mAP by area, fractions of 1 (None where the test images hold nothing), and seconds.
 
     Those of the training are without what the cache had; those of the detection are of the clock, with all
-    cores at work, an image, without the search for its windows.
+    cores at work, an image, without the search for its windows; None where an earlier call had found all.
     """
     found = read_results(row.config.output / "test" / "detections.json", test).detections
     strict = evaluate_voc(test, found, iou_threshold=0.75).mAP_area
-    images = len(test) - len(metrics["test"]["skipped"])
+    timed = metrics["test"]["timed_images"]
     return {
         "mAP50": metrics["test"]["voc"]["mAP_area"],
         "mAP75": or_none(strict),
         "train_seconds": round(sum(metrics["seconds"].values()), 2),
-        "detect_seconds": round(metrics["test"]["seconds"] / max(1, images), 4),
+        "detect_seconds": round(metrics["test"]["seconds"] / timed, 4) if timed else None,
         "seconds": metrics["seconds"],
     }

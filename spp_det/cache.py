@@ -7,6 +7,7 @@ absent.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -45,6 +46,19 @@ def file_digest(path: Path) -> str:
     """A key of a file's bytes, whatever its name. Raises OSError where it cannot be read."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def check_form(arrays: Mapping[str, npt.NDArray[Any]], **forms: npt.NDArray[Any]) -> None:
+    """Raise ValueError unless there is an array of the shape and dtype of each form by its name, and none of
+    them holds a number that is not finite."""
+    for name, form in forms.items():
+        if name not in arrays:
+            raise ValueError(f"it has no {name}")
+        array = arrays[name]
+        if (array.dtype, array.shape) != (form.dtype, form.shape):
+            raise ValueError(f"{name} is {array.dtype} {array.shape}, not {form.dtype} {form.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} holds a number that is not finite")
 
 
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # what `write_whole` calls a file that is being written
@@ -144,6 +158,8 @@ class Cache:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
         except FileNotFoundError:
+            if (why := _why_not_opened(path)) is not None:
+                logger.warning("cache: %s cannot be read (%s); computing it again", path, why)
             return None
         except (SafetensorError, OSError, TypeError, ValueError) as error:  # a type that numpy lacks, say
             reason = str(error)
@@ -153,7 +169,8 @@ class Cache:
                 return arrays
             reason = "its checksum does not match"
         logger.warning("cache: %s is damaged (%s); computing it again", path, reason)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # where it may not be removed, it is found to be damaged again
+            path.unlink(missing_ok=True)
         return None
 
     def has(self, stage: str, key: str) -> bool:
@@ -161,18 +178,48 @@ class Cache:
         return self.path(stage, key).is_file()
 
     def store(self, stage: str, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Keep the arrays under that key. They are not copied: some are a good part of the memory."""
+        """Keep the arrays under that key. They are not copied: some are a good part of the memory.
+
+        Where an artefact of that key is there and may not be replaced, in a folder of somebody else's, a
+        warning says so, and what was computed is only used.
+        """
         whole = {n: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for n, a in arrays.items()}
         buffers = _safetensors(whole, {"key": key, "crc32": _crc32(whole)})
-        write_whole(self.path(stage, key), buffers, self.folder / stage / _PARTIALS)
+        path = self.path(stage, key)
+        try:
+            write_whole(path, buffers, self.folder / stage / _PARTIALS)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not os.path.lexists(path):
+                raise
+            logger.warning("cache: %s cannot be replaced (%s)", path, error.strerror)
 
     def remove(self, stage: str, key: str) -> None:
         """Forget an artefact, if it is there."""
         self.path(stage, key).unlink(missing_ok=True)
 
-    def load_or_make(self, stage: str, key: str, make: Callable[[], Arrays]) -> Arrays:
-        """The artefact; computed by ``make`` and kept where it was not there."""
+    def load_checked(self, stage: str, key: str, check: Callable[[Arrays], object]) -> Arrays | None:
+        """The artefact's arrays, or None where it is absent, damaged, or ``check`` raises ValueError: it is
+        whole, but no such thing as is kept there (logged)."""
         arrays = self.load(stage, key)
+        try:
+            if arrays is not None:
+                check(arrays)
+        except ValueError as error:
+            logger.warning(
+                "cache: %s is not what it should be (%s); computing it again", self.path(stage, key), error
+            )
+            return None
+        return arrays
+
+    def load_or_make(
+        self,
+        stage: str,
+        key: str,
+        make: Callable[[], Arrays],
+        check: Callable[[Arrays], object] = lambda _: None,
+    ) -> Arrays:
+        """The artefact; computed by ``make`` and kept where it was not there (see `load_checked`)."""
+        arrays = self.load_checked(stage, key, check)
         if arrays is None:
             arrays = make()
             self.store(stage, key, arrays)
@@ -216,6 +263,17 @@ class Cache:
                     status = path.lstat()
                     if stat.S_ISREG(status.st_mode):
                         yield path, status.st_size, status.st_mtime
+
+
+def _why_not_opened(path: Path) -> str | None:
+    """Why a file that safetensors takes for absent cannot be opened; None where it is absent."""
+    try:
+        path.open("rb").close()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return error.strerror or str(error)
+    return None  # another run has just stored it
 
 
 def _mark_as_used(path: Path) -> None:

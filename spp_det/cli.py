@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from spp_det.errors import UserError
-from spp_det.process import log_to, run_app
+from spp_det.process import goes_on, log_to, run_app
 from spp_det.terminal import say, say_skipped, show, show_figures
 from spp_det.version import __version__
 
@@ -27,6 +27,7 @@ app = typer.Typer(
 )
 
 BY_SEVERAL = ("train", "detect", "pretrain")
+FROM_CACHE = "the same command goes on from what the cache holds"
 T = TypeVar("T")
 
 Overrides = Annotated[
@@ -88,8 +89,8 @@ def train(
     from spp_det.training_run import run_training
 
     settings = load_config(config, _overridden(overrides, strict))
-    log_to(settings.output / "train.log")
-    metrics = run_training(settings)
+    goes_on(FROM_CACHE)
+    metrics = run_training(settings, lambda: log_to(settings.output / "train.log"))
     if not distributed.is_first():
         return
     if "test" in metrics:
@@ -149,6 +150,7 @@ def detect(
         raise UserError("several processes cannot share a list on stdin: write it to a file, and name that")
     paths = find_images(images[len(others) :], follow_links=follow_links)
     own_device = distributed.own_device(choose_device(device))
+    goes_on("the same command goes on after the images that are done" + ("" if resume else ", with --resume"))
     with distributed.process_group(own_device):
         detector = load_detector([model, *others], str(own_device), precision)
         summary = detect_to_folder(
@@ -369,8 +371,7 @@ def demo(
     """Generate photos, pre-train a small network, train, detect and evaluate: minutes, no download."""
     from spp_det.demo import run_demo
 
-    log_to(out / "train.log")
-    result = run_demo(out, seed)
+    result = run_demo(out, seed, lambda: log_to(out / "train.log"))
     show_figures(result.figures)
     say("These photos are [bold]generated[/]: the figures test the pipeline and promise nothing for yours.")
     for name, path in result.places.items():
@@ -395,8 +396,8 @@ def pretrain(
     from spp_det.training.pretrain_config import PretrainConfig
 
     settings = load_config(config, _overridden(overrides, strict), kind=PretrainConfig)
-    log_to(settings.output / "train.log")
-    metrics = run_pretraining(settings)
+    goes_on("the same command goes on after the last whole epoch")
+    metrics = run_pretraining(settings, lambda: log_to(settings.output / "train.log"))
     if not distributed.is_first():
         return
     test = metrics.get("test", {})
@@ -465,8 +466,8 @@ def ablate(
         scales = None if five is None else [int(scale) for scale in five.split(",")]
     except ValueError:
         raise UserError(f"--five: {five!r} is not a list of scales such as 480,576,688") from None
-    log_to(settings.output / "train.log")
-    figures = run_ablation(settings, scales, rows)
+    goes_on(FROM_CACHE)
+    figures = run_ablation(settings, scales, rows, lambda: log_to(settings.output / "train.log"))
     show(ablation_table(figures))
     for name, error in missing_rows(figures).items():
         say(f"[yellow]{escape(name)}:[/] {escape(error)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from spp_det.detecting import detect_to_folder
 from spp_det.evaluation.results import evaluate, read_results
 from spp_det.model.detector import Detector
 from spp_det.report.page import write_page
+from spp_det.run_folder import claimed
 from spp_det.training.pretrain import save_backbone
 from spp_det.training.pretrain_crops import pretrain_on_crops
-from spp_det.training_run import run_training
+from spp_det.training_run import IDLE, train_and_score
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +35,30 @@ class Demo:
     places: dict[str, Path]
 
 
-def run_demo(folder: Path, seed: int = 0) -> Demo:
-    """Run everything below one folder; a second call takes photos and proposals from the first."""
-    data, weights, model = folder / "data", folder / "backbone.safetensors", folder / "model.safetensors"
+def run_demo(folder: Path, seed: int = 0, begun: Callable[[], object] = lambda: None) -> Demo:
+    """Run everything below one folder; a second call takes photos and proposals from the first.
+
+    ``begun`` is called once the folder is this call's. Raises UserError where it is another configuration's
+    or another run is at work there.
+    """
+    config = Config(
+        output=folder,
+        seed=seed,
+        data=Data(root=folder / "data"),
+        backbone=Backbone(name="zf5_small", weights=str(folder / "backbone.safetensors"), scales=SCALES),
+        pyramid=Pyramid(normalize="hellinger"),
+        svm=SVM(C=0.02, positive_iou=0.7),  # few objects, and features that tell these classes apart
+        bbox=BoxRegression(ridge=1000.0),
+    )
+    with claimed(config, folder, IDLE):
+        begun()
+        return _journey(config)
+
+
+def _journey(config: Config) -> Demo:
+    """All of it, in the output of the configuration."""
+    folder, data, seed = config.output, config.data.root, config.seed
+    model = folder / "model.safetensors"
     logger.info("generating %s", ", ".join(f"{count} {name} photos" for name, count in SPLITS.items()))
     generate_voc(data, SPLITS, seed)
     classes = read_voc(data, "trainval").classes
@@ -48,17 +71,8 @@ def run_demo(folder: Path, seed: int = 0) -> Demo:
         crops_per_object=2,
         seed=seed,
     )
-    save_backbone(backbone, weights)
-    config = Config(
-        output=folder,
-        seed=seed,
-        data=Data(root=data),
-        backbone=Backbone(name="zf5_small", weights=str(weights), scales=SCALES),
-        pyramid=Pyramid(normalize="hellinger"),
-        svm=SVM(C=0.02, positive_iou=0.7),  # few objects, and features that tell these classes apart
-        bbox=BoxRegression(ridge=1000.0),
-    )
-    run_training(config)
+    save_backbone(backbone, Path(config.backbone.weights))
+    train_and_score(config)
     test = read_voc(data, "test", classes)
     found = folder / "found"
     detect_to_folder(Detector.load(model), [record.path for record in test.records], found, draw=True)

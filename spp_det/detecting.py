@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,13 +13,14 @@ from spp_det import distributed
 from spp_det.cache import Cache, naming
 from spp_det.config import Proposals
 from spp_det.errors import UserError
-from spp_det.images import UnreadableImageError
+from spp_det.images import Skipped, UnreadableImageError
 from spp_det.inference import DetectedImage, Result, detect_files
 from spp_det.model.detector import label_of, select
 from spp_det.model.ensemble import AnyDetector
 from spp_det.progress import track
 from spp_det.proposals.source import WindowSource, proposals_of
 from spp_det.report.write import DetectionWriter
+from spp_det.run_folder import alone_in
 from spp_det.threads import cores
 
 
@@ -30,12 +31,14 @@ class Summary:
     Attributes:
         images: how many were read.
         found: how many detections were written.
-        skipped: the files that could not be read.
+        skipped: the files that could not be read, and why.
+        read_now: how many of the images this call read; the others are of the one that it went on with.
     """
 
     images: int = 0
     found: int = 0
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    read_now: int = field(default=0, compare=False)
 
 
 def detect_to_folder(
@@ -53,6 +56,7 @@ def detect_to_folder(
     crops: bool = False,
     resume: bool = False,
     cache: Cache | None = None,
+    run: Mapping[str, object] | None = None,
 ) -> Summary:
     """Detect in every file and write the results; see `DetectionWriter` for what and where.
 
@@ -64,9 +68,12 @@ def detect_to_folder(
         workers: images at a time; 0 is one a core.
         strict: raise UserError for a file that cannot be read, rather than skip it.
         source: of the windows; None: those that the detector proposes.
-        resume: go on with what an interrupted run left in the folder, if there is anything. UserError where
-            that run was another: of another model, other windows, images or options.
+        resume: go on with what an interrupted run left in the folder, if there is anything. CannotResumeError
+            where that run was another: of another model, other windows, images or options.
         cache: where the windows of ``source`` are looked up and kept.
+        run: what else is to be equal for a run to be the same, by name, as JSON has it.
+
+    Raises UserError where another run is at work in the folder.
     """
     labels = _labels(detector.classes, only)
     if source is not None:
@@ -81,25 +88,26 @@ def detect_to_folder(
     if not distributed.is_first():
         deque(results(0), maxlen=0)
         return Summary()
-    run = {
+    about = {
         "model": detector.identity(),
         "windows": "its own" if source is None else source.identity(),
         "--classes": [detector.classes[label] for label in labels],
         "--strict": strict,
+        **(run or {}),
     }
     writer = DetectionWriter(
-        folder, detector.classes, paths, formats, draw, score, crops=crops, resume=resume, run=run
+        folder, detector.classes, paths, formats, draw, score, crops=crops, resume=resume, run=about
     )
-    with naming(folder), writer:
-        done = writer.done
+    with alone_in(folder), naming(folder), writer:
+        done, before = writer.done, writer.images
         shown = track(results(done), "detection", len(paths), done=done)
         for path, result in zip(paths[done:], shown, strict=True):
             if isinstance(result, UnreadableImageError):
-                writer.skip(path)
+                writer.skip(path, result)
                 continue
             wanted = np.isin(result.detections["labels"], labels)
             writer.add(DetectedImage(path, result.image, select(result.detections, wanted)))
-    return Summary(writer.images, writer.found, writer.skipped)
+    return Summary(writer.images, writer.found, writer.skipped, writer.images - before)
 
 
 def windows_for(trained: Proposals, file: Path | None, edge_model: Path | None) -> WindowSource | None:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import islice
 from typing import Any, NoReturn
@@ -21,9 +21,10 @@ import torch
 from safetensors.numpy import load, save
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
-from spp_det.errors import UserError
+from spp_det.errors import OthersLostError, UserError
 from spp_det.threads import cores
 
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -31,6 +32,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 # The end of a process is noticed at once. This is for a machine that vanishes, and must be more than the
 # processes' shares of work ever differ by.
 PATIENCE = timedelta(minutes=30)
+MEETING = timedelta(minutes=2)  # for all to have started, which torchrun sees to
 # Of each process's results so many are exchanged at a time: few for the memory, many to even out their work.
 BLOCK = 16
 PART = 2**28  # bytes that are sent at a time
@@ -62,7 +64,7 @@ def own_device(device: torch.device) -> torch.device:
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the processes for the time of the block: gloo for tensors on the CPU, NCCL for those on GPUs.
 
-    Raises UserError in the others when one of them ends before its time.
+    Raises UserError where they do not meet, and OthersLostError when one of them ends before its time.
     """
     if world_size() == 1:
         yield
@@ -70,29 +72,45 @@ def process_group(device: torch.device) -> Iterator[None]:
     torch.set_num_threads(cores())  # torchrun says 1, however many there are
     if device.type == "cuda":
         torch.cuda.set_device(device)  # NCCL's own buffers lie on the current one
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error).lower():
-            raise UserError(
-                f"process {rank()} of {world_size()}: another one has ended or is out of reach; the same "
-                "command goes on from what the cache holds"
+            raise OthersLostError(
+                f"process {rank()} of {world_size()}: another one has ended or is out of reach"
             ) from error
         raise
     # After an error this would wait for what the others never send; the process is about to end anyway.
     dist.destroy_process_group()
 
 
-def leave(code: int) -> NoReturn:
+def _meet(backend: str) -> None:
+    """Join the others, who are to be there within `MEETING`; they may then keep each other waiting."""
+    try:
+        store, number, count = next(rendezvous("env://", timeout=MEETING))
+        store.set(f"spp_det here {number}", "")
+        store.wait([f"spp_det here {i}" for i in range(count)], MEETING)
+        store.set_timeout(PATIENCE)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+    except (RuntimeError, ValueError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UserError(
+            f"process {rank()} of {world_size()} does not find the others ({reason}): torchrun starts them "
+            "all, and says to each where they meet"
+        ) from error
+
+
+def leave(code: int | str | None) -> NoReturn:
     """End this process with an exit code, also where a group that it has joined is broken.
 
     Gloo's threads then still wait for the lost one, and would abort a process that unwinds.
     """
     if dist.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
     sys.exit(code)
 
 

@@ -12,6 +12,14 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+class OthersLostError(UserError):
+    """Another of several processes has ended, or is out of reach: this one cannot go on."""
+
+
+class CannotResumeError(UserError):
+    """What a folder holds is of another run, or damaged, so that this run cannot go on with it."""
+
+
 def one_line(text: str) -> str:
     r"""The text with everything escaped that would not show as itself, such as ``\n``.
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError, features
 
-from spp_det.errors import UserError
+from spp_det.errors import UserError, one_line
 from spp_det.opencv import cv2
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,18 @@ _ORIENTATION_TAG = 0x0112
 
 class UnreadableImageError(UserError):
     """The file is empty, missing or no image; the message is one line with its name and the reason."""
+
+
+class Skipped(TypedDict):
+    """A file that a run went on without, as its figures name it."""
+
+    file: str
+    reason: str
+
+
+def skipped(path: Path, error: UnreadableImageError) -> Skipped:
+    """What to note of a file that cannot be read."""
+    return {"file": str(path), "reason": str(error).removeprefix(one_line(f"{path}: "))}
 
 
 def read_image(path: str | os.PathLike[str]) -> RGB:

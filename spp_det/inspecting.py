@@ -13,7 +13,7 @@ import numpy as np
 from spp_det.boxes import Boxes, intersection
 from spp_det.cache import write_json, write_whole
 from spp_det.errors import UserError
-from spp_det.images import RGB, UnreadableImageError, encode_png, read_image
+from spp_det.images import RGB, Skipped, UnreadableImageError, encode_png, read_image, skipped
 from spp_det.model.detector import Detector, label_of
 from spp_det.model.features import ConvMap, SPPFeatures
 from spp_det.model.inspection import (
@@ -51,12 +51,12 @@ class Inspection:
     Attributes:
         pictures: the files.
         seen: the window and its score.
-        skipped: files of the image set that could not be read.
+        skipped: files of the image set that could not be read, and why.
     """
 
     pictures: list[Path]
     seen: InspectedWindow
-    skipped: list[str]
+    skipped: list[Skipped]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +108,7 @@ def inspect_image(
     if filters is None:
         filters = np.argsort(-peaks.values, kind="stable")[:FILTERS].tolist()
     filters = list(dict.fromkeys(filters))
-    strongest, searched, skipped = _strongest(features, over, filters)
+    strongest, searched, left_out = _strongest(features, over, filters)
 
     rows = [
         [*_filter_in_image(features, image, maps, peaks, number), *map(_panel, strongest[number])]
@@ -142,7 +142,7 @@ def inspect_image(
         ],
     }
     write_json(folder / "inspection.json", numbers)
-    return Inspection([folder / name for name in pictures], seen, skipped)
+    return Inspection([folder / name for name in pictures], seen, left_out)
 
 
 def _check_filters(filters: Sequence[int] | None, channels: int) -> None:
@@ -162,7 +162,7 @@ def _check_window(window: Boxes, image: RGB, path: Path) -> None:
 
 def _strongest(
     features: SPPFeatures, paths: Sequence[Path], filters: Sequence[int]
-) -> tuple[dict[int, list[_Activation]], int, list[str]]:
+) -> tuple[dict[int, list[_Activation]], int, list[Skipped]]:
     """Of each filter the images that it responds to most; how many images there were; those unreadable."""
 
     def look(path: Path) -> Peaks | UnreadableImageError:
@@ -176,17 +176,17 @@ def _strongest(
     on_cpu = features.backbone.mean.device.type == "cpu"
     results = ahead(look, paths, cores()) if on_cpu else map(look, paths)
     strongest: dict[int, list[_Activation]] = {number: [] for number in filters}
-    skipped = []
+    left_out: list[Skipped] = []
     for path, peaks in zip(paths, track(results, "activations", len(paths)), strict=True):
         if isinstance(peaks, UnreadableImageError):
             logger.warning("skipped: %s", peaks)
-            skipped.append(str(path))
+            left_out.append(skipped(path, peaks))
             continue
         for number, best in strongest.items():
             best.append(_Activation(path, float(peaks.values[number]), peaks.fields[number]))
             best.sort(key=lambda activation: -activation.value)  # equal ones stay in the order of the images
             del best[STRONGEST:]
-    return strongest, len(paths) - len(skipped), skipped
+    return strongest, len(paths) - len(left_out), left_out
 
 
 def _filter_in_image(

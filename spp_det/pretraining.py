@@ -13,27 +13,34 @@ from torch import Tensor
 
 from spp_det import distributed
 from spp_det.boxes import Ints
-from spp_det.cache import write_json, write_whole
-from spp_det.config_file import dump_config
+from spp_det.cache import write_json
 from spp_det.data.class_folder import LabelledImages, read_class_folder
 from spp_det.devices import choose_device
 from spp_det.evaluation.classification import rank_of
 from spp_det.images import RGB, read_image
 from spp_det.model.classifier import PyramidClassifier
 from spp_det.progress import track
+from spp_det.run_folder import claimed
 from spp_det.threads import ahead, cores
 from spp_det.training.class_images import readable
 from spp_det.training.pretrain import pretrain, save_network
 from spp_det.training.pretrain_config import PretrainConfig, Testing
 
+# What a run may change when it goes on, or is tested again: no weight depends on it.
+IDLE = frozenset(
+    {"output", "strict", "data.follow_links", "data.test", "test", "runtime.device", "runtime.workers"}
+)
+
 Accuracy = dict[str, float]  # top1 and top5, fractions of 1
 
 
-def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
+def run_pretraining(config: PretrainConfig, begun: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Pre-train by the configuration and, if it names a test split, test there.
 
     Writes ``backbone.safetensors``, ``config.yaml`` and ``metrics.json`` to the output, and the checkpoint
     that the same call goes on from. Returns the metrics; those of the test under ``test``, by view and size.
+    ``begun`` is called once the output is this run's. Raises UserError where it is another configuration's,
+    or another run is at work there; nothing is changed then.
 
     Under ``torchrun`` every process calls this; the first one writes.
     """
@@ -45,24 +52,31 @@ def run_pretraining(config: PretrainConfig) -> dict[str, Any]:
             root, follow = config.data.root, config.data.follow_links
             classes = read_class_folder(root, config.data.train, follow_links=follow).classes
             test = read_class_folder(root, config.data.test, classes, follow_links=follow)
-        if distributed.is_first():
-            write_whole(config.output / "config.yaml", dump_config(config))
-        trained = pretrain(config, device)
-        metrics = dict(trained.metrics)
-        if distributed.is_first():
-            save_network(trained.network, config.output / "backbone.safetensors")
-        if test is not None:
-            workers = config.runtime.workers or cores()
-            test, skipped = readable(test, workers, config.strict)
-            figures = accuracies(test, views_of(trained.network, config.test), workers, device)
-            by_view: dict[str, dict[str, Accuracy]] = {view: {} for view in config.test.views}
-            for (view, size), accuracy in figures.items():
-                by_view[view][str(size)] = accuracy
-            metrics["test"] = {"images": len(test), "skipped": skipped, **by_view}
-        metrics["seconds"] = round(time.perf_counter() - started, 2)
-        if distributed.is_first():
-            write_json(config.output / "metrics.json", metrics)
-        distributed.barrier()  # whoever returns may read the files
+        with claimed(config, config.output, IDLE):
+            begun()
+            metrics = _train_and_test(config, test, device)
+            metrics["seconds"] = round(time.perf_counter() - started, 2)
+            if distributed.is_first():
+                write_json(config.output / "metrics.json", metrics)
+            distributed.barrier()  # whoever returns may read the files
+    return metrics
+
+
+def _train_and_test(
+    config: PretrainConfig, test: LabelledImages | None, device: torch.device
+) -> dict[str, Any]:
+    trained = pretrain(config, device)
+    metrics = dict(trained.metrics)
+    if distributed.is_first():
+        save_network(trained.network, config.output / "backbone.safetensors")
+    if test is not None:
+        workers = config.runtime.workers or cores()
+        test, skipped = readable(test, workers, config.strict)
+        figures = accuracies(test, views_of(trained.network, config.test), workers, device)
+        by_view: dict[str, dict[str, Accuracy]] = {view: {} for view in config.test.views}
+        for (view, size), accuracy in figures.items():
+            by_view[view][str(size)] = accuracy
+        metrics["test"] = {"images": len(test), "skipped": skipped, **by_view}
     return metrics
 
 

@@ -10,23 +10,32 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
 from rich.markup import escape
 
-from spp_det.errors import NOT_ENOUGH_MEMORY, UserError, is_out_of_memory, one_line
+from spp_det.errors import (
+    NOT_ENOUGH_MEMORY,
+    OthersLostError,
+    UserError,
+    is_out_of_memory,
+    one_line,
+)
 from spp_det.terminal import say
 
 GRACE = 5.0  # seconds for threads and processes to end in; nothing on disk needs them to
 FIRST = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun), or the only one
+_goes_on = ""  # how the command goes on after an interruption; empty where it does not
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or that of typer's own copy of click
 
 
 def run_app(app: typer.Typer) -> NoReturn:
     """Run the command that ``sys.argv`` names and end the process: with the command's exit code, with 2 and
     one line where the user can mend what is wrong, or with 128 and a signal's number."""
+    goes_on("")
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk under the log is no reason for a traceback
     logging.getLogger().addHandler(_ToTerminal())
@@ -42,6 +51,10 @@ def run_app(app: typer.Typer) -> NoReturn:
         signal.signal(number, _leave)
     try:
         sys.exit(app(standalone_mode=False, prog_name="spp-det"))
+    except SystemExit as ended:  # of a signal, amid work that several processes share
+        _end(ended.code)
+    except OthersLostError as error:
+        _refuse("; ".join(filter(None, (str(error), _goes_on))))
     except UserError as error:
         _refuse(str(error))
     except UsageError as error:
@@ -56,20 +69,40 @@ def run_app(app: typer.Typer) -> NoReturn:
         _refuse(f"not enough memory: {NOT_ENOUGH_MEMORY}")
 
 
+def goes_on(how: str) -> None:
+    """Note, for who interrupts the command, how it goes on: ``the same command goes on from ...``."""
+    global _goes_on
+    _goes_on = how
+
+
 def log_to(path: Path) -> None:
-    """Keep a log with times beside what the terminal shows; of several processes the first one does."""
+    """Keep a log with times beside what the terminal shows, a line for each message; of several processes the
+    first one does."""
     if not FIRST:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
 
 
+class _OneLine(logging.Formatter):
+    """Names with line breaks in them make no lines of their own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return one_line(super().format(record))
+
+
 class _ToTerminal(logging.Handler):
-    """Log lines above a progress bar instead of through it."""
+    """Log lines above a progress bar instead of through it. No line is worth the end of the work."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._show(record)
+        except Exception:
+            self.handleError(record)
+
+    def _show(self, record: logging.LogRecord) -> None:
         from spp_det.progress import console
 
         if record.name == "spp_det.progress" and console.is_terminal:
@@ -91,12 +124,27 @@ def _refuse(reason: str) -> NoReturn:
     the first one has said so. What it has not seen comes a little later."""
     if not FIRST:
         time.sleep(GRACE)
-    print(f"error: {one_line(reason)}", file=sys.stderr)
+    line = one_line(reason)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            about = ("spp_det", logging.ERROR, __file__, 0, "error: %s", (line,), None)
+            handler.handle(logging.LogRecord(*about))
+    with suppress(OSError, ValueError):  # the terminal is gone
+        print(f"error: {line}", file=sys.stderr, flush=True)
+    _end(2)
+
+
+def _end(code: Any) -> NoReturn:
+    """End the process, also where it has a part in a group that is broken."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):  # Python would try again at its end, and turn that into its exit code
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
     if os.environ.get("WORLD_SIZE", "1") != "1":
         from spp_det import distributed
 
-        distributed.leave(2)
-    sys.exit(2)
+        distributed.leave(code)
+    sys.exit(code)
 
 
 def _leave(number: int, _frame: object) -> None:
@@ -105,9 +153,7 @@ def _leave(number: int, _frame: object) -> None:
     for again in (signal.SIGINT, signal.SIGTERM):
         signal.signal(again, lambda *_: None)  # `_end_by_force` has its own ear
     how = "interrupted" if number == signal.SIGINT else "terminated"
-    logging.getLogger("spp_det").info(
-        "%s; the same command goes on from what the cache holds (detect: with --resume)", how
-    )
+    logging.getLogger("spp_det").info("; ".join(filter(None, (how, _goes_on))))
     raise SystemExit(128 + number)
 
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sized
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -24,7 +24,22 @@ from rich.text import Text
 
 T = TypeVar("T")
 
-console = Console(stderr=True)
+
+class _Console(Console):
+    """Whose terminal may be gone, or the disk under it full: no line is worth the end of the work."""
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            super().__exit__(*error)
+        except OSError:
+            del self._buffer[:]
+
+    def on_broken_pipe(self) -> None:
+        """Nobody reads any more."""
+        self.quiet = True
+
+
+console = _Console(stderr=True)
 logger = logging.getLogger(__name__)
 LOG_EVERY = 30.0  # seconds
 

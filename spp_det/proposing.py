@@ -18,7 +18,7 @@ from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.evaluation.recall import Covered, evaluate_recall
 from spp_det.evaluation.results import or_none
-from spp_det.images import UnreadableImageError
+from spp_det.images import Skipped, UnreadableImageError, skipped
 from spp_det.progress import track
 from spp_det.proposals.files import check_writable, write_proposals
 from spp_det.proposals.source import FileWindows, WindowSource, proposals_of
@@ -35,13 +35,13 @@ class Proposed:
         records: of these images, fitted to their true sizes.
         windows: ``[N, 4]`` of each.
         seconds: what each search took that was not in the cache.
-        skipped: ids of the images that could not be read.
+        skipped: the files that could not be read, and why.
     """
 
     records: list[Record] = field(default_factory=list)
     windows: list[Boxes] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
-    skipped: list[str] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
 
 
 def chosen(
@@ -88,7 +88,7 @@ def propose(
             if strict:
                 raise found
             logger.warning("skipped: %s", found)
-            proposed.skipped.append(record.image_id)
+            proposed.skipped.append(skipped(record.path, found))
             continue
         proposed.records.append(fit_record(record, *found.size))
         proposed.windows.append(found.boxes)
@@ -126,10 +126,10 @@ def recall_figures(
     neighbours search other images. ``images`` and ``skipped`` count what could and could not be read.
     """
     modes: dict[str, Any] = {}
-    images, skipped = 0, list[str]()
+    images, left_out = 0, list[Skipped]()
     for search in searches:
         proposed = propose(dataset, search, cache, workers, strict)
-        images, skipped = len(proposed.records), proposed.skipped
+        images, left_out = len(proposed.records), proposed.skipped
         result = evaluate_recall(replace(dataset, records=proposed.records, coco_ids=()), proposed.windows)
         modes[search.mode] = {
             **_tree(result.overall),
@@ -138,7 +138,7 @@ def recall_figures(
             "seconds": float(np.mean(proposed.seconds)) if proposed.seconds else None,
             "per_class": {name: _tree(covered) for name, covered in result.per_class.items()},
         }
-    return {"images": images, "skipped": skipped, "modes": modes}
+    return {"images": images, "skipped": left_out, "modes": modes}
 
 
 def _tree(covered: Covered) -> dict[str, Any]:

@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from spp_det.errors import one_line
+
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from spp_det.images import Skipped
 
 # Consoles and tables are imported when something is shown: --help and refusals should not wait for them.
 
@@ -19,10 +23,11 @@ def say(text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)
 
 
-def say_skipped(files: list[str]) -> None:
+def say_skipped(files: list[Skipped]) -> None:
     """Count the files that could not be read and name the first of them; nothing where there are none."""
     if files:
-        say(f"[yellow]skipped {len(files)} files that could not be read, the first: {escape(files[0])}[/]")
+        name = escape(one_line(files[0]["file"]))
+        say(f"[yellow]skipped {len(files)} files that could not be read, the first: {name}[/]")
 
 
 def show(*tables: Table) -> None:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from spp_det import distributed
-from spp_det.cache import sweep, write_json, write_whole
+from spp_det.cache import digest, file_digest, write_json
 from spp_det.config import Config
-from spp_det.config_file import differences, dotted, dump_config, load_config
 from spp_det.data.records import Dataset
-from spp_det.detecting import detect_to_folder
+from spp_det.detecting import Summary, detect_to_folder
 from spp_det.devices import choose_device
-from spp_det.errors import UserError
+from spp_det.errors import CannotResumeError
 from spp_det.evaluation.reading import read_json
 from spp_det.evaluation.results import evaluate, read_results
+from spp_det.images import UnreadableImageError, check_regular
 from spp_det.model.ensemble import AnyDetector
 from spp_det.proposals.source import WindowSource
+from spp_det.run_folder import claimed
 from spp_det.training.stages import Trained, cache_of, read_dataset, train
 
 logger = logging.getLogger(__name__)
@@ -28,7 +31,7 @@ IDLE = frozenset(
 )
 
 
-def run_training(config: Config) -> dict[str, Any]:
+def run_training(config: Config, begun: Callable[[], object] = lambda: None) -> dict[str, Any]:
     """Train by the configuration and, if it names a test split, detect there and score it.
 
     Writes ``model.safetensors``, ``config.yaml`` and ``metrics.json`` to the output, and what it finds in
@@ -36,21 +39,29 @@ def run_training(config: Config) -> dict[str, Any]:
     the seconds of the detection, which reads windows that the cache has.
 
     Interrupted and called again it goes on, to the same model. After its end it takes every stage from the
-    cache, and writes the same files again. Raises UserError where the output is another configuration's.
+    cache, and writes the same files again. ``begun`` is called once the output is this run's. Raises
+    UserError where it is another configuration's, or another run is at work there; nothing is changed then.
 
     Under ``torchrun`` every process calls this; the first one writes, and alone has figures of the test. How
     many they are may change when it goes on.
     """
-    with distributed.process_group(distributed.own_device(choose_device(config.runtime.device))):
-        if distributed.is_first():
-            _claim(config)
-        test = None if config.data.test is None else read_dataset(config.data, config.data.test)
-        source = WindowSource(config.proposals)
-        if test is not None:  # hours later would be late to say so
-            source.check((record.path, None) for record in test.records)
-        metrics = finish_training(config, train(config), test, source)
+    device = distributed.own_device(choose_device(config.runtime.device))
+    with distributed.process_group(device), claimed(config, config.output, IDLE):
+        begun()
+        metrics = train_and_score(config)
         distributed.barrier()  # whoever returns may read the files
     return metrics
+
+
+def train_and_score(config: Config) -> dict[str, Any]:
+    """What `run_training` does in an output that is claimed."""
+    if (config.output / "model.safetensors").exists():
+        logger.info("%s was trained before: taking what can be taken from the cache", config.output)
+    test = None if config.data.test is None else read_dataset(config.data, config.data.test)
+    source = WindowSource(config.proposals)
+    if test is not None:  # hours later would be late to say so
+        source.check((record.path, None) for record in test.records)
+    return finish_training(config, train(config), test, source)
 
 
 def finish_training(
@@ -70,46 +81,51 @@ def finish_training(
     return metrics
 
 
-def _claim(config: Config) -> None:
-    """Make the output this configuration's, by ``config.yaml``; refuse another's."""
-    path = config.output / "config.yaml"
-    if path.exists():
-        again = f"name another output, or remove {path} to give this configuration its place"
-        try:
-            found = load_config(path)
-        except UserError as error:
-            raise UserError(f"{error}; {again}") from error
-        before, now = (
-            {key: value for key, value in dotted(settings).items() if key not in IDLE}
-            for settings in (found, config)
-        )
-        if different := differences(before, now):
-            raise UserError(f"{path} is another configuration's ({different}): {again}")
-        if (config.output / "model.safetensors").exists():
-            logger.info("%s was trained before: taking what can be taken from the cache", config.output)
-    sweep(config.output)
-    write_whole(path, dump_config(config))
-
-
 def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowSource) -> dict[str, Any]:
-    folder = config.output / "test"
-    paths = [record.path for record in test.records]
     start = time.perf_counter()
-    summary = detect_to_folder(
-        detector,
-        paths,
-        folder,
-        workers=config.runtime.workers,
-        strict=config.strict,
-        source=source,
-        cache=cache_of(config),
-    )
+    summary = _detect(detector, config, test, source)
     if not distributed.is_first():
         return {}
     seconds = time.perf_counter() - start
     instances = read_json(str(config.data.test)) if config.data.format == "coco" else None
-    found = read_results(folder / "detections.json", test)
-    return evaluate(test, found, instances).figures() | {
-        "skipped": summary.skipped,
-        "seconds": round(seconds, 2),
-    }
+    found = read_results(config.output / "test" / "detections.json", test)
+    figures = evaluate(test, found, instances).figures()
+    timed = {"seconds": round(seconds, 2), "timed_images": summary.read_now}
+    return figures | {"skipped": summary.skipped, **timed}
+
+
+def _detect(detector: AnyDetector, config: Config, test: Dataset, source: WindowSource) -> Summary:
+    """Detect in the test images, after those that the same model has already seen with the same content."""
+    content = _content(test) if distributed.is_first() else ""
+
+    def detect(resume: bool) -> Summary:
+        return detect_to_folder(
+            detector,
+            [record.path for record in test.records],
+            config.output / "test",
+            workers=config.runtime.workers,
+            strict=config.strict,
+            source=source,
+            cache=cache_of(config),
+            resume=resume,
+            run={"content of the images": content},
+        )
+
+    try:
+        return detect(resume=True)
+    except CannotResumeError as error:  # before the others have been asked for anything
+        logger.info("detecting anew: %s", error)
+        return detect(resume=False)
+
+
+def _content(test: Dataset) -> str:
+    """A key of the bytes of all images; one that cannot be read counts as such."""
+
+    def key(path: Path) -> str:
+        try:
+            check_regular(path)
+            return file_digest(path)
+        except (OSError, ValueError, UnreadableImageError):
+            return ""
+
+    return digest([key(record.path) for record in test.records])

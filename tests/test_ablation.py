@@ -10,7 +10,7 @@ from unittest.mock import patch
 import pytest
 
 from spp_det import ablation
-from spp_det.ablation import choose, run_ablation, table_rows
+from spp_det.ablation import _kept, choose, run_ablation, table_rows
 from spp_det.config import FIVE_SCALES, Config
 from spp_det.config_file import load_config, parse_config
 from spp_det.data.synthetic import generate_voc
@@ -228,6 +228,20 @@ def test_a_second_call_keeps_what_is_finished(folder, figures, monkeypatch):
     monkeypatch.setattr(ablation, "train", forbidden)
     monkeypatch.setattr(ablation, "propose", forbidden)
     assert run_ablation(small(folder), [64, 96], "pool5,ft-fc7") == figures
+
+
+@pytest.mark.parametrize(
+    "change", [{"mAP50": "high"}, {"scales": [1]}, {"error": 3}, {"train_seconds": None}]
+)
+def test_a_row_that_is_none_is_not_kept(folder, figures, change):
+    path, rows = folder / "run" / "ablation.json", table_rows(small(folder), [64, 96])
+    before = set(_kept(small(folder), rows))
+    first, *others = figures["rows"]
+    path.write_text(json.dumps(figures | {"rows": [first | change, *others]}))
+    try:
+        assert before - set(_kept(small(folder), rows)) == {first["name"]}
+    finally:
+        path.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def test_an_interrupted_table_goes_on(folder, figures, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -12,6 +13,7 @@ import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 
-from spp_det.cache import ABANDONED, Arrays, Cache, Usage, digest, file_digest, sweep, write_whole
+from spp_det.cache import ABANDONED, Arrays, Cache, Usage, check_form, digest, file_digest, sweep, write_whole
 
 KEY = digest("an artefact")
 ARRAYS: Arrays = {
@@ -440,3 +442,75 @@ def test_the_key_of_a_file_is_that_of_its_content(tmp_path):
     assert len({a, c, d}) == 3
     with pytest.raises(FileNotFoundError):
         file_digest(tmp_path / "absent")
+
+
+# ---------------------------------------------------------------- files of others
+
+
+def deny(monkeypatch, path: Path, *calls: str) -> None:
+    """As for anybody but root where the rights say so."""
+    for call in calls:
+        allowed = getattr(Path, call)
+
+        def refuse(self, *arguments, allowed=allowed, **options):
+            if self == path or path in arguments:
+                raise PermissionError(13, "Permission denied", str(self))
+            return allowed(self, *arguments, **options)
+
+        monkeypatch.setattr(Path, call, refuse)
+
+
+def test_an_artefact_that_may_not_be_read_is_said_and_not_taken_for_absent(
+    cache, stored, monkeypatch, caplog
+):
+    def absent(*_: object, **__: object) -> None:
+        raise FileNotFoundError("No such file or directory")  # says safetensors, whatever hinders it
+
+    assert cache.load("maps", digest("another")) is None
+    assert not caplog.records
+    monkeypatch.setattr("spp_det.cache.safe_open", absent)
+    deny(monkeypatch, stored, "open")
+    assert cache.load("maps", KEY) is None
+    assert f"{stored} cannot be read (Permission denied); computing it again" in caplog.text
+
+
+def test_a_damaged_artefact_that_may_not_be_replaced_is_computed_and_used(cache, stored, monkeypatch, caplog):
+    stored.write_bytes(stored.read_bytes()[:-3])
+    before = stored.read_bytes()
+    deny(monkeypatch, stored, "unlink", "replace")
+    assert equal(cache.load_or_make("maps", KEY, lambda: dict(ARRAYS)), ARRAYS)
+    assert stored.read_bytes() == before
+    assert f"{stored} is damaged" in caplog.text
+    assert f"{stored} cannot be replaced (Permission denied)" in caplog.text
+    assert list((cache.folder / "maps" / ".partial").iterdir()) == []
+
+
+def test_a_new_artefact_in_a_folder_where_nobody_may_write_is_an_error(cache, monkeypatch):
+    """Else hours of work would be kept nowhere."""
+    deny(monkeypatch, cache.path("maps", digest("new")), "replace")
+    with pytest.raises(PermissionError):
+        cache.store("maps", digest("new"), ARRAYS)
+
+
+# ---------------------------------------------------------------- whole, but not what is kept there
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({}, "it has no norm"),
+        ({"norm": np.zeros(3)}, r"norm is float64 \(3,\), not float64 \(\)"),
+        ({"norm": np.array(1, np.float32)}, "norm is float32"),
+        ({"norm": np.array(np.nan)}, "norm holds a number that is not finite"),
+    ],
+)
+def test_an_artefact_of_another_form_is_said_and_computed_again(tmp_path, caplog, arrays, said):
+    cache = Cache(tmp_path)
+    cache.store("norms", KEY, arrays)
+    check = partial(check_form, norm=np.array(0.0))
+    made = {"norm": np.array(2.5)}
+    assert equal(cache.load_or_make("norms", KEY, lambda: made, check), made)
+    (record,) = caplog.records
+    assert re.search(said, record.getMessage())
+    assert "computing it again" in record.getMessage()
+    assert equal(cache.load_or_make("norms", KEY, dict, check), made)

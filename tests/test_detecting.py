@@ -24,10 +24,14 @@ def test_the_summary_counts_what_the_folder_holds(run_detector, run_paths, tmp_p
     summary = detect_to_folder(
         run_detector, [run_paths[0], tmp_path / "text.jpg", run_paths[1]], tmp_path / "out"
     )
-    assert (summary.images, summary.skipped) == (2, [str(tmp_path / "text.jpg")])
+    reason = "not an image, or in a format that is not supported"
+    assert summary.skipped == [{"file": str(tmp_path / "text.jpg"), "reason": reason}]
+    assert (summary.images, summary.read_now) == (2, 2)
     rows = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert summary.found == len(rows) > 0
-    assert len(json.loads((tmp_path / "out" / "images.json").read_text())["images"]) == 2
+    listing = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert len(listing["images"]) == 2
+    assert listing["skipped"] == summary.skipped
 
 
 def test_the_number_of_workers_changes_no_byte(run_detector, run_paths, tmp_path):

@@ -91,10 +91,7 @@ except UserError as error:
 
 
 def test_two_processes_exchange_arrays_and_one_s_failure_ends_the_other():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     shared |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(spp_det.__file__).parents[1])}
     processes = [
         subprocess.Popen(
@@ -121,3 +118,54 @@ def test_torchrun_says_who_one_is_and_which_gpu_is_ones_own(monkeypatch):
     assert distributed.own_device(cuda) == torch.device("cuda:1")
     assert distributed.own_device(torch.device("cuda:3")) == torch.device("cuda:3")
     assert distributed.own_device(CPU) == CPU
+
+
+LATE = """
+import os, signal, sys
+from datetime import timedelta
+from spp_det import distributed, process
+
+distributed.MEETING = timedelta(seconds=float(os.environ["MEETING"]))
+
+def work(**_):
+    with distributed.process_group(distributed.torch.device("cpu")):
+        os.kill(os.getpid(), signal.SIGTERM)
+        distributed.barrier()
+
+process.run_app(work)
+"""
+
+
+def joining(**shared: str) -> subprocess.Popen[str]:
+    path = str(Path(spp_det.__file__).parents[1])
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MASTER_")}
+    env |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": path, "MEETING": "60", **shared}
+    return subprocess.Popen([sys.executable, "-c", LATE], env=env, stderr=subprocess.PIPE, text=True)
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+@pytest.mark.parametrize("shared", [{}, {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "?"}])
+def test_who_does_not_find_the_others_says_so_in_one_line(shared):
+    """Nobody has said where, or nobody comes."""
+    shared = {name: free_port() if value == "?" else value for name, value in shared.items()}
+    process = joining(WORLD_SIZE="2", RANK="0", MEETING="2", **shared)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 2, said
+    last = said.splitlines()[-1]
+    assert last.startswith("error: process 0 of 2 does not find the others (")
+    assert "torchrun" in last
+    assert "Traceback" not in said
+
+
+def test_a_signalled_process_leaves_the_group_with_its_own_code():
+    """Gloo's threads would abort one that unwinds."""
+    where = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
+    processes = [joining(RANK=str(rank), **where) for rank in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [143, 143], said
+    assert "Traceback" not in said[0] + said[1]

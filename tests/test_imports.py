@@ -19,7 +19,7 @@ LAYERS = (
     # Low to high. A part, one module or one folder directly under spp_det, imports from the layers below
     # its own, and of its own layer only as SIDEWAYS allows.
     {"errors", "version", "boxes", "images", "opencv", "config", "config_file", "cache", "progress"}
-    | {"distributed", "devices", "threads"},
+    | {"distributed", "devices", "threads", "run_folder"},
     {"proposals", "data", "model"},
     {"training", "evaluation", "inference"},
     {"report"},
@@ -37,6 +37,7 @@ SIDEWAYS = {
     "benchmark": {"training_run", "detecting"},  # it times whole trainings and folders
     "ablation": {"training_run", "proposing"},
     "process": {"terminal"},
+    "run_folder": {"cache", "config", "config_file", "distributed", "errors"},
     "cli": COMMANDS | {"process", "terminal"},
     "__main__": {"cli"},
 }

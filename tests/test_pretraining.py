@@ -67,6 +67,12 @@ def metrics(folder):
     return found
 
 
+def skipped(folder: Path, split: str) -> dict[str, str]:
+    """What the figures say of the file that is no image."""
+    reason = "not an image, or in a format that is not supported"
+    return {"file": str(folder / split / "red" / "broken.jpg"), "reason": reason}
+
+
 def results(output: Path) -> tuple[bytes, dict]:
     figures = json.loads((output / "metrics.json").read_text())
     del figures["seconds"]
@@ -76,8 +82,8 @@ def results(output: Path) -> tuple[bytes, dict]:
 def test_it_learns_and_tests_at_sizes_it_never_saw(folder, metrics):
     assert json.loads((folder / "run" / "metrics.json").read_text())["test"] == metrics["test"]
     assert (metrics["images"], metrics["test"]["images"]) == (24, 9)
-    assert metrics["skipped"] == [str(folder / "train" / "red" / "broken.jpg")]
-    assert metrics["test"]["skipped"] == [str(folder / "test" / "red" / "broken.jpg")]
+    assert metrics["skipped"] == [skipped(folder, "train")]
+    assert metrics["test"]["skipped"] == [skipped(folder, "test")]
     assert [epoch["size"] for epoch in metrics["epochs"]] == [32, 48, 32, 48]
     for view in ("full", "multi_view"):
         assert set(metrics["test"][view]) == {"32", "40"}
@@ -120,20 +126,52 @@ def test_a_finished_run_is_only_tested_again(folder, metrics):
 
 def test_another_configuration_or_other_images_are_refused(folder, metrics, tmp_path):
     assert metrics["images"] == 24
-    with pytest.raises(UserError, match=r"seed: 0 -> 3; train\.epochs: 4 -> 6\); name another output"):
-        run_pretraining(configure(folder, folder / "run", "train.epochs=6", "seed=3"))
+    output = folder / "run"
+    before = {path: path.read_bytes() for path in output.iterdir()}
     for name in ("red", "white"):
         (tmp_path / "train" / name).mkdir(parents=True)
         shutil.copy(folder / "train" / "red" / "0.jpg", tmp_path / "train" / name)
-    with pytest.raises(UserError, match=r"classes.*: .* -> .* images: "):
-        run_pretraining(configure(folder, folder / "run", f"data.root={tmp_path}", "data.test=null"))
+    for overrides, said in (
+        (
+            ("train.epochs=6", "seed=3"),
+            r"config.yaml is .*\(seed: 0 -> 3; train\.epochs: 4 -> 6\): name another",
+        ),
+        ((f"data.root={tmp_path}", "data.test=null"), "data.root: .* -> "),
+    ):
+        with pytest.raises(UserError, match=said):
+            run_pretraining(configure(folder, output, *overrides), lambda: pytest.fail("it was begun"))
+        assert {path: path.read_bytes() for path in output.iterdir()} == before
+    shutil.copytree(output, tmp_path / "run")
+    (tmp_path / "run" / "config.yaml").unlink()
+    with pytest.raises(UserError, match=r"checkpoint.safetensors .*classes.*: .* -> .* images: "):
+        run_pretraining(configure(folder, tmp_path / "run", f"data.root={tmp_path}", "data.test=null"))
+
+
+def test_a_damaged_checkpoint_is_said_and_begun_anew(folder, metrics, tmp_path, caplog):
+    shutil.copytree(folder / "run", tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+    again = run_pretraining(configure(folder, tmp_path / "run"))
+    assert f"{path} is damaged" in caplog.text
+    assert "beginning anew" in caplog.text
+    assert again["epochs"] == metrics["epochs"]
+    assert results(tmp_path / "run")[0] == results(folder / "run")[0]
+
+
+@pytest.mark.parametrize("content", ["svm: {C: 0.002}", "seed: [", "kind: mine"])
+def test_the_folder_of_a_training_or_of_anything_else_is_left_alone(folder, tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match=r"config\.yaml.*name another output, or remove"):
+        run_pretraining(configure(folder, tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert (tmp_path / "config.yaml").read_text() == content
 
 
 def test_a_mistake_is_found_before_any_work(folder, tmp_path):
     with pytest.raises(UserError, match="val: no such folder"):
         run_pretraining(configure(folder, tmp_path / "run", "data.test=val"))
     assert not (tmp_path / "run").exists()
-    with pytest.raises(UserError, match=r"broken\.jpg"):
+    with pytest.raises(UserError, match=r"broken\.jpg: not an image"):
         run_pretraining(configure(folder, tmp_path / "run", "strict=true"))
 
 
@@ -194,4 +232,4 @@ def test_two_processes_end_with_the_same_weights_and_one_writes(folder, tmp_path
     assert log.count("epoch 2 of 2") == 1
     figures = json.loads((tmp_path / "metrics.json").read_text())
     assert (figures["images"], figures["test"]["images"], len(figures["epochs"])) == (24, 9, 2)
-    assert figures["skipped"] == [str(folder / "train" / "red" / "broken.jpg")]
+    assert figures["skipped"] == [skipped(folder, "train")]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +50,7 @@ def test_a_signal_ends_it_with_its_code_and_one_line(name, busy):
         process.GRACE = 0.3
 
         def work(**_):
+            process.goes_on("the same command goes on")
             if sys.argv[2] == "True":
                 threading.Thread(target=threading.Event().wait).start()
             try:
@@ -62,7 +65,8 @@ def test_a_signal_ends_it_with_its_code_and_one_line(name, busy):
     assert ended.returncode == {"SIGINT": 130, "SIGTERM": 143}[name]
     assert ended.stdout == "tidied\n"
     assert ended.stderr.count("\n") == 1
-    assert "goes on from what the cache holds" in ended.stderr
+    how = {"SIGINT": "interrupted", "SIGTERM": "terminated"}[name]
+    assert f"{how}; the same command goes on\n" in ended.stderr
 
 
 @pytest.mark.parametrize("again", [False, True], ids=["once", "twice"])
@@ -88,3 +92,87 @@ def test_a_signal_ends_a_process_that_is_not_in_python(again):
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(again)]
     assert subprocess.run(command, timeout=30, check=False).returncode == 128 + signal.SIGTERM
+
+
+def run(program: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    """A program that begins with the usual imports, in a process of its own."""
+    whole = "import logging, os, signal, sys\nfrom pathlib import Path\nfrom spp_det import process\n"
+    command = [sys.executable, "-c", whole + textwrap.dedent(program), *arguments]
+    return subprocess.run(command, text=True, timeout=120, check=False, **options)
+
+
+def test_of_a_command_that_does_not_go_on_nobody_says_so():
+    program = """
+        def work(**_):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        process.run_app(work)
+    """
+    assert run(program, stderr=subprocess.PIPE).stderr.strip().endswith("terminated")
+
+
+@pytest.mark.parametrize("raised", ["UserError", "OthersLostError"])
+def test_the_line_that_ends_a_run_is_in_its_log_and_names_make_no_lines_of_their_own(tmp_path, raised):
+    program = """
+        from spp_det import errors
+
+        def work(**_):
+            process.goes_on("the same command goes on")
+            process.log_to(Path(sys.argv[1]))
+            logging.getLogger("spp_det").warning("skipped: a\\nb\\x1b[31m.jpg")
+            raise getattr(errors, sys.argv[2])("cannot go on with c\\nd")
+
+        process.run_app(work)
+    """
+    ended = run(program, str(tmp_path / "train.log"), raised, stderr=subprocess.PIPE)
+    assert ended.returncode == 2
+    line = "error: cannot go on with c\\nd" + ("; the same command goes on" if raised[0] == "O" else "")
+    assert ended.stderr.splitlines()[-1] == line
+    first, second = (tmp_path / "train.log").read_text().splitlines()
+    assert first.endswith("WARNING spp_det: skipped: a\\nb\\x1b[31m.jpg")
+    assert second.endswith(f"ERROR spp_det: {line}")
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("place", ["a full disk", "nobody who reads"])
+def test_no_line_is_worth_the_end_of_the_work(tmp_path, place):
+    """The terminal may be closed, or the disk under its copy full, hours before the end."""
+    program = """
+        from spp_det.progress import track
+
+        def work(**_):
+            process.log_to(Path(sys.argv[1]))
+            for number in track(range(3), "work"):
+                logging.getLogger("spp_det").info("item %d", number)
+            process.say("done")
+            logging.getLogger("spp_det").info("%d", "no number")
+
+        process.run_app(work)
+    """
+    if place == "a full disk":
+        with FULL.open("w") as stderr:
+            ended = run(program, str(tmp_path / "train.log"), stderr=stderr)
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
+        ended = run(program, str(tmp_path / "train.log"), stderr=writing)
+        os.close(writing)
+    assert ended.returncode == 0
+    assert (tmp_path / "train.log").read_text().count("item") == 3
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+def test_a_refusal_that_cannot_be_said_has_its_exit_code():
+    program = """
+        from spp_det.errors import UserError
+
+        def work(**_):
+            raise UserError("no")
+
+        process.run_app(work)
+    """
+    with FULL.open("w") as stderr:
+        assert run(program, stderr=stderr).returncode == 2

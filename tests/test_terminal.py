@@ -8,10 +8,10 @@ from spp_det.terminal import say_skipped, show, show_figures
 
 
 def test_files_that_were_skipped_are_counted_and_the_first_one_is_named(capsys):
-    say_skipped(["a[red].jpg", "b.jpg"])
+    say_skipped([{"file": name, "reason": "empty"} for name in ("a[red]\n.jpg", "b.jpg")])
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err == "skipped 2 files that could not be read, the first: a[red].jpg\n"
+    assert shown.err == "skipped 2 files that could not be read, the first: a[red]\\n.jpg\n"
 
 
 def test_nothing_skipped_is_not_worth_a_line(capsys):

@@ -13,9 +13,11 @@ from spp_det.data.coco import coco_instances
 from spp_det.data.voc import read_voc
 from spp_det.detecting import detect_to_folder, windows_for
 from spp_det.errors import UserError
+from spp_det.images import read_image
 from spp_det.model.detector import Detector
 from spp_det.proposals.files import write_proposals
 from spp_det.proposing import write_windows
+from spp_det.report.write import DetectionWriter
 from spp_det.training_run import run_training
 from tests.small_run import configure
 
@@ -48,7 +50,7 @@ def test_the_folder_of_another_configuration_is_refused_and_left_alone(run_folde
     before = {path: path.read_bytes() for path in (run_folder / "run").iterdir()}
     other = configure(run_folder, run_folder / "run", train="test").model_copy(update={"seed": 3})
     with pytest.raises(UserError) as caught:
-        run_training(other)
+        run_training(other, lambda: pytest.fail("it was begun"))
     message = str(caught.value)
     assert "\n" not in message
     for part in ("config.yaml", "seed: 0 -> 3; data.train: trainval -> test", "another output", "remove"):
@@ -78,6 +80,77 @@ def test_training_on_coco_files_scores_its_test_file(run_folder, tmp_path):
     assert set(voc["test"]["voc"]["per_class"]) <= set(coco["test"]["voc"]["per_class"]) == set(classes)
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("coco", "voc")]
     assert models[0] == models[1]
+
+
+# ---------------------------------------------------------------- the test, interrupted
+
+
+@pytest.fixture
+def scored(run_folder, tmp_path) -> Config:
+    """A run that was stopped amid the detection in its three test images, before the second."""
+    config = configure(run_folder, tmp_path / "run", test="test")
+    add = DetectionWriter.add
+
+    def stopped(self, found):
+        if self.done == 1:
+            raise KeyboardInterrupt
+        add(self, found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DetectionWriter, "add", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(config)
+    return config
+
+
+def read_by(config: Config, monkeypatch) -> tuple[list[str], dict]:
+    """The test images that another call reads, and its figures of the test."""
+    read = []
+    monkeypatch.setattr(
+        "spp_det.inference.read_image", lambda path: read.append(path.stem) or read_image(path)
+    )
+    return read, run_training(config)["test"]
+
+
+def test_a_run_that_was_stopped_in_its_test_goes_on_there(run_folder, scored, tmp_path, monkeypatch):
+    read, figures = read_by(scored, monkeypatch)
+    assert read == ["test_00001", "test_00002"]
+    assert figures["timed_images"] == 2
+    whole = run_training(configure(run_folder, tmp_path / "whole", test="test"))["test"]
+    assert figures["voc"] == whole["voc"]
+    files = [(tmp_path / run / "test" / "detections.json").read_bytes() for run in ("run", "whole")]
+    assert files[0] == files[1]
+
+
+def test_a_finished_run_keeps_what_it_has_found(scored, monkeypatch):
+    _, figures = read_by(scored, monkeypatch)
+    found = scored.output / "test" / "detections.json"
+    before = found.read_bytes()
+    read, again = read_by(scored, monkeypatch)
+    assert read == []
+    assert again["timed_images"] == 0
+    assert again["voc"] == figures["voc"]
+    assert found.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["another model", "another photo", "a damaged journal"])
+def test_what_another_model_or_another_photo_gave_is_begun_anew(scored, monkeypatch, caplog, change):
+    journal = scored.output / "test" / "detections.jsonl"
+    photo = scored.data.root / "JPEGImages" / "test_00002.jpg"
+    pixels = photo.read_bytes()
+    if change == "another model":
+        monkeypatch.setattr(Detector, "identity", lambda _: "another")
+    elif change == "another photo":
+        photo.write_bytes(photo.with_name("test_00001.jpg").read_bytes())
+    else:
+        journal.write_text(journal.read_text().replace('"found"', '"lost"'))
+    caplog.set_level(logging.INFO, "spp_det")
+    try:
+        read, _ = read_by(scored, monkeypatch)
+    finally:
+        photo.write_bytes(pixels)
+    assert read == ["test_00000", "test_00001", "test_00002"]
+    assert "detecting anew: " in caplog.text
 
 
 # ---------------------------------------------------------------- windows from elsewhere

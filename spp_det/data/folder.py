@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spp_det.data.names import Links
-from spp_det.data.voc import find_image, read_split
+from spp_det.data.voc import find_image, links_of, read_split
 from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES
 
@@ -27,8 +27,9 @@ def find_images(inputs: Sequence[str | os.PathLike[str]], *, follow_links: bool 
       the image files and folders it matches, in natural order.
     - A ``.txt`` file is a list: one image a line, relative to the list's own folder, blank lines skipped.
       In ``ROOT/ImageSets/Main`` of a Pascal VOC data set the lines are ids of ``ROOT/JPEGImages`` (see
-      `read_split`). Listed files need not exist: whoever decodes them reports it. A list is its user's
-      own word, as arguments are: its lines may lead anywhere.
+      `read_split`), and links there are refused as `read_voc` refuses them. Listed files need not exist:
+      whoever decodes them reports it. Any other list is its user's own word, as arguments are: its lines
+      may lead anywhere.
     - ``-`` is such a list on standard input, relative to the current folder.
 
     Raises UserError, naming the input, for one that stands for no image.
@@ -58,7 +59,7 @@ def _expand(entry: str | os.PathLike[str], follow_links: bool) -> Iterator[Path]
     elif path.is_dir():
         yield from _images_below(path, follow_links)
     elif path.suffix.lower() == ".txt" and path.is_file():
-        yield from _listed(path)
+        yield from _listed(path, follow_links)
     elif path.is_file():
         yield path
     else:
@@ -83,11 +84,13 @@ def _is_image(name: str) -> bool:
     return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
-def _listed(path: Path) -> Iterator[Path]:
+def _listed(path: Path, follow_links: bool) -> Iterator[Path]:
     folder = path.absolute().parent
     if (folder.parent.name, folder.name) == ("ImageSets", "Main"):
         root = Path(os.path.normpath(path.parent / ".." / ".."))
-        yield from (find_image(root, image_id) for image_id in read_split(root, path.stem))
+        ids = read_split(root, path.stem, follow_links=follow_links)
+        links = links_of(root, follow_links)
+        yield from (links.checked(find_image(root, image_id)) for image_id in ids)
         return
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()

@@ -61,10 +61,10 @@ def read_voc(
     (['.jpg', '.jpg'], 4)
     """
     root = Path(root)
-    links = _links(root, follow_links)
+    links = links_of(root, follow_links)
     if classes is not None and len(set(classes)) != len(classes):
         raise UserError(f"classes must differ from each other, got {', '.join(classes)}")
-    ids = read_split(root, split)
+    ids = read_split(root, split, follow_links=follow_links)
     annotations: list[Annotation] = []
     for image_id in ids:
         path = _annotation_path(root, image_id)
@@ -87,7 +87,7 @@ def read_voc(
     return Dataset(tuple(classes), clip_records(records, name_object, f"{root} {split}"))
 
 
-def read_split(root: str | os.PathLike[str], split: str) -> list[str]:
+def read_split(root: str | os.PathLike[str], split: str, *, follow_links: bool = False) -> list[str]:
     """The image ids of ``ROOT/ImageSets/Main/SPLIT.txt``, in its order; blank lines are skipped.
 
     A line may end in a flag, as in the devkit's lists of one class (``aeroplane_train.txt``): 1 the
@@ -97,7 +97,8 @@ def read_split(root: str | os.PathLike[str], split: str) -> list[str]:
 
     Raises UserError where the root or the split is missing (naming the splits that exist), the split
     lists nothing, a flag is none of these, or an id leads out of the data set (``../x``, ``/x``) or can
-    be no file's name.
+    be no file's name; and, before it is read, where the split is a link that leads out of the root, unless
+    ``follow_links``.
     """
     root = Path(root)
     folder = root / "ImageSets" / "Main"
@@ -107,6 +108,7 @@ def read_split(root: str | os.PathLike[str], split: str) -> list[str]:
             raise UserError(f"{root}: not a Pascal VOC data set (no folder ImageSets/Main)")
         known = ", ".join(sorted(file.stem for file in folder.glob("*.txt"))) or "none"
         raise UserError(f"{path}: no such split; those of {root} are: {known}")
+    links_of(root, follow_links).checked(path)
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -184,7 +186,8 @@ def _annotation_path(root: Path, image_id: str) -> Path:
     return root / "Annotations" / f"{image_id}.xml"
 
 
-def _links(root: Path, follow: bool) -> Links:
+def links_of(root: Path, follow: bool) -> Links:
+    """How far links in a data set may lead."""
     return Links(root, *(root / name for name in ("Annotations", "JPEGImages", "ImageSets")), follow=follow)
 
 

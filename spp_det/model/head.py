@@ -242,6 +242,8 @@ class _Source:
         """The pyramid that fc6 was trained on, which for an ImageNet network is one ``n x n`` grid."""
         stated = self._state.get(LEVELS_KEY)
         if isinstance(stated, Tensor):
+            if stated.is_floating_point() or stated.is_complex():
+                raise UserError(f"{self._refusal}: {LEVELS_KEY} is {stated.dtype}, not of integers")
             levels = tuple(int(n) for n in stated.flatten().tolist())
             if not levels or min(levels) < 1 or len(set(levels)) != len(levels):
                 raise UserError(f"{self._refusal}: {LEVELS_KEY} is {list(levels)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
@@ -132,8 +133,14 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
                     f"{metadata.get('format', 'not stated')!r}, not {FORMAT!r}"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError:
-        raise UserError(f"no such model: {path}") from None
+    except FileNotFoundError as error:  # safetensors says so whatever hinders it
+        if not os.path.lexists(path):
+            raise UserError(f"no such model: {path}") from None
+        try:
+            Path(path).open("rb").close()
+        except OSError as hindrance:
+            raise UserError(f"{path} cannot be read: {hindrance.strerror}") from None
+        raise UserError(f"{path} cannot be read: {_one_line(error)}") from None
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a model of spp_det, or is damaged: {_one_line(error)}") from error
     try:

@@ -49,4 +49,6 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     if "error" in row:
         return row["name"], scales, "-", "-", "-", "-"
     shares = ("-" if row[name] is None else f"{100 * row[name]:.1f}" for name in ("mAP50", "mAP75"))
-    return row["name"], scales, *shares, f"{row['train_seconds']:.0f}", f"{row['detect_seconds']:.2f}"
+    each = row["detect_seconds"]
+    detection = "-" if each is None else f"{each:.2f}"
+    return row["name"], scales, *shares, f"{row['train_seconds']:.0f}", detection

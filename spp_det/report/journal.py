@@ -4,7 +4,7 @@ One line a finished image, in order, after a line that says what run it is:
 
     {"run": {...}, "files": [lists that stand at the end of the run]}
     {"file_name": NAME, "width": W, "height": H, "found": [[label, score, x1, y1, x2, y2], ...], "files": []}
-    {"skipped": REASON}
+    {"skipped": PATH, "reason": REASON}
 
 ``files`` are those written about this image alone. A line is there before its files and ends in a line
 break after them, so what was under way at the end is known, and is not taken for done.
@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from spp_det.cache import PARTIAL, sweep
 from spp_det.data.names import can_be_a_file, leads_out
-from spp_det.errors import UserError
+from spp_det.errors import CannotResumeError
+
+logger = logging.getLogger(__name__)
 
 NAME = "detections.jsonl"
 STALE = ".detections.jsonl.stale"  # that of an earlier run, whose files are being removed
@@ -36,18 +40,21 @@ class Journal:
     def __init__(self, folder: Path, run: Mapping[str, object], files: list[str], resume: bool) -> None:
         """``run`` is what must be equal for a run to go on with another's results.
 
-        Raises UserError, naming what differs, where the folder's journal is of another run; nothing is
-        changed then.
+        Nobody else is to write there meanwhile (see `spp_det.run_folder`). Raises CannotResumeError, naming
+        what differs, where the folder's journal is of another run; nothing is changed then.
         """
         self._folder = folder
         self._path = folder / NAME
         header = json.loads(json.dumps({"run": run, "files": files}))
         begun = next(_whole_lines(self._path), None) if resume else None
         if begun is None:
+            if resume and self._path.exists():
+                logger.warning("%s: its first line is damaged; beginning anew", self._path)
             self._begin(header)
         else:
             _compare(begun[0].get("run"), header["run"], folder)
             self._drop_torn_line()
+        sweep(folder)
         self._file = self._path.open("ab")
 
     def _begin(self, header: Entry) -> None:
@@ -67,9 +74,12 @@ class Journal:
             pass
         with self._path.open("r+b") as file:
             file.seek(end)
-            for path in _files(_parsed(file.readline()), self._folder):
-                for scrap in path.parent.glob(".*.partial"):  # of `write_whole`
-                    _remove(scrap)
+            torn = file.readline()
+            if not torn:
+                return
+            logger.info("%s: its end is torn; going on after the last image that was whole there", self._path)
+            for path in _files(_parsed(torn), self._folder):
+                _remove_partials(path.parent)
             file.truncate(end)
 
     @contextlib.contextmanager
@@ -122,7 +132,7 @@ def _compare(then: Any, now: Mapping[str, Any], folder: Path) -> None:
     then = then if isinstance(then, dict) else {}
     for key in {**now, **then}:
         if then.get(key) != now.get(key):
-            raise UserError(
+            raise CannotResumeError(
                 f"{folder}: --resume goes on with the same run, but {key} was {_said(then.get(key))} and is "
                 f"now {_said(now.get(key))}; leave --resume out to begin anew"
             )
@@ -150,13 +160,25 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
+def _remove_partials(folder: Path) -> None:
+    """Remove what `write_whole` was writing in a folder when its process died."""
+    if folder.is_dir():
+        for path in list(folder.iterdir()):
+            if PARTIAL.fullmatch(path.name):
+                _remove(path)
+
+
 def _remove_run(folder: Path, journal: Path) -> None:
     """Remove the files that a journal names, folders that are then empty, and at last the journal."""
     if not journal.exists():
         return
+    swept: set[Path] = set()  # a million images share few folders
     with journal.open("rb") as file:
         for line in file:
             for path in _files(_parsed(line), folder):
+                if path.parent not in swept and path.parent != folder:
+                    _remove_partials(path.parent)
+                    swept.add(path.parent)
                 _remove(path)
                 _remove(path.with_name(f".{path.name}.partial"))
                 with contextlib.suppress(OSError):  # not empty, or gone already

@@ -12,6 +12,7 @@ from typing import TextIO
 from spp_det.data.coco import xywh
 from spp_det.data.detection_files import Found, devkit_line, devkit_name, write_csv
 from spp_det.data.names import Stems
+from spp_det.images import Skipped
 from spp_det.report.journal import Entry
 
 OPEN_AT_ONCE = 200  # result files of the devkit; a process may not open any number
@@ -28,11 +29,17 @@ def list_names(classes: Sequence[str], formats: frozenset[str]) -> list[str]:
     return ["images.json", *(["detections.csv"] if "csv" in formats else []), *devkit, "detections.json"]
 
 
-def write_lists(folder: Path, entries: Entries, classes: Sequence[str], formats: frozenset[str]) -> None:
+def write_lists(
+    folder: Path,
+    entries: Entries,
+    classes: Sequence[str],
+    formats: frozenset[str],
+    skipped: Sequence[Skipped] = (),
+) -> None:
     """Write each list whole; ``detections.json`` comes last, so that its ids are those beside it."""
     (folder / "detections.json").unlink(missing_ok=True)
     with _whole(folder / "images.json") as file:
-        _write_listing(entries(), classes, file)
+        _write_listing(entries(), classes, skipped, file)
     if "csv" in formats:
         with _whole(folder / "detections.csv") as file:
             write_csv((found for entry in entries() for found in _found(entry, classes)), file)
@@ -43,13 +50,15 @@ def write_lists(folder: Path, entries: Entries, classes: Sequence[str], formats:
         _write_coco(entries(), file)
 
 
-def _write_listing(entries: Iterator[Entry], classes: Sequence[str], file: TextIO) -> None:
+def _write_listing(
+    entries: Iterator[Entry], classes: Sequence[str], skipped: Sequence[Skipped], file: TextIO
+) -> None:
     file.write('{"images": [')
     for image_id, entry in enumerate(entries, 1):
         image = {"id": image_id} | {key: entry[key] for key in ("file_name", "width", "height")}
         file.write(("\n" if image_id == 1 else ",\n") + json.dumps(image))
     categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
-    file.write(f'\n],\n"categories": {json.dumps(categories)}}}\n')
+    file.write(f'\n],\n"categories": {json.dumps(categories)},\n"skipped": {json.dumps(list(skipped))}}}\n')
 
 
 def _write_coco(entries: Iterator[Entry], file: TextIO) -> None:

@@ -15,8 +15,8 @@ from spp_det.cache import digest, write_whole
 from spp_det.data.detection_files import shortest, yolo_text
 from spp_det.data.names import Stems, folder_names, leads_out
 from spp_det.data.voc_xml import annotation_xml, writable
-from spp_det.errors import UserError
-from spp_det.images import RGB, encode_jpeg
+from spp_det.errors import CannotResumeError, UserError
+from spp_det.images import RGB, Skipped, UnreadableImageError, encode_jpeg, skipped
 from spp_det.inference import DetectedImage
 from spp_det.model.detector import Detections, select
 from spp_det.report.draw import draw_detections, visible_pixels
@@ -31,10 +31,10 @@ class DetectionWriter:
     """Writes a folder of detections, image by image; use it in a ``with``.
 
     ``detections.json`` (a COCO results list) and ``images.json`` (what its ids mean: ``images`` and
-    ``categories`` of COCO) are always written, and appear when all images are done; until then
-    ``detections.jsonl`` holds what is. ``voc`` adds ``voc/NAME.xml``, ``yolo`` adds ``yolo/NAME.txt`` (label,
-    centre and size as fractions of the image, score), ``csv`` adds ``detections.csv``, ``devkit`` adds
-    ``devkit/comp4_det_test_CLASS.txt``; ``draw`` adds ``pictures/NAME.jpg``, ``crops`` adds
+    ``categories`` of COCO, and what was ``skipped``) are always written, and appear when all are done; until
+    then ``detections.jsonl`` holds what is. ``voc`` adds ``voc/NAME.xml``, ``yolo`` adds ``yolo/NAME.txt``
+    (label, centre and size as fractions of the image, score), ``csv`` adds ``detections.csv``, ``devkit``
+    adds ``devkit/comp4_det_test_CLASS.txt``; ``draw`` adds ``pictures/NAME.jpg``, ``crops`` adds
     ``crops/CLASS/NAME-1.jpg`` and so on, in the order of the scores. NAME keeps the folders below the deepest
     one that holds all images (see also `Stems`). All formats read back to the same boxes, see
     `spp_det.evaluation.reading`.
@@ -46,7 +46,7 @@ class DetectionWriter:
         done: how many of the paths, from the first, need not be looked at again.
         images: how many images were read.
         found: how many detections were written.
-        skipped: the files that could not be read.
+        skipped: the files that could not be read, and why.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class DetectionWriter:
         self.score = score
         self.draw_score = draw_score
         self.done, self.images, self.found = 0, 0, 0
-        self.skipped: list[str] = []
+        self.skipped: list[Skipped] = []
         self._resume = resume
         self._total = len(paths)
         self._lists = list_names(self.classes, self.formats)
@@ -110,7 +110,9 @@ class DetectionWriter:
         for entry in self._journal.entries():
             if self.done == self._total or not _is_sound(entry, len(self.classes)):
                 self._journal.close()
-                raise UserError(f"{self.folder}: its journal is damaged; leave --resume out to begin anew")
+                raise CannotResumeError(
+                    f"{self.folder}: its journal is damaged; leave --resume out to begin anew"
+                )
             self._count(entry)
         return self
 
@@ -118,15 +120,16 @@ class DetectionWriter:
         """Take an image as done; its stem."""
         self.done += 1
         if "skipped" in entry:
-            self.skipped.append(entry["skipped"])
+            self.skipped.append({"file": entry["skipped"], "reason": entry["reason"]})
             return ""
         self.images += 1
         self.found += len(entry["found"])
         return self._stem(entry["file_name"])
 
-    def skip(self, path: Path) -> None:
-        """Note that an image cannot be read."""
-        entry = {"skipped": str(path)}
+    def skip(self, path: Path, error: UnreadableImageError) -> None:
+        """Note that an image cannot be read, and why."""
+        noted = skipped(path, error)
+        entry = {"skipped": noted["file"], "reason": noted["reason"]}
         self._count(entry)
         with self._journal.entry(entry):
             pass
@@ -173,7 +176,7 @@ class DetectionWriter:
     ) -> None:
         self._journal.close()
         if kind is None:
-            write_lists(self.folder, self._read, self.classes, self.formats)
+            write_lists(self.folder, self._read, self.classes, self.formats, self.skipped)
 
     def _read(self) -> Iterator[Entry]:
         return (entry for entry in self._journal.entries() if "skipped" not in entry)
@@ -187,7 +190,7 @@ def _rows(detections: Detections) -> list[list[float]]:
 def _is_sound(entry: Entry, classes: int) -> bool:
     """Whether a line of a journal is one that `DetectionWriter` has written."""
     if "skipped" in entry:
-        return isinstance(entry["skipped"], str)
+        return isinstance(entry["skipped"], str) and isinstance(entry.get("reason"), str)
     name, rows = entry.get("file_name"), entry.get("found")
     named = isinstance(name, str) and PurePosixPath(name).name != "" and not leads_out(name)
     sized = all(type(entry.get(side)) is int for side in ("width", "height"))

@@ -8,6 +8,7 @@ seeds its own, by its number. Of several processes the first one keeps all this,
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,8 +22,10 @@ from torch import Tensor, nn
 from spp_det import distributed
 from spp_det.cache import Arrays, Cache, digest, write_whole
 from spp_det.config_file import differences
-from spp_det.errors import UserError
+from spp_det.errors import UserError, is_out_of_memory
 from spp_det.training.learning import Epoch, Progress
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "spp_det checkpoint 1"
 Settings = Mapping[str, object]  # what the training depends on, by dotted key; anything that JSON can write
@@ -112,30 +115,44 @@ def save_checkpoint(path: Path, network: nn.Module, progress: Progress, settings
 
 
 def load_checkpoint(path: Path, network: nn.Module, settings: Settings) -> Progress:
-    """Put a network where the checkpoint left it, and say how far that is; no file is the beginning.
+    """Put a network where the checkpoint left it, and say how far that is; no file is the beginning, and so
+    is, after a warning, one that is damaged or of another version.
 
-    Raises UserError, one line, where the file is damaged or not ours, or was made with other settings: it
-    says which.
+    Raises UserError, one line, where it was made with other settings: it says which.
     """
     if not path.exists():
         return Progress([])
-    again = f"name another output, or remove {path} to begin anew"
+    with path.open("rb"):  # safetensors takes what it may not read for absent
+        pass
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        about = json.loads(metadata["about"])
-        if metadata["format"] != FORMAT or metadata["digest"] != _digest(metadata["about"], tensors):
-            raise ValueError
-    except (safetensors.SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} is not a checkpoint of this version, or is damaged; {again}") from error
-    try:
-        if different := differences(about["settings"], json.loads(json.dumps(dict(settings)))):
-            raise UserError(f"{path} was made with other settings ({different}); {again}")
-        network.load_state_dict(_part(tensors, "network."))
-        return _progress(about, tensors)
-    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path} is a checkpoint that does not fit together; {again}") from error
+        return _loaded(path, network, settings)
+    except (
+        *(safetensors.SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError),
+        *(RuntimeError, RecursionError),
+    ) as error:
+        if isinstance(error, RuntimeError) and is_out_of_memory(error):
+            raise
+        network.load_state_dict(before)
+        reason = " ".join(str(error).split())[:200]
+        logger.warning("%s is damaged, or of another version (%s); beginning anew", path, reason)
+        return Progress([])
+
+
+def _loaded(path: Path, network: nn.Module, settings: Settings) -> Progress:
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if metadata.get("format") != FORMAT:
+        raise ValueError("its format is not ours")
+    if metadata["digest"] != _digest(metadata["about"], tensors):
+        raise ValueError("its checksum does not match")
+    about = json.loads(metadata["about"])
+    if different := differences(about["settings"], json.loads(json.dumps(dict(settings)))):
+        again = f"name another output, or remove {path} to begin anew"
+        raise UserError(f"{path} was made with other settings ({different}); {again}")
+    network.load_state_dict(_part(tensors, "network."))
+    return _progress(about, tensors)
 
 
 def _progress(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:

@@ -13,7 +13,7 @@ from spp_det import distributed
 from spp_det.boxes import Ints
 from spp_det.data.class_folder import LabelledImages
 from spp_det.errors import UserError
-from spp_det.images import RGB, UnreadableImageError, read_image
+from spp_det.images import RGB, Skipped, UnreadableImageError, read_image, skipped
 from spp_det.progress import track
 from spp_det.threads import ahead
 from spp_det.training.augment import augmented
@@ -22,8 +22,8 @@ from spp_det.training.pretrain_config import Training
 logger = logging.getLogger(__name__)
 
 
-def readable(images: LabelledImages, workers: int, strict: bool) -> tuple[LabelledImages, list[str]]:
-    """The images that can be decoded, and the paths of those that cannot.
+def readable(images: LabelledImages, workers: int, strict: bool) -> tuple[LabelledImages, list[Skipped]]:
+    """The images that can be decoded, and those that cannot, with the reason.
 
     Each is decoded once, before anything depends on it, and the processes share that out: they must
     agree on what there is to learn. A file that cannot is left out with a warning, or a UserError where
@@ -40,19 +40,25 @@ def readable(images: LabelledImages, workers: int, strict: bool) -> tuple[Labell
             return error
         return None
 
+    own: list[distributed.Arrays] = []
     results = ahead(check, mine, workers)
     for index, error in zip(mine, track(results, "reading images", len(mine)), strict=True):
         if error is not None:
             bad[index] = 1
             logger.warning("skipped: %s", error)
+            own.append({"error": np.frombuffer(str(error).encode(errors="surrogateescape"), np.uint8)})
     bad = distributed.total(bad)
-    skipped = [str(images.paths[i]) for i in bad.nonzero().flatten().tolist()]
-    if skipped and strict:
-        raise UnreadableImageError(f"{skipped[0]}: cannot be read")
+    indices = bad.nonzero().flatten().tolist()
+    left_out: list[Skipped] = []
+    for index, found in zip(indices, distributed.in_order(own, (i % step for i in indices)), strict=True):
+        error = UnreadableImageError(found["error"].tobytes().decode(errors="surrogateescape"))
+        if strict:
+            raise error
+        left_out.append(skipped(images.paths[index], error))
     kept = images.at(np.flatnonzero(bad.numpy() == 0))
     if not len(kept):
         raise UserError("there is no readable image")
-    return kept, skipped
+    return kept, left_out
 
 
 class ClassBatches:

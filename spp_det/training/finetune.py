@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from spp_det import distributed
 from spp_det.boxes import Ints
-from spp_det.cache import Arrays, digest
+from spp_det.cache import Arrays, check_form, digest
 from spp_det.config import FineTune
 from spp_det.errors import UserError
 from spp_det.model.head import FCHead
@@ -81,9 +81,9 @@ def finetune(
     asked = settings.model_dump(mode="json", exclude={"enabled", "layer", "checkpoint_every"})
     key = digest(VERSION, images_key, head.digest(), classes, asked, seed, device.type)
     checkpoint = Checkpoint(images.cache, "finetune", key)
-    state = checkpoint.load()
-    done = 0 if state is None else training.restore(state)
     total = settings.steps + settings.last_steps
+    state = checkpoint.cache.load_checked(checkpoint.stage, key, partial(training.check, total=total))
+    done = 0 if state is None else training.restore(state)
     if done < total:
         logger.info("fine-tuning: from step %d; %d images held out", done, len(watched))
         held_out = _held_out(images, sampler, watched)
@@ -218,9 +218,25 @@ class _Training:
             arrays[f"momentum.{name}"] = self.optimiser.state[parameter]["momentum_buffer"].cpu().numpy()
         return arrays
 
+    def check(self, arrays: Arrays, total: int) -> None:
+        """Raise ValueError for arrays that are no state of this training, of so many steps in all."""
+        forms = {"step": np.array(0), "sums": np.zeros(3), "centre": self.network.centre.cpu().numpy()}
+        for name, parameter in self.network.named_parameters():
+            form = np.broadcast_to(np.float32(0), tuple(parameter.shape))
+            forms |= {f"weights.{name}": form, f"momentum.{name}": form}
+        check_form(arrays, **forms)
+        if not 0 < arrays["step"] <= total:
+            raise ValueError(f"step is {arrays['step']} of {total}")
+        try:
+            log = json.loads(arrays["log"].tobytes())
+        except (KeyError, RecursionError) as error:
+            raise ValueError("its log is none") from error
+        if not (isinstance(log, list) and all(isinstance(row, dict) for row in log)):
+            raise ValueError("its log is no list of rows")
+
     @torch.no_grad()
     def restore(self, arrays: Arrays) -> int:
-        """Go back to a state. Returns the steps that were done then."""
+        """Go back to a state (see `check`). Returns the steps that were done then."""
         self.log = json.loads(arrays["log"].tobytes())
         self.sums.copy_(torch.from_numpy(arrays["sums"]))
         self.network.centre.copy_(torch.from_numpy(arrays["centre"]))

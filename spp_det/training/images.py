@@ -23,7 +23,7 @@ from spp_det.config import Proposals
 from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
-from spp_det.images import UnreadableImageError, read_image
+from spp_det.images import Skipped, UnreadableImageError, read_image, skipped
 from spp_det.model.features import ConvMap, WindowFeatures, WindowVectors
 from spp_det.model.head import FCHead
 from spp_det.progress import track
@@ -46,6 +46,10 @@ class _Prepared:
     key: str
 
 
+def _unreadable(error: UnreadableImageError) -> Arrays:
+    return {"unreadable": np.frombuffer(str(error).encode(errors="surrogateescape"), np.uint8)}
+
+
 class TrainingImages:
     """Annotated images with their windows and vectors, at the price of reading cached maps."""
 
@@ -64,9 +68,10 @@ class TrainingImages:
         """
         self.features = features
         self.cache = cache
+        self.strict = strict
         self.classes = len(dataset.classes)
         self.workers = workers
-        self.skipped: list[str] = []
+        self.skipped: list[Skipped] = []
         self.images: list[_Prepared] = []
         source = WindowSource(search)
         source.check((record.path, record.image_id) for record in dataset.records)
@@ -82,13 +87,8 @@ class TrainingImages:
                 windows = LabelledWindows.of(fitted, found["boxes"])
                 self.images.append(_Prepared(fitted, windows, found["key"].tobytes().decode()))
                 continue
-            error = found["unreadable"].tobytes().decode(errors="surrogateescape")
-            if strict:
-                raise UnreadableImageError(error)
-            logger.warning("skipped: %s", error)
-            self.skipped.append(record.image_id)
-        if not self.images:
-            raise UserError("there is no readable training image")
+            self._skip(record, found)
+        self._check_any()
         self._network = (features.backbone.name, features.backbone.digest())
         self._owner = np.arange(len(self)) % processes
 
@@ -96,29 +96,54 @@ class TrainingImages:
         """The number of readable images."""
         return len(self.images)
 
+    def _skip(self, record: Record, found: distributed.Arrays) -> None:
+        error = UnreadableImageError(found["unreadable"].tobytes().decode(errors="surrogateescape"))
+        if self.strict:
+            raise error
+        logger.warning("skipped: %s", error)
+        self.skipped.append(skipped(record.path, error))
+
+    def _check_any(self) -> None:
+        if not self.images:
+            raise UserError("there is no readable training image")
+
     def _find(self, record: Record, source: WindowSource) -> Arrays:
         """Windows, size and key of one image, or why it is unreadable. Runs on several threads."""
         try:
             found = source.windows_of_file(record.path, record.image_id, self.cache)
         except UnreadableImageError as error:
-            return {"unreadable": np.frombuffer(str(error).encode(errors="surrogateescape"), np.uint8)}
+            return _unreadable(error)
         key = np.frombuffer(found.key.encode(), np.uint8)
         return {"boxes": found.boxes, "size": np.array(found.size), "key": key}
 
-    def make_maps(self, order: Ints) -> None:
+    def make_maps(self, order: Ints) -> bool:
         """Compute the maps that are not in the cache yet; the processes share that out.
+
+        An image that has vanished since its windows were found is left out, as one that never could be read.
+        Whether there was none; after others the images have other indices, and maps are to be made again.
 
         Args:
             order: int64 ``[len(self)]``, in which mining is to meet the images. The processes own them in
                 turn along it, so that all have something to score at any time.
         """
+        self._owner = np.empty(len(self), np.int64)
         self._owner[order] = np.arange(len(self)) % distributed.world_size()
         own = self._own(range(len(self)))
         # A network on the CPU takes one image a core; a GPU takes one after the other.
         networks = self.workers if self.features.backbone.mean.device.type == "cpu" else 1
         title = f"conv5 maps ({self.features.backbone.name})"
-        for _ in track(ahead(self._have_maps, own, networks, waiting=networks), title, len(own)):
-            pass
+        made = ahead(self._have_maps, own, networks, waiting=networks)
+        lost = [
+            {"index": np.array(index), **_unreadable(error)}
+            for index, error in zip(own, track(made, title, len(own)), strict=True)
+            if error is not None
+        ]
+        vanished = {int(each["index"]): each for found in distributed.exchange(lost) for each in found}
+        for index in sorted(vanished):
+            self._skip(self.images[index].record, vanished[index])
+        self.images = [image for index, image in enumerate(self.images) if index not in vanished]
+        self._check_any()
+        return not vanished
 
     def owners(self, indices: Iterable[int]) -> list[int]:
         """The rank of the process that makes the vectors of each of some images."""
@@ -128,15 +153,21 @@ class TrainingImages:
         """Those of some images that are this process's."""
         return [index for index in indices if self._owner[index] == distributed.rank()]
 
-    def _have_maps(self, index: int) -> None:
+    def _have_maps(self, index: int) -> UnreadableImageError | None:
         """Compute the maps of one image that are not in the cache. The others are not read before they are
-        used: they may be many gigabytes, and a damaged one is then computed again."""
+        used: they may be many gigabytes, and a damaged one is then computed again. What is returned is why
+        there are none."""
         if not all(self.cache.has("maps", key) for key in self._map_keys(index)):
-            self._maps(index)
+            try:
+                self._maps(index)
+            except UnreadableImageError as error:
+                return error
+        return None
 
     def _map_keys(self, index: int) -> list[str]:
-        image = self.images[index]
-        return [digest(image.key, MAPS_VERSION, key, self._network) for key in self.features.keys]
+        image, device = self.images[index], self.features.backbone.mean.device.type
+        where = () if device == "cpu" else (device,)  # another device rounds otherwise
+        return [digest(image.key, MAPS_VERSION, key, self._network, *where) for key in self.features.keys]
 
     def _maps(self, index: int) -> list[ConvMap]:
         """The maps of one image, each by itself in the cache: a run with one more scale adds that alone."""

@@ -106,7 +106,11 @@ def _fitted(
     kept: Kept,
 ) -> dict[int, Fitted]:
     """One pass's regressions of some classes: kept, or fitted by a process each."""
-    found = {label: fitted for label in drawn if (fitted := kept.get((label, number))) is not None}
+    found = {}
+    for label, examples in drawn.items():
+        fitted, count = kept.get((label, number)), sum(len(each.boxes) for each in examples)
+        if fitted is not None and (not leave_out or len(fitted["left_out"]) == count):
+            found[label] = fitted
     missing = [label for label in drawn if label not in found]
     rank, mine = distributed.rank(), []
     for owner, label in enumerate(missing):  # all are collected before any is fitted: nobody waits for a fit

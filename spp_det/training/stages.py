@@ -19,11 +19,11 @@ from torch import Tensor
 
 from spp_det import distributed
 from spp_det.boxes import Ints
-from spp_det.cache import Arrays, Cache, digest
+from spp_det.cache import Arrays, Cache, check_form, digest
 from spp_det.config import SVM, Config, Data
 from spp_det.data.coco import read_coco
 from spp_det.data.joined import read_voc_splits
-from spp_det.data.records import Dataset
+from spp_det.data.records import Dataset, Record
 from spp_det.devices import choose_device, give_back_memory, peak_memory
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
@@ -66,16 +66,16 @@ def cache_of(config: Config) -> Cache:
     return Cache(config.runtime.cache or config.output / "cache")
 
 
-def _check_positives(dataset: Dataset) -> None:
+def _check_positives(classes: Sequence[str], records: Sequence[Record]) -> None:
     """Raise UserError for a class without an object to learn from, before hours of work rather than after."""
-    counts = np.zeros(len(dataset.classes), np.int64)
-    for record in dataset.records:
+    counts = np.zeros(len(classes), np.int64)
+    for record in records:
         np.add.at(counts, record.labels[~(record.difficult | record.crowd)], 1)
     if not len(counts):
         raise UserError("the training annotations hold no object, so there is no class to learn")
     if not counts.all():
         raise UserError(
-            f"class {dataset.classes[counts.argmin()]!r} has no positive example in the training images: no "
+            f"class {classes[int(counts.argmin())]!r} has no positive example in the training images: no "
             "object of it that is neither difficult nor a crowd"
         )
 
@@ -102,7 +102,7 @@ def train(config: Config) -> Trained:
     """
     clock = _Clock()
     dataset = read_dataset(config.data, config.data.train, config.data.classes)
-    _check_positives(dataset)
+    _check_positives(dataset.classes, dataset.records)
     workers = config.runtime.workers or cores()
     device = distributed.own_device(choose_device(config.runtime.device))
     settings = Settings(
@@ -121,11 +121,14 @@ def train(config: Config) -> Trained:
     cache.sweep()
     common = CommonCache(cache.folder)
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
-    generator = np.random.default_rng(config.seed)
-    drawn = generator.permutation(len(images))[:NORM_IMAGES].tolist()
-    seeds = generator.integers(2**32, size=len(drawn))
-    order = generator.permutation(len(images))
-    images.make_maps(order)
+    whole = False
+    while not whole:  # where images have vanished the others are drawn as if those had never been there
+        generator = np.random.default_rng(config.seed)
+        drawn = generator.permutation(len(images))[:NORM_IMAGES].tolist()
+        seeds = generator.integers(2**32, size=len(drawn))
+        order = generator.permutation(len(images))
+        whole = images.make_maps(order)
+    _check_positives(dataset.classes, [image.record for image in images.images])
     give_back_memory()
     clock.lap("proposals_and_maps")
     head = _head(config, features)
@@ -180,7 +183,7 @@ def train(config: Config) -> Trained:
             pool5_norm,
             config.bbox,
             generator,
-            _Regressors(common, key),
+            _Regressors(common, key, features.dimension, config.bbox.passes),
         )
         clock.lap("bbox")
     detector = Detector(dataset.classes, features, head, scorer, regressors, settings)
@@ -206,7 +209,12 @@ def _norm(
     def compute() -> Arrays:
         return {"norm": np.array(mean_vector_norm(sampled(), owners))}
 
-    return float(cache.load_or_make("norms", key, compute)["norm"])
+    def check(arrays: Arrays) -> None:
+        check_form(arrays, norm=np.array(0.0))
+        if not arrays["norm"] > 0:
+            raise ValueError(f"norm is {arrays['norm']}")
+
+    return float(cache.load_or_make("norms", key, compute, check)["norm"])
 
 
 def _svms(
@@ -221,6 +229,7 @@ def _svms(
     """The SVMs and their figures: from the cache, or mined, from where the last run was stopped."""
     checkpoint = Checkpoint(images.cache, "mining", key)
     dimension = images.features.dimension if head is None else head.dimension
+    shapes = {"weight": (len(classes), dimension), "bias": (len(classes),)}
 
     def mine() -> Arrays:
         state = _state(checkpoint, dimension, len(classes), settings)
@@ -240,10 +249,25 @@ def _svms(
         text = np.frombuffer(json.dumps(figures).encode(), np.uint8)
         return {"weight": svms.weight.numpy(), "bias": svms.bias.numpy(), "figures": text}
 
-    found = CommonCache(images.cache.folder).load_or_make("svms", key, mine)
+    forms = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+
+    def check(arrays: Arrays) -> None:
+        check_form(arrays, **forms)
+        if not isinstance(_figures(arrays), dict):
+            raise ValueError("its figures are none")
+
+    found = CommonCache(images.cache.folder).load_or_make("svms", key, mine, check)
     checkpoint.remove()
     svms = LinearSVMs(torch.from_numpy(found["weight"]), torch.from_numpy(found["bias"]))
-    return svms, json.loads(found["figures"].tobytes())
+    return svms, _figures(found)
+
+
+def _figures(arrays: Arrays) -> Any:
+    """The JSON in an artefact. Raises ValueError where there is none."""
+    try:
+        return json.loads(arrays["figures"].tobytes())
+    except (KeyError, RecursionError) as error:
+        raise ValueError("its figures are none") from error
 
 
 def _state(checkpoint: Checkpoint, dimension: int, classes: int, settings: SVM) -> mining.Mining | None:
@@ -257,14 +281,25 @@ def _state(checkpoint: Checkpoint, dimension: int, classes: int, settings: SVM) 
 
 
 class _Regressors:
-    """What was fitted for (label, pass), in the cache."""
+    """What was fitted for (label, pass) to vectors ``[D]``, in the cache."""
 
-    def __init__(self, cache: CommonCache, key: str) -> None:
+    def __init__(self, cache: CommonCache, key: str, dimension: int, passes: int) -> None:
         self.cache = cache
         self.key = key
+        self.passes = passes
+        self.forms = {
+            "weight": np.broadcast_to(np.float32(0), (4, dimension)),
+            "bias": np.zeros(4, np.float32),
+        }
 
     def get(self, which: Which) -> Fitted | None:
-        return self.cache.load("regressors", digest(self.key, which))
+        def check(arrays: Arrays) -> None:
+            check_form(arrays, **self.forms)
+            left_out = arrays.get("left_out")
+            if which[1] < self.passes - 1 and (left_out is None or left_out.shape[1:] != (4,)):
+                raise ValueError("left_out is not [n, 4]")
+
+        return self.cache.load_checked("regressors", digest(self.key, which), check)
 
     def __setitem__(self, which: Which, fitted: Fitted) -> None:
         self.cache.store("regressors", digest(self.key, which), fitted)

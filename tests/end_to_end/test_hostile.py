@@ -33,6 +33,7 @@ from spp_det.model.backbone import Backbone
 from spp_det.proposals.files import read_proposals
 from spp_det.report.journal import Journal
 from spp_det.training.checkpoint import load_checkpoint
+from spp_det.training.learning import Progress
 from tests.stress.fuzz import read_undamaged, run_case
 from tests.stress.guard import watched
 from tests.stress.readers import READERS
@@ -113,7 +114,9 @@ def test_what_only_calls_itself_safetensors_is_refused(box, kind):
     path.write_bytes(unsafe(kind, trace))
     refused(box, lambda: Detector.load(path), str(path))
     refused(box, lambda: Backbone("zf5_small").load_weights(str(path)), str(path))
-    refused(box, lambda: load_checkpoint(path, torch.nn.Linear(1, 1), {}), str(path))
+    with watched(box, box / "nowhere") as found:
+        assert load_checkpoint(path, torch.nn.Linear(1, 1), {}) == Progress([])
+    assert found == []
     cache = Cache(box / "in")
     artefact = cache.path("maps", "ab")
     artefact.parent.mkdir(parents=True)
@@ -223,6 +226,29 @@ def test_a_link_out_of_a_voc_data_set_is_refused_unless_it_is_allowed(box, voc, 
     refused(box, lambda: read_voc(voc, "test"), part, "leads out of", "--follow-links")
     (record,) = read_voc(voc, "test", follow_links=True).records
     assert read_image(record.path).shape == (96, 112, 3)
+
+
+def test_a_split_that_links_out_is_refused_before_it_is_read(box, voc):
+    """None of its words are told."""
+    split = voc / "ImageSets" / "Main" / "test.txt"
+    (box / "outside" / "words").write_text("the secret words\n")
+    replace_by_link(split, box / "outside" / "words")
+    for read in (lambda: read_voc(voc, "test"), lambda: find_images([split])):
+        with watched(box, box / "nowhere") as found, pytest.raises(UserError, match="leads out of") as caught:
+            read()
+        assert found == []
+        assert "secret" not in str(caught.value)
+    (box / "outside" / "words").write_text("test_00000\n")
+    assert len(read_voc(voc, "test", follow_links=True)) == 1
+    assert len(find_images([split], follow_links=True)) == 1
+
+
+def test_a_photo_of_a_split_that_links_out_is_refused_where_its_split_is_named(box, voc):
+    photo = voc / "JPEGImages" / "test_00000.jpg"
+    replace_by_link(photo, box / "outside" / "secret.jpg")
+    split = voc / "ImageSets" / "Main" / "test.txt"
+    refused(box, lambda: find_images([split]), str(photo), "leads out of", "--follow-links")
+    assert find_images([split], follow_links=True) == [photo]
 
 
 def test_the_folders_of_a_data_set_may_be_links_and_files_in_them_may_link_inside(box, voc):

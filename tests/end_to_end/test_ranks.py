@@ -18,6 +18,7 @@ from spp_det.config_file import load_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.model.detector import Detector
 from spp_det.training_run import run_training
+from tests.command_line import spp_det as spp_det_here
 
 RECIPE = {
     "backbone": {"name": "zf5_small", "weights": "random", "scales": [96]},
@@ -35,6 +36,15 @@ RECIPE = {
 RANK = """
 import os, sys
 from spp_det import cli
+
+if os.environ.get("FAILING") == os.environ["RANK"]:
+    from spp_det.errors import UserError
+    from spp_det.training.images import TrainingImages
+
+    def fail(*_):
+        raise UserError("only this one cannot go on")
+
+    TrainingImages.make_maps = fail
 
 sys.argv = [argument.replace("@", os.environ["RANK"]) for argument in sys.argv]
 cli.main()
@@ -76,13 +86,16 @@ def ended(folder) -> subprocess.CompletedProcess[str]:
             run_training(config)
     for stage in ("proposals", "maps"):
         Cache(folder / "cache0").prune(stage)
+    output = f"output={folder / 'two'}"
+    return by_two(folder, "train", folder / "recipe.yaml", output, f"runtime.cache={folder}/cache@")
+
+
+def by_two(folder: Path, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line by two processes; @ in an argument is the rank of each."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-            *(folder / "rank.py", "train", folder / "recipe.yaml"),
-            *(f"output={folder / 'two'}", f"runtime.cache={folder}/cache@"),
-        ],
-        env=os.environ | {"PYTHONPATH": str(Path(spp_det.__file__).parents[1])},
+        [sys.executable, *torchrun, folder / "rank.py", *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(Path(spp_det.__file__).parents[1])} | environment,
         capture_output=True,
         text=True,
         timeout=300,
@@ -134,3 +147,27 @@ def test_each_process_kept_what_it_made_alone(folder, ended):
     for stage, count in (("finetune", 1), ("norms", 2), ("svms", 1), ("regressors", 2 * 3)):
         assert len(keys(0, stage)) == count
         assert not keys(1, stage)
+
+
+def test_two_processes_detect_what_one_detects(folder, ended, tmp_path):
+    """The command line, with files that are no images among the photos."""
+    assert ended.returncode == 0, ended.stderr
+    photos, model = folder / "voc" / "JPEGImages", folder / "one" / "model.safetensors"
+    command = ["detect", model, photos, "--device", "cpu", "--draw", "--out"]
+    by_one = spp_det_here(*command, tmp_path / "one")
+    assert by_one.code == 0, by_one.err
+    two = by_two(folder, *command, tmp_path / "two")
+    assert two.returncode == 0, two.stderr
+    assert two.stderr.count("in 9 images") == two.stderr.count("skipped 2 files") == 1
+    same_detections(tmp_path / "one", tmp_path / "two")
+    pictures = [sorted(path.name for path in (tmp_path / n / "pictures").iterdir()) for n in ("one", "two")]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 9
+
+
+def test_one_process_that_fails_ends_all_with_its_line(folder, tmp_path):
+    failed = by_two(folder, "train", folder / "recipe.yaml", f"output={tmp_path}", FAILING="1")
+    assert failed.returncode != 0
+    assert "error: only this one cannot go on" in failed.stderr
+    assert not (tmp_path / "model.safetensors").exists()
+    assert "UserError" not in failed.stderr

@@ -205,7 +205,9 @@ def test_a_blemished_data_set_trains_a_detector_too(folder, blemished, test_set,
     with caplog.at_level(logging.WARNING):
         trained = train(config)
     assert trained.metrics["images"] == 23
-    assert trained.metrics["skipped"] == ["trainval1"]
+    (skipped,) = trained.metrics["skipped"]
+    assert Path(skipped["file"]).name == "trainval1.jpg"
+    assert skipped["reason"]
     text = [record.getMessage() for record in caplog.records]
     assert sum("trainval0.jpg" in line for line in text) == 1  # truncated, and used
     assert sum("trainval1.jpg" in line for line in text) == 1

@@ -584,3 +584,11 @@ def test_a_missing_tensor_is_named():
     del state["fc7.bias"]
     with pytest.raises(KeyError, match=r"fc7\.bias"):
         FCHead.from_state(state, 200)
+
+
+@pytest.mark.parametrize("stated", [torch.tensor([float("nan")]), torch.tensor([2.0])])
+def test_levels_that_are_no_integers_are_refused(tmp_path, stated):
+    save_file({LEVELS_KEY: stated}, tmp_path / "a.safetensors")
+    head = FCHead("fc6", 4 * 256, 6, seed=None)
+    with pytest.raises(UserError, match="not of integers"):
+        head.load_weights(str(tmp_path / "a.safetensors"), "alexnet", (2,), 256)

@@ -197,6 +197,21 @@ def test_an_absent_file_is_named(tmp_path):
     assert "no such model" in refused(tmp_path / "absent.safetensors")
 
 
+def test_a_file_that_may_not_be_read_is_not_said_to_be_absent(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    path.touch()
+
+    def absent(*_: object, **__: object) -> None:
+        raise FileNotFoundError("No such file or directory")  # says safetensors, whatever hinders it
+
+    def denied(self, *_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("safetensors.safe_open", absent)
+    monkeypatch.setattr("pathlib.Path.open", denied)
+    assert refused(path).endswith("model.safetensors cannot be read: Permission denied")
+
+
 class Bomb:
     """Whoever unpickles it makes a file."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
+import os
 
 import pytest
 
@@ -68,3 +71,55 @@ def test_a_run_of_another_version_says_what_differs(tmp_path):
     (tmp_path / NAME).write_text(json.dumps({"files": []}) + "\n")
     with pytest.raises(UserError, match='model was null and is now "a"'):
         noted(tmp_path)
+
+
+# ---------------------------------------------------------------- what killed runs leave
+
+OURS, STRANGER_S = f".{'a' * 16}.partial", ".mine.partial"
+
+
+def interrupted(folder) -> None:
+    """A run that died while it wrote the second of two files."""
+    (folder / "yolo").mkdir()
+    journal = Journal(folder, RUN, [], resume=False)
+    for number, name in enumerate(("a", "b")):
+        entry = {"found": number, "files": [f"yolo/{name}.txt"]}
+        with contextlib.suppress(KeyboardInterrupt), journal.entry(entry):
+            if name == "b":
+                raise KeyboardInterrupt
+            (folder / "yolo" / "a.txt").touch()
+    journal.close()
+    for scrap in (OURS, STRANGER_S):
+        (folder / "yolo" / scrap).touch()
+
+
+def test_going_on_removes_the_scraps_of_the_killed_run_and_no_others(tmp_path, caplog):
+    interrupted(tmp_path)
+    with caplog.at_level(logging.INFO, "spp_det"):
+        assert noted(tmp_path) == [0]
+    assert sorted(path.name for path in (tmp_path / "yolo").iterdir()) == [STRANGER_S, "a.txt"]
+    (record,) = caplog.records
+    assert f"{tmp_path / NAME}: its end is torn" in record.getMessage()
+    caplog.clear()
+    assert noted(tmp_path) == [0]
+    assert not caplog.records
+
+
+def test_beginning_anew_removes_the_scraps_of_the_killed_run_and_no_others(tmp_path):
+    interrupted(tmp_path)
+    Journal(tmp_path, RUN, [], resume=False).close()
+    assert [path.name for path in (tmp_path / "yolo").iterdir()] == [STRANGER_S]
+
+
+def test_old_scraps_in_the_folder_itself_are_swept(tmp_path):
+    for name in (OURS, STRANGER_S):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (0, 0))
+    Journal(tmp_path, RUN, [], resume=True).close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [STRANGER_S, NAME]
+
+
+def test_a_damaged_first_line_is_said(tmp_path, caplog):
+    (tmp_path / NAME).write_bytes(b"{")
+    assert noted(tmp_path) == []
+    assert f"{tmp_path / NAME}: its first line is damaged; beginning anew" in caplog.text

@@ -19,6 +19,7 @@ from PIL import Image
 
 from spp_det.data.voc import read_annotation
 from spp_det.errors import UserError
+from spp_det.images import UnreadableImageError
 from spp_det.inference import DetectedImage
 from spp_det.model.detector import Detections
 from spp_det.report.write import FORMATS, DetectionWriter
@@ -90,6 +91,7 @@ def test_the_listing_says_what_the_ids_mean(tmp_path):
             {"id": 2, "file_name": "b.png", "width": WIDTH, "height": HEIGHT},
         ],
         "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+        "skipped": [],
     }
 
 
@@ -279,6 +281,10 @@ def unbroken(tmp_path_factory) -> tuple[Path, list[DetectedImage]]:
     return folder, found
 
 
+BROKEN = UnreadableImageError("broken.jpg: the file is empty")
+SKIPPED = [{"file": "broken.jpg", "reason": "the file is empty"}]
+
+
 def go_on(folder: Path, found, upto: int | None = None, **options) -> int:
     """Begin or resume, and end or, after so many images, be killed; how many were done before."""
     paths = [*(image.path for image in found[:2]), Path("broken.jpg"), *(image.path for image in found[2:])]
@@ -287,10 +293,11 @@ def go_on(folder: Path, found, upto: int | None = None, **options) -> int:
     writer.__enter__()
     done = writer.done
     for path in paths[done:upto]:
-        writer.add(by_path[path]) if path in by_path else writer.skip(path)
+        writer.add(by_path[path]) if path in by_path else writer.skip(path, BROKEN)
     if upto is None:
         writer.__exit__(None, None, None)
-        assert (writer.images, writer.found, writer.skipped) == (4, 9, ["broken.jpg"])
+        assert (writer.images, writer.found, writer.skipped) == (4, 9, SKIPPED)
+        assert json.loads((folder / "images.json").read_text())["skipped"] == SKIPPED
     return done
 
 

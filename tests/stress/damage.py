@@ -20,6 +20,8 @@ from spp_det.cache import _crc32
 from spp_det.model.model_file import _checksum
 from tests.stress.corrupt import VALUES, Rng, corrupted, corrupted_tree
 
+ARTEFACTS = {"mining", "finetune", "svms", "regressors", "norms"}  # the stages whose checksums are mended
+
 
 def damage(rng: Rng, folder: Path, patterns: Sequence[str]) -> None:
     """Damage one of the files that match, or two: by bytes, or well-formed with one thing wrong."""
@@ -99,7 +101,7 @@ def _rewrite_mat(rng: Rng, path: Path) -> None:
 
 
 def _rewrite_safetensors(rng: Rng, path: Path) -> None:
-    """A wrong tensor or wrong metadata; the checksum of a model or a checkpoint of the mining is right."""
+    """A wrong tensor or wrong metadata; the checksum of a model or of an artefact of `ARTEFACTS` is right."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -113,7 +115,7 @@ def _rewrite_safetensors(rng: Rng, path: Path) -> None:
     else:
         key = sorted(metadata)[rng.integers(len(metadata))]
         metadata[key] = json.dumps(corrupted_tree(rng, json.loads(metadata[key])))
-    if "mining" in path.parts:
+    if set(path.parts) & ARTEFACTS:
         metadata["crc32"] = _crc32({name: tensor.numpy() for name, tensor in tensors.items()})
     elif "crc32" in metadata:
         metadata["crc32"] = _checksum(metadata, tensors)

@@ -25,6 +25,7 @@ import yaml
 from spp_det.cache import Cache
 from spp_det.data.synthetic import generate_voc
 
+REPEATED = 15.0  # CPU seconds of work that one kill may cost
 SMALL = {
     "backbone": {"name": "zf5_small", "weights": "random", "scales": [240]},
     "svm": {"retrain_after": 300},
@@ -93,11 +94,24 @@ class Reference:
         return cls(recipe, model, whole, start)
 
 
-def killed_and_resumed(reference: Reference, output: Path, instant: float) -> tuple[str, float]:
-    """What is wrong with the model then, or nothing, and the CPU seconds of work that were done twice."""
-    killed = train(reference.recipe, output, instant)
-    if not killed.code:
-        print("(it had ended before it could be killed)", flush=True)
+def killed_and_resumed(
+    reference: Reference, output: Path, generator: random.Random
+) -> tuple[float, str, float]:
+    """The instant of the kill, what is wrong with the model then, or nothing, and the CPU seconds of work
+    that were done twice. A run that ended before its instant is no kill: another one is drawn."""
+    while True:
+        instant = generator.uniform(0, reference.whole.wall)
+        killed = train(reference.recipe, output, instant)
+        if killed.code == -signal.SIGKILL:
+            break
+        if killed.code:
+            return instant, f"ended by itself with {killed.code}", 0.0
+        print(f"(it had ended before it could be killed at {instant:.1f} s)", flush=True)
+        shutil.rmtree(output)
+    return instant, *_resumed(reference, output, killed)
+
+
+def _resumed(reference: Reference, output: Path, killed: Run) -> tuple[str, float]:
     resumed = train(reference.recipe, output)
     repeated = killed.cpu + resumed.cpu - reference.whole.cpu - reference.start.cpu
     if resumed.code:
@@ -106,11 +120,13 @@ def killed_and_resumed(reference: Reference, output: Path, instant: float) -> tu
         return "another model", repeated
     if "mining" in Cache(output / "cache").stages():
         return "a checkpoint is left", repeated
+    if repeated > REPEATED:
+        return f"more than {REPEATED:g} s repeated", repeated
     return "", repeated
 
 
 def main() -> None:
-    """Print a line for each kill and what they come to; exit with 1 where a model differs."""
+    """Print a line for each kill; exit with 1 where a model differs or too much was repeated."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -124,9 +140,8 @@ def main() -> None:
     generator, wrong, worst = random.Random(arguments.seed), 0, 0.0
     for number in range(arguments.times):
         reference = references[number % len(references)]
-        instant = generator.uniform(0, reference.whole.wall)
         output = folder / f"killed{number}"
-        fault, repeated = killed_and_resumed(reference, output, instant)
+        instant, fault, repeated = killed_and_resumed(reference, output, generator)
         worst, wrong = max(worst, repeated), wrong + bool(fault)
         name = reference.recipe.stem
         print(f"{number}: {name}, killed at {instant:.1f} s, repeated {repeated:.1f}. {fault}", flush=True)

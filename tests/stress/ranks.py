@@ -26,6 +26,7 @@ import numpy as np
 from spp_det.cache import Cache
 
 STAGES = ("proposals_and_maps", "norm", "svm")  # what the processes share out by image
+TIME = 0.6  # of one single-threaded process, that two may take for these stages
 ENDS_WITHIN = 30.0  # seconds after the death of a peer
 LATE = ("norms", "mining", "svms", "regressors")  # what a training makes after its maps
 
@@ -125,6 +126,7 @@ def main() -> None:
         laps[name] = sum(seconds[stage] for stage in STAGES)
         print(f"{name}: {whole:.0f} s in all, {laps[name]:.0f} s of {seconds}", flush=True)
     print(f"two take {laps['two'] / laps['one']:.2f} of the time of one", flush=True)
+    check(f"at most {TIME} of it", laps["two"] <= TIME * laps["one"], faults)
     check("the same model to the byte", model("one") == model("two"), faults)
     boxes, scores, alone = differences(*(folder / n / "test" / "detections.json" for n in ("one", "two")))
     print(f"detections: {boxes:.1e} pixels and {scores:.1e} in score apart, {alone} found by one alone")

@@ -5,19 +5,25 @@ A reader may refuse its input by UserError and may use it; anything else that it
 
 from __future__ import annotations
 
+import atexit
 import gzip
 import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 
 import numpy as np
 import torch
 from PIL import Image
 from PIL import features as pillow
+from safetensors.torch import save
 from scipy.io import savemat
 
+from spp_det import ablation
+from spp_det.ablation import table_rows
 from spp_det.boxes import as_boxes
 from spp_det.cache import Cache
 from spp_det.config import Config
@@ -37,12 +43,15 @@ from spp_det.inference import DetectedImage
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.detector import Detections, Detector, features_of
+from spp_det.model.head import LEVELS_KEY, FCHead
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import Hinge, LinearSVMs
 from spp_det.proposals.edges import EdgeBoxes
 from spp_det.proposals.files import write_proposals
 from spp_det.proposals.source import WindowSource, proposals_of
+from spp_det.report.ablation import ablation_table
 from spp_det.report.write import FORMATS, DetectionWriter
+from spp_det.reporting import run_report
 from spp_det.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spp_det.training.class_images import readable
 from spp_det.training.learning import Plan, Progress, learn
@@ -50,6 +59,8 @@ from spp_det.training.mining import Mining
 from spp_det.training.pretrain import save_backbone
 from spp_det.training.pretrain_config import PretrainConfig
 from spp_det.training.stages import _state as mining_state
+from spp_det.training.stages import train
+from spp_det.training_run import run_training
 from tests.proposals.conftest import edge_model_text
 
 SHAPE = (24, 32, 3)  # of the images here
@@ -297,6 +308,106 @@ def _read_mining(folder: Path, _out: Path) -> None:
         state.pool.evict(state.svms, _MINED.evict_score)
 
 
+@cache
+def _run() -> Path:
+    """A small training with fine-tuning, its test and its cache, in ``voc`` and ``run`` of a folder."""
+    folder = Path(mkdtemp(prefix="readers-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    generate_voc(folder / "voc", {"trainval": 3, "test": 2}, seed=1, sizes=((112, 96),))
+    run_training(_run_config(folder))
+    return folder
+
+
+def _run_config(folder: Path) -> Config:
+    tree = {
+        "output": str(folder / "run"),
+        "data": {"root": str(folder / "voc"), "test": "test"},
+        "backbone": {"name": "zf5_small", "weights": "random", "scales": [64]},
+        "pyramid": {"levels": [1]},
+        "fc": {"layer": "fc6", "weights": "random", "width": 8},
+        "finetune": {"enabled": True, "steps": 2, "last_steps": 1, "batch": 8, "held_out": 0},
+        "bbox": {"passes": 2},
+        "runtime": {"device": "cpu", "workers": 1},
+    }
+    return parse_config(tree, "fuzz")
+
+
+def _write_run(folder: Path) -> None:
+    """Without the model, so that a call makes it anew from the artefacts."""
+    shutil.copytree(_run(), folder, dirs_exist_ok=True)
+
+
+_made: list[Path] = []
+
+
+def _read_run(folder: Path, _out: Path) -> None:
+    if not _made:  # once all of it, undamaged: numba loads its kernels, which are its own affair
+        _made.append(folder)
+        for stage in ("finetune", "norms", "svms", "regressors"):
+            Cache(folder / "run" / "cache").prune(stage)
+    train(_run_config(folder))
+
+
+def _read_report(folder: Path, out: Path) -> None:
+    run_report(folder / "run", folder / "voc", "test", out=out / "report.html")
+
+
+def _write_table(folder: Path) -> None:
+    """Of an ablation; each row's model is there, by its name alone."""
+    config = _table_config(folder)
+    rows = table_rows(config)
+    figures = {"mAP50": 0.5, "mAP75": None, "train_seconds": 2.0, "detect_seconds": 0.1, "seconds": {}}
+    for row in rows:
+        row.config.output.mkdir(parents=True)
+        (row.config.output / "model.safetensors").touch()
+    ablation._write(config, rows, {row.name: ablation._described(row) | figures for row in rows})
+
+
+def _table_config(folder: Path) -> Config:
+    return parse_config({"output": str(folder / "table"), "data": {"test": "test"}}, "fuzz")
+
+
+def _read_table(folder: Path, out: Path) -> None:
+    config = _table_config(folder)
+    rows = table_rows(config)
+    kept = ablation._kept(config, rows)
+    figures = ablation._write(config.model_copy(update={"output": out}), rows, kept)
+    ablation_table(figures)
+
+
+def _write_fc(folder: Path) -> None:
+    """fc6 and fc7 of a network that is called alexnet, but narrow; with and without the levels it saw."""
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        "classifier.1.weight": torch.randn(6, 256 * 5, generator=generator),
+        "classifier.1.bias": torch.zeros(6),
+        "classifier.4.weight": torch.randn(6, 6, generator=generator),
+        "classifier.4.bias": torch.zeros(6),
+        LEVELS_KEY: torch.tensor([2, 1]),
+    }
+    (folder / "weights.safetensors").write_bytes(save(state))
+    torch.save(state, folder / "weights.pth")
+
+
+def _read_fc(folder: Path, _out: Path) -> None:
+    for path in sorted(folder.iterdir()):
+        head = FCHead("fc7", 256 * 5, 6, seed=None)
+        head.load_weights(str(path), "alexnet", (2, 1), 256)
+
+
+def _write_list(folder: Path) -> None:
+    (folder / "photos").mkdir()
+    names = [f"photos/{number}.jpg" for number in range(3)]
+    for number, name in enumerate(names):
+        _picture(number).save(folder / name)
+    (folder / "list.txt").write_text("\n".join(["", *names, ""]))
+
+
+def _read_list(folder: Path, _out: Path) -> None:
+    for path in find_images([folder / "list.txt"]):
+        path.is_absolute()  # a list may name anything: what it names is the reader's affair
+
+
 def _write_classes(folder: Path) -> None:
     for number, name in enumerate(("train/cat/a.jpg", "train/cat/b.png", "train/dog/c.webp")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -372,6 +483,16 @@ READERS = {
     "journal": Reader(_write_found, _resume, ("found/detections.jsonl",), in_place=True),
     "cache": Reader(_write_cache, _read_cache, in_place=True),
     "mining": Reader(_write_mining, _read_mining, in_place=True),
+    **{
+        f"artefacts {stage}": Reader(
+            _write_run, _read_run, (f"run/cache/{stage}/**/*.safetensors",), 0.05, in_place=True
+        )
+        for stage in ("finetune", "svms", "regressors", "norms")
+    },
+    "report": Reader(_write_run, _read_report, ("run/test/detections.json", "run/test/images.json"), 0.2),
+    "ablation": Reader(_write_table, _read_table, ("table/ablation.json",)),
+    "fc": Reader(_write_fc, _read_fc),
+    "list": Reader(_write_list, _read_list, ("list.txt",)),
     "classes": Reader(_write_classes, _read_classes),
     "checkpoint": Reader(_write_checkpoint, _read_checkpoint),
     **{f"edges {n}": Reader(_write_edges, _reads_edges(n), (n,), 0.2) for n in ("model.yml", "model.yml.gz")},

@@ -134,7 +134,7 @@ def test_other_settings_are_refused_with_every_difference(saved):
 
 
 @pytest.mark.parametrize("damage", ["half", "flipped", "text", "empty", "pickled"])
-def test_a_damaged_file_is_refused(saved, damage):
+def test_a_damaged_file_is_the_beginning_and_is_named(saved, damage, caplog):
     path, network, _ = saved
     data = path.read_bytes()
     if damage == "pickled":
@@ -143,7 +143,29 @@ def test_a_damaged_file_is_refused(saved, damage):
         flipped = data[:-9] + bytes([data[-9] ^ 1]) + data[-8:]
         broken = {"half": data[: len(data) // 2], "flipped": flipped, "text": b"hello there", "empty": b""}
         path.write_bytes(broken[damage])
+    begun_anew(path, network, caplog)
+
+
+def test_a_file_that_does_not_fit_together_leaves_the_network_as_it_was(saved, caplog):
+    """Half of it may have been filled in when that is noticed."""
+    path, network, _ = saved
+    save_checkpoint(path, nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(5)), Progress([], EMPTY), SETTINGS)
+    begun_anew(path, network, caplog)
+
+
+EMPTY = {"state": {}, "param_groups": []}
+
+
+def begun_anew(path, network: nn.Module, caplog) -> None:
     before = {name: t.clone() for name, t in network.state_dict().items()}
-    with pytest.raises(UserError, match=r"is not a checkpoint of this version, or is damaged.*remove"):
-        load_checkpoint(path, network, SETTINGS)
+    assert load_checkpoint(path, network, SETTINGS) == Progress([])
     assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
+    (record,) = caplog.records
+    assert str(path) in record.getMessage()
+    assert "beginning anew" in record.getMessage()
+
+
+def test_a_file_that_may_not_be_read_is_not_written_over(tmp_path):
+    (tmp_path / "checkpoint.safetensors").mkdir()
+    with pytest.raises(OSError, match=r"checkpoint\.safetensors"):
+        load_checkpoint(tmp_path / "checkpoint.safetensors", nn.Linear(1, 1), SETTINGS)

@@ -93,9 +93,11 @@ def test_files_that_cannot_be_read_are_left_out_and_named(images, tmp_path, capl
     some = LabelledImages(("a", "b"), paths, np.array([0, 0, 1]))
     kept, skipped = readable(some, 2, strict=False)
     assert (list(kept.paths), kept.labels.tolist()) == (paths[::2], [0, 1])
-    assert skipped == [str(tmp_path / "bad.jpg")]
+    (one,) = skipped
+    assert one["file"] == str(tmp_path / "bad.jpg")
+    assert "not an image" in one["reason"]
     assert "bad.jpg" in caplog.text
-    with pytest.raises(UnreadableImageError, match=r"bad\.jpg"):
+    with pytest.raises(UnreadableImageError, match=r"bad\.jpg: not an image"):
         readable(some, 2, strict=True)
     with pytest.raises(UserError, match="no readable image"):
         readable(LabelledImages(("a",), paths[1:2], np.array([0])), 2, strict=False)

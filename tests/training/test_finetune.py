@@ -416,3 +416,27 @@ def test_a_class_without_a_positive_is_named(empty):
 def test_a_loss_that_is_not_finite_names_the_learning_rate(empty):
     with pytest.raises(UserError, match=r"finetune\.learning_rate = 1e\+20: .* lower it"):
         tune(empty, SHORT.model_copy(update={"learning_rate": 1e20}))
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("step", np.array(99)),
+        ("sums", np.zeros(2)),
+        ("log", np.frombuffer(b'"x"', np.uint8)),
+        ("weights.fc8.weight", np.full((7, 64), np.nan, np.float32)),
+        ("momentum.fc8.bias", np.zeros(7)),
+        ("centre", None),
+    ],
+)
+def test_a_checkpoint_of_another_form_is_said_and_begun_anew(empty, caplog, name, array):
+    """It has the key and a right checksum: nothing but its content tells."""
+    whole, figures = tune(empty)
+    (path,) = (empty.cache.folder / "finetune").rglob("*.safetensors")
+    arrays = empty.cache.load("finetune", path.stem)
+    del arrays[name]
+    empty.cache.store("finetune", path.stem, arrays if array is None else arrays | {name: array})
+    again, again_figures = tune(empty)
+    assert equal(again, whole)
+    assert again_figures == figures
+    assert f"{path} is not what it should be" in caplog.text

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from spp_det.boxes import iou
-from spp_det.cache import Cache
+from spp_det.cache import Cache, digest
 from spp_det.config import Proposals
 from spp_det.data.records import Dataset
 from spp_det.data.synthetic import generate_voc
@@ -25,7 +25,7 @@ from spp_det.model.features import ConvMap, SPPFeatures, WindowVectors
 from spp_det.model.head import FCHead
 from spp_det.proposals import selective
 from spp_det.proposals.files import write_proposals
-from spp_det.training.images import TrainingImages
+from spp_det.training.images import MAPS_VERSION, TrainingImages
 from spp_det.training.mining import Example
 from spp_det.training.windows import LabelledWindows
 
@@ -453,10 +453,20 @@ def broken(voc, tmp_path) -> Dataset:
     return dataset
 
 
+REASONS = (
+    "the file is empty",
+    "not an image, or in a format that is not supported",
+    "No such file or directory",
+)
+
+
 def test_unreadable_images_are_skipped_with_a_warning_each(prepare, prepared, broken, caplog):
     images = prepare(broken)
     assert len(images) == 1
-    assert images.skipped == [record.image_id for record in broken.records[:3]]
+    assert images.skipped == [
+        {"file": str(record.path), "reason": reason}
+        for record, reason in zip(broken.records[:3], REASONS, strict=True)
+    ]
     assert torch.equal(all_of(images.vectors(0))[0], all_of(prepared.vectors(3))[0])
     warnings = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
     assert len(warnings) == 3
@@ -525,3 +535,62 @@ def test_maps_that_half_precision_cannot_hold_are_refused(prepare):
     large.map = lambda _image, _index: ConvMap(torch.full((4, 3, 3), 1e6), (1.0, 1.0))
     with pytest.raises(UserError, match=r"backbone\.weights: conv5 of .* does not fit into half precision"):
         prepare(features=large)
+
+
+def vanish(monkeypatch, *paths: Path) -> None:
+    """Once their windows are known these files are gone."""
+
+    def read(path: Path) -> np.ndarray:
+        return read_image(path.with_name("gone.jpg") if path in paths else path)
+
+    monkeypatch.setattr("spp_det.training.images.read_image", read)
+
+
+def test_an_image_that_vanishes_before_its_maps_are_made_is_skipped(
+    dataset, features, tmp_path, monkeypatch, caplog
+):
+    """The rest is what it would be without that image."""
+    images = TrainingImages(dataset, features, SEARCH, Cache(tmp_path / "cache"), 2)
+    lost = dataset.records[1]
+    vanish(monkeypatch, lost.path)
+    assert not images.make_maps(np.arange(4))
+    assert images.make_maps(np.arange(3))
+    assert [one["reason"] for one in images.skipped] == [
+        f"{lost.path.with_name('gone.jpg')}: no such file or directory"
+    ]
+    assert "skipped: " in caplog.text
+    others = replace(dataset, records=[record for record in dataset.records if record is not lost])
+    whole = TrainingImages(others, features, SEARCH, Cache(tmp_path / "cache"), 2)
+    assert whole.make_maps(np.arange(3))
+    assert whole.key() == images.key()
+    assert same(whole, images)
+
+
+def test_all_processes_learn_which_images_have_vanished(dataset, features, tmp_path, monkeypatch, in_ranks):
+    vanish(monkeypatch, dataset.records[2].path)
+
+    def work(rank: int) -> tuple[bool, list[str], list[str]]:
+        images = TrainingImages(dataset, features, SEARCH, Cache(tmp_path / str(rank)), 1)
+        whole = images.make_maps(np.arange(4))
+        return whole, [image.record.image_id for image in images.images], [s["file"] for s in images.skipped]
+
+    ids = [record.image_id for record in dataset.records]
+    assert in_ranks(2, work) == [(False, [*ids[:2], ids[3]], [str(dataset.records[2].path)])] * 2
+
+
+def test_a_vanished_image_is_an_error_where_strict_and_where_it_was_the_last(
+    dataset, features, tmp_path, monkeypatch
+):
+    vanish(monkeypatch, *(record.path for record in dataset.records))
+    for strict, said in ((True, "no such file"), (False, "no readable training image")):
+        images = TrainingImages(dataset, features, SEARCH, Cache(tmp_path / "cache"), 2, strict)
+        with pytest.raises(UserError, match=said):
+            images.make_maps(np.arange(4))
+
+
+def test_maps_of_another_device_than_the_cpu_have_keys_of_their_own(prepared, monkeypatch):
+    image, features = prepared.images[0], prepared.features
+    keys = [digest(image.key, MAPS_VERSION, key, prepared._network) for key in features.keys]
+    assert prepared._map_keys(0) == keys  # of all caches that there are
+    monkeypatch.setattr(features.backbone, "mean", torch.zeros(3, device="meta"))
+    assert not set(prepared._map_keys(0)) & set(keys)
