@@ -51,7 +51,7 @@ from spp_det.proposals.files import write_proposals
 from spp_det.proposals.source import WindowSource, proposals_of
 from spp_det.report.ablation import ablation_table
 from spp_det.report.write import FORMATS, DetectionWriter
-from spp_det.reporting import run_report
+from spp_det.reporting import Truth, run_report
 from spp_det.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spp_det.training.class_images import readable
 from spp_det.training.learning import Plan, Progress, learn
@@ -349,7 +349,7 @@ def _read_run(folder: Path, _out: Path) -> None:
 
 
 def _read_report(folder: Path, out: Path) -> None:
-    run_report(folder / "run", folder / "voc", "test", out=out / "report.html")
+    run_report(folder / "run", Truth(voc=folder / "voc"), out / "report.html")
 
 
 def _write_table(folder: Path) -> None:
