@@ -23,9 +23,12 @@ VERSION = 1  # of the windows that this file computes from given pixels; part of
 PATIENCE = 120  # seconds for the trial of a model, which takes one
 _TRIAL = """
 import sys, cv2, numpy
-image = numpy.random.default_rng(0).random((96, 128, 3), numpy.float32)
 forest = cv2.ximgproc.createStructuredEdgeDetection(sys.argv[1])
-forest.edgesNms(edges := forest.detectEdges(image), forest.computeOrientation(edges))
+generator = numpy.random.default_rng(0)
+for cell in (1, 4, 16, 48):  # from noise to slopes: the more leaves of the trees are met, the better
+    coarse = generator.random((192 // cell, 256 // cell, 3), numpy.float32)
+    image = cv2.resize(coarse, (256, 192), interpolation=cv2.INTER_LINEAR if cell % 3 else cv2.INTER_NEAREST)
+    forest.edgesNms(edges := forest.detectEdges(image), forest.computeOrientation(edges))
 """
 MOST = 2000  # windows of one image, the best by Edge Boxes' own score; as many as selective search gives (P)
 
