@@ -245,7 +245,9 @@ class Detector:
         """Boxes ``[M, 4]`` moved by a regressor, if it is there: box i is window ``windows[i]``."""
         if which >= len(self.regressors):
             return boxes
-        return self.regressors[which](vectors.of_windows(windows), labels, boxes)
+        regressor = self.regressors[which]
+        parts = vectors.in_chunks(vectors.of[windows], lambda v, at: regressor(v, labels[at], boxes[at]))
+        return np.concatenate(parts)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write everything into one safetensors file, whole or not at all. Equal models give equal bytes."""

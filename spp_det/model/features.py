@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from spp_det.model.model_file import Settings
 from spp_det.model.projection import closest_scale, project
 from spp_det.model.pyramid import Mode, distinct_rectangles, num_bins, pool_windows
 from spp_det.threads import on_all_cores
+
+T = TypeVar("T")
 
 CHUNK_BYTES = 6 * 2**20  # of vectors made and used at a time by one core: they stay in its cache
 GPU_CHUNK_BYTES = 2**30
@@ -73,20 +75,23 @@ class WindowVectors:
         make, then = self.make, layers
         return replace(self, make=lambda rows: then(make(rows)), chunk=max(self.chunk, FC_CHUNK))
 
-    @torch.inference_mode()
     def each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """``function`` of all vectors, ``[M, D] -> [M, ...]``, a cacheful at a time on all cores.
+        """``function`` of all vectors, ``[M, D] -> [M, ...]``, which must treat every vector by itself."""
+        return torch.cat(self.in_chunks(np.arange(len(self)), lambda vectors, _: function(vectors)))
 
-        It must treat every vector by itself.
+    def in_chunks(self, rows: Ints, function: Callable[[Tensor, Ints], T]) -> list[T]:
+        """``function(vectors [c, D], which [c])`` of rows ``[n]``, a cacheful at a time on all cores.
+
+        ``which`` says of which of the n the vectors are. No rows are one empty chunk.
         """
-        rows = np.arange(len(self))
-        chunks = [rows[start : start + self.chunk] for start in range(0, max(1, len(rows)), self.chunk)]
+        places = np.arange(len(rows))
+        chunks = [places[start : start + self.chunk] for start in range(0, max(1, len(rows)), self.chunk)]
 
-        def one(chunk: Ints) -> Tensor:
+        def one(chunk: Ints) -> T:
             with torch.inference_mode():  # a setting of each thread
-                return function(self.make(chunk))
+                return function(self.make(rows[chunk]), chunk)
 
-        return torch.cat(on_all_cores(one, chunks) if self.device.type == "cpu" else [one(c) for c in chunks])
+        return on_all_cores(one, chunks) if self.device.type == "cpu" else [one(chunk) for chunk in chunks]
 
 
 def chunk_size(dimension: int, device: torch.device) -> int:
