@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 from spp_det.cache import digest, write_json, write_whole
@@ -30,7 +31,7 @@ from spp_det.proposing import propose
 from spp_det.report.ablation import ablation_markdown
 from spp_det.run_folder import alone_in
 from spp_det.training.stages import Trained, cache_of, read_dataset, train
-from spp_det.training_run import finish_training
+from spp_det.training_run import content_of, finish_training
 from spp_det.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -55,12 +56,14 @@ class Row:
         scales: as names have it: ``1sc``, ``5sc``; ``rcnn`` where windows are warped.
         config: of the run that makes it; sections that are idle in it are at their defaults.
         refusal: why there is no such row; None where there is.
+        content: a key of the images, annotations and other files that it is made of.
     """
 
     kind: str
     scales: str
     config: Config
     refusal: str | None = None
+    content: str = ""
 
     @property
     def name(self) -> str:
@@ -74,12 +77,12 @@ class Row:
 
     @property
     def key(self) -> str:
-        """Of everything that its figures depend on; files count by their names."""
+        """Of everything that its figures depend on."""
         asked = self.config.model_dump(
             mode="json",
             exclude={"output": True, "strict": True, "runtime": True, "data": {"follow_links"}},
         )
-        return digest(__version__, asked)
+        return digest(__version__, asked, self.content)
 
 
 def table_rows(config: Config, several: Sequence[int] | None = None) -> list[Row]:
@@ -167,14 +170,30 @@ def run_ablation(
     if config.data.test is None:
         raise UserError("data.test = None: every row is scored, so name a split")
     rows = table_rows(config, several)
-    chosen = choose(rows, wanted)
+    choose(rows, wanted)  # refused before anything is read
     test = read_dataset(config.data, config.data.test)
     source = WindowSource(config.proposals)
     source.check((record.path, None) for record in test.records)
+    content = _content(config, test)
+    rows = [replace(row, content=content) for row in rows]
+    chosen = choose(rows, wanted)
     with alone_in(config.output):
         results = _kept(config, rows)
         begun()
         return _had(config, rows, chosen, results, test, source)
+
+
+def _content(config: Config, test: Dataset) -> str:
+    """A key of what the files hold that all rows are made of, whatever their names."""
+    train = read_dataset(config.data, config.data.train, config.data.classes)
+    named = (config.backbone.weights, config.fc.weights, config.proposals.file, config.proposals.edge_model)
+    files = [Path(name) for name in named if name is not None]
+    parts: list[object] = [content_of(files)]
+    for dataset in (train, test):
+        parts += [dataset.classes, content_of(record.path for record in dataset.records)]
+        for record in dataset.records:
+            parts += [a.tobytes() for a in (record.boxes, record.labels, record.difficult, record.crowd)]
+    return digest(*parts)
 
 
 def _had(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,7 @@ def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowS
 
 def _detect(detector: AnyDetector, config: Config, test: Dataset, source: WindowSource) -> Summary:
     """Detect in the test images, after those that the same model has already seen with the same content."""
-    content = _content(test) if distributed.is_first() else ""
+    content = content_of([record.path for record in test.records]) if distributed.is_first() else ""
 
     def detect(resume: bool) -> Summary:
         return detect_to_folder(
@@ -118,8 +118,8 @@ def _detect(detector: AnyDetector, config: Config, test: Dataset, source: Window
         return detect(resume=False)
 
 
-def _content(test: Dataset) -> str:
-    """A key of the bytes of all images; one that cannot be read counts as such."""
+def content_of(paths: Iterable[Path]) -> str:
+    """A key of the bytes of all files, in order; one that cannot be read counts as such."""
 
     def key(path: Path) -> str:
         try:
@@ -128,4 +128,4 @@ def _content(test: Dataset) -> str:
         except (OSError, ValueError, UnreadableImageError):
             return ""
 
-    return digest([key(record.path) for record in test.records])
+    return digest([key(path) for path in paths])

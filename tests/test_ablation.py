@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -14,6 +15,7 @@ from spp_det.ablation import _kept, choose, run_ablation, table_rows
 from spp_det.config import FIVE_SCALES, Config
 from spp_det.config_file import load_config, parse_config
 from spp_det.data.synthetic import generate_voc
+from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.model.detector import Detector
 from spp_det.training import finetune, mining, regression
@@ -230,11 +232,32 @@ def test_a_second_call_keeps_what_is_finished(folder, figures, monkeypatch):
     assert run_ablation(small(folder), [64, 96], "pool5,ft-fc7") == figures
 
 
+def test_other_photos_under_the_same_names_are_another_table(folder, figures):
+    def kept() -> set[str]:
+        content = ablation._content(small(folder), read_voc(folder / "voc", "test"))
+        rows = [replace(row, content=content) for row in table_rows(small(folder), [64, 96])]
+        return set(_kept(small(folder), rows))
+
+    assert kept() == {row["name"] for row in figures["rows"]}
+    for name in ("JPEGImages/trainval_00000.jpg", "JPEGImages/test_00000.jpg", "Annotations/test_00000.xml"):
+        path = folder / "voc" / name
+        before = path.read_bytes()
+        path.write_bytes(
+            before.replace(b"<difficult>0", b"<difficult>1") if path.suffix == ".xml" else before + b"0"
+        )
+        try:
+            assert kept() == set(), name
+        finally:
+            path.write_bytes(before)
+
+
 @pytest.mark.parametrize(
     "change", [{"mAP50": "high"}, {"scales": [1]}, {"error": 3}, {"train_seconds": None}]
 )
 def test_a_row_that_is_none_is_not_kept(folder, figures, change):
-    path, rows = folder / "run" / "ablation.json", table_rows(small(folder), [64, 96])
+    path = folder / "run" / "ablation.json"
+    content = ablation._content(small(folder), read_voc(folder / "voc", "test"))
+    rows = [replace(row, content=content) for row in table_rows(small(folder), [64, 96])]
     before = set(_kept(small(folder), rows))
     first, *others = figures["rows"]
     path.write_text(json.dumps(figures | {"rows": [first | change, *others]}))
