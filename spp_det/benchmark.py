@@ -38,6 +38,7 @@ from spp_det.model.model_file import Settings
 from spp_det.model.pyramid import DETECTION_LEVELS, pool_windows
 from spp_det.model.svm import LinearSVMs
 from spp_det.opencv import cv2
+from spp_det.process import use_machine
 from spp_det.progress import track
 from spp_det.proposals import selective_search
 from spp_det.threads import ahead
@@ -264,6 +265,7 @@ def _in_process(job: Callable[..., None], *arguments: object) -> tuple[float, in
 
 
 def _timed(job: Callable[..., None], arguments: Sequence[object]) -> tuple[float, int | None]:
+    use_machine()
     start = time.perf_counter()
     job(*arguments)
     return time.perf_counter() - start, peak_memory()

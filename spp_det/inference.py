@@ -16,6 +16,7 @@ from spp_det.cache import Cache
 from spp_det.images import RGB, UnreadableImageError, read_image
 from spp_det.model.detector import Detections
 from spp_det.model.ensemble import AnyDetector
+from spp_det.model.features import together
 from spp_det.proposals.source import WindowSource
 from spp_det.threads import ahead
 
@@ -32,6 +33,7 @@ class DetectedImage:
 
 
 Result = DetectedImage | UnreadableImageError
+Prepared = tuple[RGB, Boxes] | UnreadableImageError  # an image and its windows
 
 
 def detect_files(
@@ -97,12 +99,11 @@ def _detect_own(
     single: bool,
 ) -> Iterator[Result]:
     """Detect in each file, in the order given, by this process alone."""
-    on_cpu = detector.device.type == "cpu"
     # One image gets all cores. Of many, each core takes its own, and on a CPU through the network too: a core
     # is then never asked for by two threads, and nothing waits for the slowest share of an operation.
     threads = None if single else 1
 
-    def prepare(path: Path) -> tuple[RGB, Boxes] | UnreadableImageError:
+    def prepare(path: Path) -> Prepared:
         try:
             image = read_image(path)
         except UnreadableImageError as error:
@@ -113,17 +114,31 @@ def _detect_own(
             return image, source.windows_of_file(path, None, cache).boxes
         return image, source.windows(image, path, threads=threads)
 
-    def detect(path: Path, prepared: tuple[RGB, Boxes] | UnreadableImageError) -> Result:
+    def whole(path: Path) -> Result:
+        prepared = prepare(path)
         if isinstance(prepared, UnreadableImageError):
             return prepared
         return DetectedImage(path, prepared[0], detector.detect(*prepared))
 
-    def whole(path: Path) -> Result:
-        return detect(path, prepare(path))
-
     if single:
         yield from map(whole, paths)
-    elif on_cpu:
+    elif together(detector.device) == 1:
         yield from ahead(whole, paths, workers)
     else:
-        yield from map(detect, paths, ahead(prepare, paths, workers))
+        yield from _in_batches(detector, paths, ahead(prepare, paths, workers), together(detector.device))
+
+
+def _in_batches(
+    detector: AnyDetector, paths: Sequence[Path], prepared: Iterator[Prepared], size: int
+) -> Iterator[Result]:
+    """Detect in so many images at a time, as one thread feeds a GPU."""
+    pairs = zip(paths, prepared, strict=True)
+    while batch := list(islice(pairs, size)):
+        readable = [given for _, given in batch if not isinstance(given, UnreadableImageError)]
+        images, windows = [image for image, _ in readable], [windows for _, windows in readable]
+        found = iter(detector.detect_batch(images, windows))
+        for path, given in batch:
+            if isinstance(given, UnreadableImageError):
+                yield given
+            else:
+                yield DetectedImage(path, given[0], next(found))

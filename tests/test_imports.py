@@ -34,7 +34,7 @@ SIDEWAYS = {
     "model": {"proposals"},  # the detector searches for windows by itself
     "training_run": {"detecting"},  # of the test images
     "demo": {"training_run", "detecting"},
-    "benchmark": {"training_run", "detecting"},  # it times whole trainings and folders
+    "benchmark": {"training_run", "detecting", "process"},  # it times whole trainings and folders
     "ablation": {"training_run", "proposing"},
     "process": {"terminal"},
     "run_folder": {"cache", "config", "config_file", "distributed", "errors"},

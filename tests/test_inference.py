@@ -134,16 +134,31 @@ def test_a_single_file_gets_all_cores(detector, paths, looks):
     assert looks == ([(threading.get_ident(), None)], [(threading.get_ident(), 3)])
 
 
-def test_on_a_gpu_files_are_searched_ahead_and_seen_one_after_the_other(detector, paths, looks):
+def test_on_a_gpu_files_are_searched_ahead_and_seen_a_batch_after_the_other(
+    detector, paths, blemished, looks
+):
     """By a detector that says so, but computes here."""
-    there = SimpleNamespace(device=torch.device("cuda"), propose=detector.propose, detect=detector.detect)
-    results = list(detect_files(there, paths, 2))
-    searches, passes = looks
+    batches = []
+
+    def seen(images, windows):
+        batches.append((len(images), threading.get_ident()))
+        return detector.detect_batch(images, windows)
+
+    there = SimpleNamespace(device=torch.device("cuda"), propose=detector.propose, detect_batch=seen)
+    files = [*paths[:5], *blemished, *paths[5:]]
+    results = list(detect_files(there, files, 2))
+    searches, _ = looks
     assert threading.get_ident() not in {ident for ident, _ in searches}
-    assert [threads for _, threads in searches] == [1] * 10
-    assert {ident for ident, _ in passes} == {threading.get_ident()}
-    assert [result.path for result in results] == paths
-    for found, expected in zip(results, detect_files(detector, paths, 2), strict=True):
+    assert {threads for _, threads in searches} == {1}
+    unreadable = [isinstance(result, UnreadableImageError) for result in results]
+    assert sum(unreadable) == 2
+    here = threading.get_ident()
+    assert batches == [(8 - sum(unreadable[:8]), here), (len(files) - 8 - sum(unreadable[8:]), here)]
+    for path, found, expected in zip(files, results, detect_files(detector, files, 2), strict=True):
+        if isinstance(expected, UnreadableImageError):
+            assert str(found) == str(expected)
+            continue
+        assert found.path == path
         np.testing.assert_array_equal(found.detections["labels"], expected.detections["labels"])
         np.testing.assert_allclose(found.detections["scores"], expected.detections["scores"], atol=1e-4)
 

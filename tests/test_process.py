@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -176,3 +177,48 @@ def test_a_refusal_that_cannot_be_said_has_its_exit_code():
     """
     with FULL.open("w") as stderr:
         assert run(program, stderr=stderr).returncode == 2
+
+
+CHURN = """
+    import resource, sys
+    import numpy as np
+    from spp_det.process import use_machine
+
+    if sys.argv[1] == "set":
+        use_machine()
+    for turn in range(40):
+        if turn == 10:
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        several = [np.ones(700_000) for _ in range(3)]  # as many pages as selective search's masks
+        del several
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def churn(how: str, **environment: str) -> int:
+    """Page faults of allocating 500 MB, 17 at a time."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", textwrap.dedent(CHURN), how]
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**inherited, **environment}
+    )
+    return int(ended.stdout)
+
+
+@pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc" or sys.platform != "linux", reason="it is glibc's allocator that is set"
+)
+def test_memory_that_was_freed_is_used_again_unless_the_environment_says_otherwise():
+    faults = churn("set")
+    assert churn("leave") > 10 * faults
+    assert churn("set", MALLOC_MMAP_THRESHOLD_="1000000", MALLOC_TRIM_THRESHOLD_="1000000") > 10 * faults
+
+
+@pytest.mark.parametrize(("said", "expected"), [(None, "1000"), ("7", "7")])
+def test_threads_of_torch_do_not_spin_unless_the_environment_says_so(monkeypatch, said, expected):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if said is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", said)
+    monkeypatch.setattr(process.sys, "platform", "elsewhere")  # the allocator of the tests stays as it is
+    process.use_machine()
+    assert os.environ["GOMP_SPINCOUNT"] == expected

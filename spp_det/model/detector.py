@@ -19,7 +19,7 @@ from spp_det.errors import UserError
 from spp_det.images import RGB, as_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.features import ConvMap, SPPFeatures, WindowFeatures, WindowVectors
+from spp_det.model.features import ConvMap, SPPFeatures, WindowFeatures, WindowVectors, maps_of_each
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import ModelFile, Settings, fingerprint, read_model, write_model
 from spp_det.model.rcnn import RCNNFeatures
@@ -175,8 +175,18 @@ class Detector:
         """
         if windows is None:
             windows = self.propose(image)
+        maps = self.features.maps(image)  # the whole image, once a scale
+        return self._detect(image, maps, windows)
+
+    @torch.inference_mode()
+    def detect_batch(self, images: Sequence[RGB], windows: Sequence[Boxes]) -> list[Detections]:
+        """`detect` in each of several images, for a GPU: images of one size pass the network together."""
+        maps = maps_of_each(self.features, images)
+        return [self._detect(*each) for each in zip(images, maps, windows, strict=True)]
+
+    def _detect(self, image: RGB, maps: Sequence[ConvMap], windows: Boxes) -> Detections:
         limits = self.settings.detection
-        found = self.candidates(image, windows, limits)
+        found = self.candidates(maps, windows, limits)
         kept, scores = suppress(found.places, found.labels, found.scores, limits)
         return ranked(found.boxes(kept), found.labels[kept], scores, image)
 
@@ -194,9 +204,8 @@ class Detector:
         return selective_search(image, search.mode, search.max_side, threads)
 
     @torch.inference_mode()
-    def candidates(self, image: RGB, windows: Boxes, limits: Detection) -> Candidates:
-        """Every class of every one of ``[N, 4]`` windows that scores enough."""
-        maps = self.features.maps(image)  # the whole image, once a scale
+    def candidates(self, maps: Sequence[ConvMap], windows: Boxes, limits: Detection) -> Candidates:
+        """Every class of every one of an image's ``[N, 4]`` windows that scores enough."""
         vectors, scores = self.score(maps, windows)
         chosen, labels = passing(scores, limits.score_threshold)
         if len(self.regressors) > 1:

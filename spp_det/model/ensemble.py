@@ -13,6 +13,7 @@ from spp_det.config import Precision
 from spp_det.errors import UserError
 from spp_det.images import RGB
 from spp_det.model.detector import AnyImage, Detections, Detector, detect_each, ranked, suppress
+from spp_det.model.features import ConvMap, maps_of_each
 
 
 class Ensemble:
@@ -63,8 +64,19 @@ class Ensemble:
         """Detect in one RGB uint8 ``[H, W, 3]`` image, in its own ``[N, 4]`` windows or the given ones."""
         if windows is None:
             windows = self.propose(image)
+        return self._detect(image, [model.features.maps(image) for model in self.models], windows)
+
+    @torch.inference_mode()
+    def detect_batch(self, images: Sequence[RGB], windows: Sequence[Boxes]) -> list[Detections]:
+        """See `Detector.detect_batch`."""
+        maps = zip(*(maps_of_each(model.features, images) for model in self.models), strict=True)
+        return [self._detect(*each) for each in zip(images, maps, windows, strict=True)]
+
+    def _detect(self, image: RGB, maps: Sequence[Sequence[ConvMap]], windows: Boxes) -> Detections:
+        """``maps`` are those of each model."""
         limits = self.settings.detection
-        parts = [model.candidates(image, windows, limits) for model in self.models]
+        looks = zip(self.models, maps, strict=True)
+        parts = [model.candidates(own, windows, limits) for model, own in looks]
         places = np.concatenate([part.places for part in parts])
         scores = np.concatenate([part.scores for part in parts])
         labels = np.concatenate([own[part.labels] for own, part in zip(self._labels, parts, strict=True)])

@@ -29,6 +29,7 @@ T = TypeVar("T")
 CHUNK_BYTES = 6 * 2**20  # of vectors made and used at a time by one core: they stay in its cache
 GPU_CHUNK_BYTES = 2**30
 FC_CHUNK = 512  # vectors that pass fc layers together: each time, all the weights are read
+BATCH_PIXELS = 4 * 2**20  # of images that pass the network together: VGG-16 then takes 3 GiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +101,28 @@ def chunk_size(dimension: int, device: torch.device) -> int:
     return max(1, most // (4 * dimension))
 
 
+def together(device: torch.device) -> int:
+    """How many images to ask a network for maps of at a time: on a CPU each core takes one by itself."""
+    return 1 if device.type == "cpu" else 8
+
+
+def batches(sizes: Sequence[tuple[int, ...]], most_pixels: int = BATCH_PIXELS) -> list[list[int]]:
+    """Which images ``[n]`` pass the network together, by their sizes (height, width): those of one size, as
+    many as have so many pixels, or one.
+
+    >>> batches([(480, 640), (640, 480), (480, 640)])
+    [[0, 2], [1]]
+    """
+    of_size: dict[tuple[int, ...], list[int]] = {}
+    for index, size in enumerate(sizes):
+        of_size.setdefault(size, []).append(index)
+    parts = []
+    for (height, width), same in of_size.items():
+        most = max(1, most_pixels // (height * width))
+        parts += [same[start : start + most] for start in range(0, len(same), most)]
+    return parts
+
+
 class WindowFeatures(Protocol):
     """What describes windows: SPP-net's way, below, or R-CNN's, in `spp_det.model.rcnn`.
 
@@ -117,17 +140,23 @@ class WindowFeatures(Protocol):
     dimension: int
     keys: tuple[tuple[object, ...], ...]
 
-    def map(self, image: RGB, index: int) -> ConvMap:
-        """One of the maps that the windows of an image share: RGB uint8 ``[H, W, 3]``."""
+    def maps_at(self, images: Sequence[RGB], index: int) -> list[ConvMap]:
+        """One of the maps that the windows of an image share, of each of several: RGB uint8 ``[H, W, 3]``."""
 
     def maps(self, image: RGB) -> list[ConvMap]:
-        """All of them."""
+        """All of them, of one image."""
 
     def vectors(self, maps: Sequence[ConvMap], windows: Boxes, scale_of: Ints | None = None) -> WindowVectors:
         """The vectors of ``[N, 4]`` windows in pixels of the image.
 
         ``scale_of [N]`` says from which of the maps to take each; None leaves the choice to the method.
         """
+
+
+def maps_of_each(features: WindowFeatures, images: Sequence[RGB]) -> list[tuple[ConvMap, ...]]:
+    """All maps of each of several images, RGB uint8 ``[H, W, 3]``."""
+    scales = [features.maps_at(images, index) for index in range(len(features.scales))]
+    return list(zip(*scales, strict=True))
 
 
 class SPPFeatures:
@@ -168,17 +197,25 @@ class SPPFeatures:
         return cls(backbone, sizes.scales, sizes.max_side, pyramid.levels, pyramid.mode, pyramid.normalize)
 
     @torch.inference_mode()
-    def map(self, image: RGB, index: int) -> ConvMap:
-        """RGB uint8 ``[H, W, 3]`` to its map at the scale of that index."""
-        height, width = image.shape[:2]
-        resized = resize_shorter_side(image, self.scales[index], self.max_side)
-        pixels = torch.from_numpy(resized).to(self.backbone.mean.device)
-        cells = self.backbone(pixels.permute(2, 0, 1)[None])[0]
-        return ConvMap(cells, (resized.shape[1] / width, resized.shape[0] / height))
+    def maps_at(self, images: Sequence[RGB], index: int) -> list[ConvMap]:
+        """RGB uint8 ``[H, W, 3]`` each to its map at the scale of that index.
+
+        Images that get the same size pass the network together.
+        """
+        resized = [resize_shorter_side(image, self.scales[index], self.max_side) for image in images]
+        cells: list[Tensor] = [self.backbone.mean] * len(images)
+        for batch in batches([image.shape[:2] for image in resized]):
+            pixels = torch.from_numpy(np.stack([resized[i] for i in batch])).to(self.backbone.mean.device)
+            for i, own in zip(batch, self.backbone(pixels.permute(0, 3, 1, 2)), strict=True):
+                cells[i] = own
+        return [
+            ConvMap(own, (large.shape[1] / image.shape[1], large.shape[0] / image.shape[0]))
+            for own, large, image in zip(cells, resized, images, strict=True)
+        ]
 
     def maps(self, image: RGB) -> list[ConvMap]:
         """RGB uint8 ``[H, W, 3]`` to one map a scale."""
-        return [self.map(image, index) for index in range(len(self.scales))]
+        return [self.maps_at([image], index)[0] for index in range(len(self.scales))]
 
     def locate(
         self, maps: Sequence[ConvMap], windows: Boxes, scale_of: Ints | None = None

@@ -37,13 +37,14 @@ class RCNNFeatures:
         self.keys: tuple[tuple[object, ...], ...] = (("rcnn",),)
         self._fill = backbone.mean.flatten().tolist()  # the colour that the network takes for nothing
 
-    def map(self, image: RGB, index: int) -> ConvMap:  # noqa: ARG002  (there is one)
-        """RGB uint8 ``[H, W, 3]`` to itself: nothing is computed that windows could share."""
-        return ConvMap(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1), (1.0, 1.0))
+    def maps_at(self, images: Sequence[RGB], index: int) -> list[ConvMap]:  # noqa: ARG002  (there is one)
+        """RGB uint8 ``[H, W, 3]`` each to itself: nothing is computed that windows could share."""
+        pixels = [torch.from_numpy(np.ascontiguousarray(image)) for image in images]
+        return [ConvMap(each.permute(2, 0, 1), (1.0, 1.0)) for each in pixels]
 
     def maps(self, image: RGB) -> list[ConvMap]:
         """The same."""
-        return [self.map(image, 0)]
+        return self.maps_at([image], 0)
 
     def vectors(
         self,

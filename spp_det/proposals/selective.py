@@ -8,7 +8,7 @@ that those of one image can run on several cores; the set of windows is the same
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -120,17 +120,21 @@ def _group(bgr: RGB, converted: npt.NDArray[np.uint8], k: int, search: _Search) 
     searcher.setBaseImage(bgr)
     searcher.addImage(converted)
     searcher.addGraphSegmentation(segmentation)
-    for cues in search.strategies:
-        searcher.addStrategy(_strategy(module, cues))
+    # Every strategy starts its cues anew, one after the other: they can share them, and with them the texture
+    # of each pixel, which a cue computes once an image.
+    cues = {cue: _cue(module, cue) for cue in "CFTS"}
+    for strategy in search.strategies:
+        parts = [cues[cue] for cue in strategy]
+        several = module.createSelectiveSearchSegmentationStrategyMultiple
+        searcher.addStrategy(parts[0] if len(parts) == 1 else several(*parts))
     return np.asarray(searcher.process(), dtype=np.int64).reshape(-1, 4)
 
 
-def _strategy(module: Any, cues: Sequence[str]) -> Any:
+def _cue(module: Any, letter: str) -> Any:
     create = {
         "C": module.createSelectiveSearchSegmentationStrategyColor,
         "F": module.createSelectiveSearchSegmentationStrategyFill,
         "T": module.createSelectiveSearchSegmentationStrategyTexture,
         "S": module.createSelectiveSearchSegmentationStrategySize,
     }
-    parts = [create[cue]() for cue in cues]
-    return parts[0] if len(parts) == 1 else module.createSelectiveSearchSegmentationStrategyMultiple(*parts)
+    return create[letter]()

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +24,8 @@ from spp_det.config import Proposals
 from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
-from spp_det.images import Skipped, UnreadableImageError, read_image, skipped
-from spp_det.model.features import ConvMap, WindowFeatures, WindowVectors
+from spp_det.images import RGB, Skipped, UnreadableImageError, read_image, skipped
+from spp_det.model.features import ConvMap, WindowFeatures, WindowVectors, together
 from spp_det.model.head import FCHead
 from spp_det.progress import track
 from spp_det.proposals.source import WindowSource
@@ -129,10 +130,11 @@ class TrainingImages:
         self._owner = np.empty(len(self), np.int64)
         self._owner[order] = np.arange(len(self)) % distributed.world_size()
         own = self._own(range(len(self)))
-        # A network on the CPU takes one image a core; a GPU takes one after the other.
-        networks = self.workers if self.features.backbone.mean.device.type == "cpu" else 1
+        size = together(self.features.backbone.mean.device)
+        groups = [own[start : start + size] for start in range(0, len(own), size)]
+        networks = self.workers if size == 1 else 2  # of two threads at a GPU, one reads and writes files
         title = f"conv5 maps ({self.features.backbone.name})"
-        made = ahead(self._have_maps, own, networks, waiting=networks)
+        made = chain.from_iterable(ahead(self._have_maps, groups, networks, waiting=networks))
         lost = [
             {"index": np.array(index), **_unreadable(error)}
             for index, error in zip(own, track(made, title, len(own)), strict=True)
@@ -153,16 +155,27 @@ class TrainingImages:
         """Those of some images that are this process's."""
         return [index for index in indices if self._owner[index] == distributed.rank()]
 
-    def _have_maps(self, index: int) -> UnreadableImageError | None:
-        """Compute the maps of one image that are not in the cache. The others are not read before they are
-        used: they may be many gigabytes, and a damaged one is then computed again. What is returned is why
-        there are none."""
-        if not all(self.cache.has("maps", key) for key in self._map_keys(index)):
-            try:
-                self._maps(index)
-            except UnreadableImageError as error:
-                return error
-        return None
+    def _have_maps(self, group: Sequence[int]) -> list[UnreadableImageError | None]:
+        """Compute the maps of a group of images that are not in the cache, one scale after the other. Those
+        that are there are not read before they are used: they may be many gigabytes, and a damaged one is
+        then computed again. What is returned is, of each image, why there are none."""
+        keys = {index: self._map_keys(index) for index in group}
+        pixels: dict[int, RGB] = {}
+        why: dict[int, UnreadableImageError] = {}
+        for number in range(len(self.features.keys)):
+            # All of the group or none: how a GPU rounds depends on what passes the network together.
+            if all(self.cache.has("maps", keys[index][number]) for index in group):
+                continue
+            for index in group:
+                if index not in pixels and index not in why:
+                    try:
+                        pixels[index] = read_image(self.images[index].record.path)
+                    except UnreadableImageError as error:
+                        why[index] = error
+            made = self.features.maps_at(list(pixels.values()), number)
+            for index, conv_map in zip(pixels, made, strict=True):
+                self.cache.store("maps", keys[index][number], self._to_keep(index, conv_map))
+        return [why.get(index) for index in group]
 
     def _map_keys(self, index: int) -> list[str]:
         image, device = self.images[index], self.features.backbone.mean.device.type
@@ -171,17 +184,10 @@ class TrainingImages:
 
     def _maps(self, index: int) -> list[ConvMap]:
         """The maps of one image, each by itself in the cache: a run with one more scale adds that alone."""
-        image = self.images[index]
-        pixels = cache(lambda: read_image(image.record.path))  # once, if any map is missing
+        pixels = cache(lambda: read_image(self.images[index].record.path))  # once, if any map is missing
 
         def compute(number: int) -> Arrays:
-            conv_map = self.features.map(pixels(), number)
-            cells = conv_map.cells.permute(1, 2, 0).half()  # [h, w, C]
-            if not cells.isfinite().all():
-                raise UserError(
-                    f"backbone.weights: conv5 of {image.record.path} does not fit into half precision"
-                )
-            return {"cells": cells.cpu().numpy(), "enlargement": np.array(conv_map.enlargement)}
+            return self._to_keep(index, self.features.maps_at([pixels()], number)[0])
 
         maps = []
         for number, key in enumerate(self._map_keys(index)):
@@ -189,6 +195,13 @@ class TrainingImages:
             cells = torch.from_numpy(found["cells"]).to(self.features.backbone.mean.device).permute(2, 0, 1)
             maps.append(ConvMap(cells, tuple(found["enlargement"].tolist())))
         return maps
+
+    def _to_keep(self, index: int, conv_map: ConvMap) -> Arrays:
+        cells = conv_map.cells.permute(1, 2, 0).half()  # [h, w, C]
+        if not cells.isfinite().all():
+            path = self.images[index].record.path
+            raise UserError(f"backbone.weights: conv5 of {path} does not fit into half precision")
+        return {"cells": cells.cpu().numpy(), "enlargement": np.array(conv_map.enlargement)}
 
     def windows(self) -> list[LabelledWindows]:
         """Of every image."""

@@ -68,6 +68,21 @@ def test_a_model_combined_with_itself_detects_what_it_detects_alone(
     assert equal(Ensemble([detector] * copies).detect(images[which], windows), alone)
 
 
+def test_images_of_a_batch_are_detected_as_each_alone(build_detector, images):
+    detector = build_detector(passes=2, scales=(80, 160))
+    windows = [detector.propose(image)[::5] for image in images]
+    for model in (detector, Ensemble([detector, other_model(detector)])):
+        found = model.detect_batch(images, windows)
+        assert len(found) == len(images) > 1
+        for together, image, mine in zip(found, images, windows, strict=True):
+            alone = model.detect(image, mine)
+            assert len(alone["scores"]) > 0
+            np.testing.assert_array_equal(together["labels"], alone["labels"])
+            np.testing.assert_allclose(together["boxes"], alone["boxes"], atol=0.01)
+            np.testing.assert_allclose(together["scores"], alone["scores"], atol=1e-4)
+        assert model.detect_batch([], []) == []
+
+
 def slow_union(models, image, windows):
     """Every window of every model, the surest first; then each goes to the regressor of its own model."""
     classes, settings, rows = models[0].classes, models[0].settings.detection, []

@@ -17,7 +17,14 @@ from spp_det.data.synthetic import scene
 from spp_det.errors import UserError
 from spp_det.images import resize_shorter_side
 from spp_det.model.backbone import Backbone
-from spp_det.model.features import ConvMap, SPPFeatures, WindowVectors, chunk_size
+from spp_det.model.features import (
+    ConvMap,
+    SPPFeatures,
+    WindowVectors,
+    batches,
+    chunk_size,
+    maps_of_each,
+)
 from spp_det.model.model_file import Settings
 from spp_det.model.projection import project
 from spp_det.model.pyramid import pool_windows
@@ -67,6 +74,35 @@ def test_a_map_is_the_network_on_the_resized_image(backbone, image):
 def test_the_enlargement_is_that_of_each_axis_after_rounding(backbone, image):
     (conv_map,) = features_of(backbone, (100,)).maps(image[:77])  # 77 x 200 -> 100 x 259.74
     assert conv_map.enlargement == (260 / 200, 100 / 77)
+
+
+def test_images_of_one_size_pass_the_network_together(backbone, monkeypatch):
+    """Each gets the map that it gets alone, to rounding, whatever stands beside it."""
+    sizes = [(200, 150), (120, 150), (400, 300), (200, 150), (150, 120)]  # 0, 2 and 3 become 213 x 160
+    images = [scene(np.random.default_rng(i), sizes=(size,)).image for i, size in enumerate(sizes)]
+    features = features_of(backbone, (160, 96))
+    alone = [features.maps(image) for image in images]
+    passed, forward = [], Backbone.forward
+
+    def noted(self, pixels):
+        passed.append(len(pixels))
+        return forward(self, pixels)
+
+    monkeypatch.setattr(Backbone, "forward", noted)
+    found = maps_of_each(features, images)
+    assert passed == [3, 1, 1] * 2
+    for maps, expected in zip(found, alone, strict=True):
+        for conv_map, other in zip(maps, expected, strict=True):
+            assert conv_map.enlargement == other.enlargement
+            torch.testing.assert_close(conv_map.cells, other.cells, atol=1e-4, rtol=1e-4)
+    assert maps_of_each(features, []) == []
+
+
+def test_no_more_pixels_pass_together_than_there_is_memory_for():
+    sizes = [(10, 10)] * 5 + [(5, 20), (10, 10), (40, 10)]
+    assert batches(sizes, most_pixels=300) == [[0, 1, 2], [3, 4, 6], [5], [7]]
+    assert batches(sizes, most_pixels=1) == [[0], [1], [2], [3], [4], [6], [5], [7]]
+    assert batches([]) == []
 
 
 @pytest.mark.parametrize("mode", ["max", "average"])

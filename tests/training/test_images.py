@@ -99,7 +99,7 @@ def no_computing(monkeypatch):
 
     monkeypatch.setattr(selective, "selective_search", forbidden)
     monkeypatch.setattr("spp_det.proposals.source.read_image", forbidden)
-    monkeypatch.setattr(SPPFeatures, "maps", forbidden)
+    monkeypatch.setattr(SPPFeatures, "maps_at", forbidden)
     monkeypatch.setattr("spp_det.training.images.read_image", forbidden)
 
 
@@ -282,14 +282,15 @@ def test_a_second_run_computes_nothing_and_gives_the_same(prepare, prepared, req
 def networks(monkeypatch):
     """The number of torch's threads at every pass of an image through the network, two scales an image."""
     passes, lock = [], threading.Lock()
-    one_map = SPPFeatures.map
+    maps_at = SPPFeatures.maps_at
 
-    def noted(self, image, index):
+    def noted(self, images, index):
+        assert len(images) == 1
         with lock:
             passes.append((torch.get_num_threads(), threading.get_ident()))
-        return one_map(self, image, index)
+        return maps_at(self, images, index)
 
-    monkeypatch.setattr(SPPFeatures, "map", noted)
+    monkeypatch.setattr(SPPFeatures, "maps_at", noted)
     return passes
 
 
@@ -316,13 +317,13 @@ def test_only_the_maps_that_are_missing_are_computed(prepare, prepared, networks
 
 
 def test_as_many_images_pass_the_network_at_once_as_there_are_workers(prepare, monkeypatch):
-    together, one_map = threading.Barrier(4, timeout=20), SPPFeatures.map
+    together, maps_at = threading.Barrier(4, timeout=20), SPPFeatures.maps_at
 
-    def waiting(self, image, index):
+    def waiting(self, images, index):
         together.wait()
-        return one_map(self, image, index)
+        return maps_at(self, images, index)
 
-    monkeypatch.setattr(SPPFeatures, "map", waiting)
+    monkeypatch.setattr(SPPFeatures, "maps_at", waiting)
     assert len(prepare(workers=4)) == 4
 
 
@@ -532,7 +533,7 @@ def test_proposals_of_a_tiny_image_are_its_windows(prepare, voc, tmp_path):
 
 def test_maps_that_half_precision_cannot_hold_are_refused(prepare):
     large = SPPFeatures(Backbone("zf5_small"), (64,), 400, (3, 1), "max")
-    large.map = lambda _image, _index: ConvMap(torch.full((4, 3, 3), 1e6), (1.0, 1.0))
+    large.maps_at = lambda images, _: [ConvMap(torch.full((4, 3, 3), 1e6), (1.0, 1.0)) for _ in images]
     with pytest.raises(UserError, match=r"backbone\.weights: conv5 of .* does not fit into half precision"):
         prepare(features=large)
 
@@ -546,10 +547,41 @@ def vanish(monkeypatch, *paths: Path) -> None:
     monkeypatch.setattr("spp_det.training.images.read_image", read)
 
 
-def test_an_image_that_vanishes_before_its_maps_are_made_is_skipped(
-    dataset, features, tmp_path, monkeypatch, caplog
+def test_a_gpu_makes_maps_of_several_images_at_once_and_of_all_of_a_group_again(
+    dataset, prepare, features, tmp_path, monkeypatch
 ):
-    """The rest is what it would be without that image."""
+    """How it rounds depends on what passes together: so a group that was interrupted is made as a whole."""
+    alone = prepare()
+    groups, maps_at = [], SPPFeatures.maps_at
+
+    def noted(self, images, index):
+        groups.append((len(images), index))
+        return maps_at(self, images, index)
+
+    monkeypatch.setattr(SPPFeatures, "maps_at", noted)
+    monkeypatch.setattr("spp_det.training.images.together", lambda _: 3)
+    images = TrainingImages(dataset, features, SEARCH, Cache(tmp_path / "other"), 2)
+    images.make_maps(np.arange(4))
+    assert sorted(groups) == [(1, 0), (1, 1), (3, 0), (3, 1)]
+    for index in range(4):
+        (one, _), (two, _) = all_of(alone.vectors(index)), all_of(images.vectors(index))
+        torch.testing.assert_close(one, two, atol=2e-3, rtol=2e-3)
+    kept = {path: path.read_bytes() for path in artefacts(tmp_path / "other", "maps")}
+    groups.clear()
+    images.make_maps(np.arange(4))
+    assert groups == []
+    images.cache.remove("maps", images._map_keys(1)[0])
+    images.make_maps(np.arange(4))
+    assert groups == [(3, 0)]
+    assert {path: path.read_bytes() for path in artefacts(tmp_path / "other", "maps")} == kept
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_an_image_that_vanishes_before_its_maps_are_made_is_skipped(
+    dataset, features, tmp_path, monkeypatch, caplog, size
+):
+    """The rest is what it would be without that image; also where several pass the network at once."""
+    monkeypatch.setattr("spp_det.training.images.together", lambda _: size)
     images = TrainingImages(dataset, features, SEARCH, Cache(tmp_path / "cache"), 2)
     lost = dataset.records[1]
     vanish(monkeypatch, lost.path)
