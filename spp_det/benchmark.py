@@ -33,6 +33,7 @@ from spp_det.images import RGB, encode_jpeg, read_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.detector import Detector, features_of
+from spp_det.model.features import together
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
 from spp_det.model.pyramid import DETECTION_LEVELS, pool_windows
@@ -163,13 +164,17 @@ def after_proposals(
     jobs: dict[str, Job] = {
         "SPP-net, 1 scale": partial(one.detect, image, windows),
         "   conv5": partial(one.features.maps, image),
-        "   pooling and scoring": partial(vectors.each, one.scorer),
+        "   pooling and scoring": partial(vectors.scores, one.scorer),
         "SPP-net, 5 scales": partial(make(FIVE_SCALES).detect, image, windows),
     }
-    seconds = _seconds(list(jobs.values()), device, repeats=3)
+    seconds = _seconds(list(jobs.values()), device, repeats=7)
     (warped,) = _seconds([partial(rcnn.detect, image, windows)], device, repeats=1, warm=False)
     rows = [_row(name, s, ratio=warped / s) for name, s in zip(jobs, seconds, strict=True)]
     rows.append(_row("R-CNN", warped))
+    if (number := together(torch.device(device))) > 1:
+        photos = [photo(seed, size) for seed in range(number)]
+        (batch,) = _seconds([partial(one.features.maps_at, photos, 0)], device, repeats=3)
+        rows.append(_row(f"conv5 of {number} photos together, each", batch / number))
     width = 4096 if count > 1000 else 64
     whole = FC(layer="fc7", weights="random", width=width)
     exact = make(fc=whole)
@@ -296,7 +301,7 @@ def detector(
     names = [f"class {k}" for k in range(CLASSES)]
     made = Detector(names, described, head, LinearSVMs(weight, torch.zeros(CLASSES)), (regressor,), settings)
     vectors = described.vectors(described.maps(photo(1, (320, 240))), random_windows(100, (320, 240)))
-    scores = vectors.through(made.head).each(made.scorer).cpu()[vectors.of]
+    scores = vectors.through(made.head).scores(made.scorer).cpu()[vectors.of]
     bias = settings.detection.score_threshold - scores.quantile(0.99, dim=0)
     made.scorer = LinearSVMs(weight, bias).to(vectors.device)
     return made

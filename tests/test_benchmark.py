@@ -73,6 +73,14 @@ def test_ratios_are_those_of_the_times(figures):
             assert {"SPP-net, 1 scale", "SPP-net, 5 scales", "SPP-net, 1 scale, fc7"} < rows.keys()
 
 
+def test_where_images_pass_together_that_is_timed_for_each(monkeypatch):
+    monkeypatch.setattr(benchmark, "together", lambda _: 3)
+    rows = benchmark.after_proposals("zf5_small", "cpu", (200, 192), 20)
+    (row,) = (row for row in rows if row["name"] == "conv5 of 3 photos together, each")
+    (alone,) = (row for row in rows if row["name"].strip() == "conv5")
+    assert alone["seconds"] / 10 < row["seconds"] < 10 * alone["seconds"]
+
+
 def test_speeds_are_those_of_the_times(figures):
     alone, *_, whole, beside = figures["figures"]["a folder"]
     assert whole["images_per_second"] == pytest.approx(4 / whole["seconds"])

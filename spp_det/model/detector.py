@@ -220,7 +220,7 @@ class Detector:
     def score(self, maps: Sequence[ConvMap], windows: Boxes) -> tuple[WindowVectors, Floats]:
         """The pool5 vectors of ``[N, 4]`` windows on the maps of their image, and their scores ``[N, K]``."""
         vectors = self.features.vectors(maps, windows)  # pool5 [M, D], one a distinct rectangle of cells
-        return vectors, vectors.through(self.head).each(self.scorer).cpu().numpy()[vectors.of]
+        return vectors, vectors.through(self.head).scores(self.scorer).cpu().numpy()[vectors.of]
 
     def _twice(
         self,

@@ -21,7 +21,8 @@ from spp_det.images import RGB, resize_shorter_side
 from spp_det.model.backbone import Backbone
 from spp_det.model.model_file import Settings
 from spp_det.model.projection import closest_scale, project
-from spp_det.model.pyramid import Mode, distinct_rectangles, num_bins, pool_windows
+from spp_det.model.pyramid import Mode, distinct_rectangles, num_bins, pool_windows, score_windows
+from spp_det.model.svm import LinearSVMs
 from spp_det.threads import on_all_cores
 
 T = TypeVar("T")
@@ -54,12 +55,15 @@ class WindowVectors:
         of: int64 ``[N]``: the row of each window.
         chunk: rows that `each` makes at a time.
         device: where the vectors are made.
+        products: all of them times weights ``[K, D]`` plus biases ``[K]``, ``[M, K]``, where that is had
+            without making them.
     """
 
     make: Callable[[Ints], Tensor]
     of: Ints
     chunk: int
     device: torch.device
+    products: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         """M, the number of distinct vectors: windows with the same cells share one."""
@@ -74,7 +78,14 @@ class WindowVectors:
         if layers is None:
             return self
         make, then = self.make, layers
-        return replace(self, make=lambda rows: then(make(rows)), chunk=max(self.chunk, FC_CHUNK))
+        chunk = max(self.chunk, FC_CHUNK)
+        return replace(self, make=lambda rows: then(make(rows)), chunk=chunk, products=None)
+
+    def scores(self, scorer: Callable[[Tensor], Tensor]) -> Tensor:
+        """What is said of all vectors, ``[M, D] -> [M, K]``: SVMs take the short way if there is one."""
+        if self.products is None or not isinstance(scorer, LinearSVMs):
+            return self.each(scorer)
+        return self.products(scorer.weight, scorer.bias)
 
     def each(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """``function`` of all vectors, ``[M, D] -> [M, ...]``, which must treat every vector by itself."""
@@ -264,7 +275,17 @@ class SPPFeatures:
                 pooled[torch.from_numpy(mine)] = self._pool(cells[index], rectangles[rows[mine]])
             return pooled
 
-        return WindowVectors(make, row_of, chunk_size(self.dimension, cells[0].device), cells[0].device)
+        def products(weight: Tensor, bias: Tensor) -> Tensor:
+            by_map = (rectangles[map_of == index] for index in range(len(maps)))
+            length = self.dimension**0.5 if self.normalize == "hellinger" else None
+            how = weight, bias, self.levels, self.mode, length
+            return torch.cat([score_windows(c, mine, *how) for c, mine in zip(cells, by_map, strict=True)])
+
+        device = cells[0].device
+        on_cpu = device.type == "cpu"
+        return WindowVectors(
+            make, row_of, chunk_size(self.dimension, device), device, products if on_cpu else None
+        )
 
     def _pool(self, cells: Tensor, rectangles: Ints) -> Tensor:
         """``[C, h, w], [n, 4] -> [n, D]``."""

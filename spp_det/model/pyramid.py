@@ -4,9 +4,10 @@ Level ``n`` lays an ``n x n`` grid over the region; each bin keeps the maximum (
 channel. Bin ``i`` of ``n`` over a side of ``a`` cells covers ``[floor(i*a/n), ceil((i+1)*a/n))``, so a
 side shorter than the grid is legal: neighbouring bins then repeat a cell.
 
-Two doors: `SpatialPyramidPooling` pools whole maps in a batch and carries gradients;
-`pool_windows` pools thousands of windows of one map and is what the detector spends its time on.
-It beats one `roi_pool` call a level for three reasons, and none of them is an approximation:
+Three doors: `SpatialPyramidPooling` pools whole maps in a batch and carries gradients; `pool_windows` pools
+thousands of windows of one map; `score_windows` multiplies their vectors by the weights of linear classifiers
+before they leave the cache, and is what the detector spends its time on.
+Pooling so beats one `roi_pool` call a level for three reasons, and none of them is an approximation:
 
 1. Windows that project onto the same rectangle of cells are pooled once.
 2. If ``n`` divides ``m``, bin ``i`` of ``n`` is exactly the union of bins ``i*m/n .. (i+1)*m/n - 1`` of
@@ -120,10 +121,8 @@ def pool_windows(
     torch.Size([2, 50, 256])
     """
     bins, mode = num_bins(levels), _checked_mode(mode)
-    if feature_map.ndim != 3 or not feature_map.is_floating_point():
-        raise ValueError(f"feature_map must be floating point [C, h, w], got {list(feature_map.shape)}")
     rectangles = np.ascontiguousarray(torch.as_tensor(windows).cpu().numpy(), dtype=np.int64)
-    _check_windows(rectangles, height=feature_map.shape[1], width=feature_map.shape[2])
+    _check_map_and_windows(feature_map, rectangles)
     channels = feature_map.shape[0]
     if len(rectangles) == 0 or channels == 0:
         return feature_map.new_empty((len(rectangles), bins, channels))
@@ -132,6 +131,63 @@ def pool_windows(
     channels_last = exact.permute(1, 2, 0).contiguous()  # [h, w, C]
     pool = _pool_on_cpu if feature_map.device.type == "cpu" else _pool_on_accelerator
     return pool(channels_last, rectangles, tuple(levels), mode).to(feature_map.dtype)
+
+
+@torch.no_grad()
+def score_windows(
+    feature_map: Tensor,
+    windows: Ints,
+    weight: Tensor,
+    bias: Tensor,
+    levels: Sequence[int] = DETECTION_LEVELS,
+    mode: Mode = "max",
+    length: float | None = None,
+) -> Tensor:
+    """Linear scores of every window of one map: ``[C, h, w], [N, 4] -> [N, K]``.
+
+    To rounding that is ``pool_windows(...).flatten(1) @ weight.T + bias``, in half the time: the vectors, 50
+    times the map's channels each, are never all there. A window's scores do not depend, to the bit, on the
+    windows beside it nor on the number of threads.
+
+    Args:
+        feature_map, windows, levels, mode: as in `pool_windows`; float32, on the CPU.
+        weight: float32 ``[K, bins * C]``.
+        bias: float32 ``[K]``.
+        length: the Euclidean length that each vector is scaled to first (one of zeros stays zero); None:
+            it keeps its own.
+
+    Raises ValueError as `pool_windows` does, and where the weights are not of that form.
+
+    >>> weight, bias = torch.rand(20, 50 * 256), torch.zeros(20)
+    >>> score_windows(torch.rand(256, 43, 57), np.array([[0, 0, 20, 30], [5, 5, 6, 6]]), weight, bias).shape
+    torch.Size([2, 20])
+    """
+    _check_map_and_windows(feature_map, windows)
+    if (feature_map.dtype, feature_map.device.type) != (torch.float32, "cpu"):
+        raise ValueError(
+            f"feature_map must be float32 on the CPU, got {feature_map.dtype} on {feature_map.device}"
+        )
+    dimension, classes = num_bins(levels) * len(feature_map), len(bias)
+    for name, given, shape in (("weight", weight, (classes, dimension)), ("bias", bias, (classes,))):
+        if given.dtype != torch.float32 or given.shape != shape:
+            raise ValueError(f"{name} must be float32 {list(shape)}, got {given.dtype} {list(given.shape)}")
+    cells = feature_map.permute(1, 2, 0).contiguous().numpy()  # [h, w, C]
+    padded = np.zeros((-(-classes // _TILE) * _TILE, dimension), np.float32)
+    padded[:classes] = weight.numpy()
+    plan = _derivation(tuple(levels), _checked_mode(mode))
+    scores = np.empty((len(windows), classes), np.float32)
+
+    def score_chunk(start: int) -> None:
+        chunk = slice(start, start + _CHUNK)
+        _score_kernel(
+            cells, windows[chunk], plan, mode == "average", padded, bias.numpy(), length or 0.0, scores[chunk]
+        )
+
+    if dimension:
+        on_all_cores(score_chunk, range(0, len(windows), _CHUNK))
+    else:
+        scores[:] = bias.numpy()
+    return torch.from_numpy(scores)
 
 
 def distinct_rectangles(windows: Ints) -> tuple[Ints, Ints]:
@@ -150,7 +206,10 @@ def _checked_mode(mode: str) -> Mode:
     return mode  # type: ignore[return-value]
 
 
-def _check_windows(windows: Ints, height: int, width: int) -> None:
+def _check_map_and_windows(feature_map: Tensor, windows: Ints) -> None:
+    if feature_map.ndim != 3 or not feature_map.is_floating_point():
+        raise ValueError(f"feature_map must be floating point [C, h, w], got {list(feature_map.shape)}")
+    height, width = feature_map.shape[1:]
     if windows.ndim != 2 or windows.shape[1] != 4:
         raise ValueError(f"windows must have shape [N, 4], got {list(windows.shape)}")
     if len(windows) == 0:
@@ -178,6 +237,8 @@ def _derivation(levels: tuple[int, ...], mode: Mode) -> Ints:
 
 
 _CHUNK = 32  # rectangles a task: small enough to even out large and small ones between the cores
+_HELD = 8  # vectors that are scored together: they stay in a core's second cache
+_TILE = 4  # of them, and of classes, whose products stay in its registers
 
 
 def _pool_on_cpu(channels_last: Tensor, windows: Ints, levels: tuple[int, ...], mode: Mode) -> Tensor:
@@ -208,31 +269,96 @@ def _kernel(cells, distinct, sharers, ends, start, stop, plan, average, vectors)
     ``cells [h, w, C]``, ``vectors [N, bins, C]``; rectangle r belongs to the windows
     ``sharers[ends[r - 1]:ends[r]]``; ``plan`` from `_derivation`.
     """
-    channels = cells.shape[2]
     for r in range(start, stop):
-        x1, y1 = distinct[r, 0], distinct[r, 1]
-        width, height = distinct[r, 2] - x1, distinct[r, 3] - y1
         first_sharer = ends[r - 1] if r > 0 else 0
-        i = sharers[first_sharer]
-        for step in range(plan.shape[0]):
-            n, first, finer, finer_first = plan[step]
-            finer_bins = vectors[i, finer_first : finer_first + finer * finer].reshape(finer, finer, channels)
-            group = finer // n
-            for row in range(n):
-                for column in range(n):
-                    out = vectors[i, first + row * n + column]
-                    if finer > 0:
-                        top, left = row * group, column * group
-                        _maximum(finer_bins, top, top + group, left, left + group, out)
-                        continue
-                    top, bottom = y1 + row * height // n, y1 + ((row + 1) * height + n - 1) // n
-                    left, right = x1 + column * width // n, x1 + ((column + 1) * width + n - 1) // n
-                    if average:
-                        _mean(cells, top, bottom, left, right, out)
-                    else:
-                        _maximum(cells, top, bottom, left, right, out)
+        vector = vectors[sharers[first_sharer]]
+        _pool(cells, distinct[r], plan, average, vector)
         for k in range(first_sharer + 1, ends[r]):  # while the vector is still in the cache
-            vectors[sharers[k]] = vectors[i]
+            vectors[sharers[k]] = vector
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _score_kernel(  # type: ignore[no-untyped-def]
+    cells, windows, plan, average, weight, bias, length, scores
+):
+    """``scores [N, K]`` of ``windows``, a cacheful of vectors at a time.
+
+    ``weight [K', D]`` has rows of zeros up to a multiple of `_TILE`; ``length`` 0 leaves vectors as they are.
+    """
+    channels = cells.shape[2]
+    vectors = np.empty((_HELD, weight.shape[1] // channels, channels), cells.dtype)
+    flat = vectors.reshape(_HELD, weight.shape[1])
+    products = np.empty((_HELD, weight.shape[0]), cells.dtype)
+    for start in range(0, len(windows), _HELD):
+        stop = min(start + _HELD, len(windows))
+        for r in range(start, stop):
+            _pool(cells, windows[r], plan, average, vectors[r - start])
+        for k in range(0, weight.shape[0], _TILE):  # each weight is read once for all the vectors held
+            for i in range(0, _HELD, _TILE):
+                _multiply(flat[i : i + _TILE], weight[k : k + _TILE], products[i : i + _TILE, k : k + _TILE])
+        for r in range(start, stop):
+            scale = np.float32(1)
+            if length > 0:
+                scale = np.float32(length / max(np.sqrt(_square(flat[r - start])), 1e-12))
+            for k in range(len(bias)):
+                scores[r, k] = products[r - start, k] * scale + bias[k]
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _multiply(x, w, out):  # type: ignore[no-untyped-def]
+    """``out [4, 4] = x [4, D] @ w [4, D].T``: sixteen sums in registers, a number read serves four.
+
+    BLAS would first copy the vectors into an order of its own, which for few classes is most of the work.
+    """
+    x0, x1, x2, x3 = x[0], x[1], x[2], x[3]
+    w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = np.float32(0)
+    c0 = c1 = c2 = c3 = d0 = d1 = d2 = d3 = np.float32(0)
+    for i in range(x.shape[1]):
+        a, b, c, d = x0[i], x1[i], x2[i], x3[i]
+        p, q, r, s = w0[i], w1[i], w2[i], w3[i]
+        a0, a1, a2, a3 = a0 + a * p, a1 + a * q, a2 + a * r, a3 + a * s
+        b0, b1, b2, b3 = b0 + b * p, b1 + b * q, b2 + b * r, b3 + b * s
+        c0, c1, c2, c3 = c0 + c * p, c1 + c * q, c2 + c * r, c3 + c * s
+        d0, d1, d2, d3 = d0 + d * p, d1 + d * q, d2 + d * r, d3 + d * s
+    out[0, 0], out[0, 1], out[0, 2], out[0, 3] = a0, a1, a2, a3
+    out[1, 0], out[1, 1], out[1, 2], out[1, 3] = b0, b1, b2, b3
+    out[2, 0], out[2, 1], out[2, 2], out[2, 3] = c0, c1, c2, c3
+    out[3, 0], out[3, 1], out[3, 2], out[3, 3] = d0, d1, d2, d3
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _square(x):  # type: ignore[no-untyped-def]
+    """The sum of the squares of ``x [D]``."""
+    total = np.float32(0)
+    for d in range(x.shape[0]):
+        total += x[d] * x[d]
+    return total
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _pool(cells, rectangle, plan, average, vector):  # type: ignore[no-untyped-def]
+    """``vector [bins, C]`` of one rectangle of ``cells [h, w, C]``."""
+    channels = cells.shape[2]
+    x1, y1 = rectangle[0], rectangle[1]
+    width, height = rectangle[2] - x1, rectangle[3] - y1
+    for step in range(plan.shape[0]):
+        n, first, finer, finer_first = plan[step]
+        finer_bins = vector[finer_first : finer_first + finer * finer].reshape(finer, finer, channels)
+        group = finer // n
+        for row in range(n):
+            for column in range(n):
+                out = vector[first + row * n + column]
+                if finer > 0:
+                    top, left = row * group, column * group
+                    _maximum(finer_bins, top, top + group, left, left + group, out)
+                    continue
+                top, bottom = y1 + row * height // n, y1 + ((row + 1) * height + n - 1) // n
+                left, right = x1 + column * width // n, x1 + ((column + 1) * width + n - 1) // n
+                if average:
+                    _mean(cells, top, bottom, left, right, out)
+                else:
+                    _maximum(cells, top, bottom, left, right, out)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -23,7 +23,7 @@ from spp_det.training.windows import LabelledWindows, spread_out
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # of the SVMs that given windows, vectors and settings lead to; part of their cache key
+VERSION = 3  # of the SVMs that given windows, vectors and settings lead to; part of their cache key
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,7 +301,7 @@ def _joined(parts: list[distributed.Arrays]) -> Fit:
 def _hard_negatives(example: Example, svms: LinearSVMs, settings: SVM) -> tuple[Tensor, npt.NDArray[np.int8]]:
     """What an image has to teach: vectors ``[n, D]`` and their signs ``[n, K]``."""
     vector_of = example.vectors.of
-    scores = example.vectors.each(svms.to(example.vectors.device)).cpu().numpy()[vector_of]  # [N, K]
+    scores = example.vectors.scores(svms.to(example.vectors.device)).cpu().numpy()[vector_of]  # [N, K]
     negative = example.windows.class_overlaps(scores.shape[1]) < settings.negative_iou
     hard = negative & (scores > settings.hard_score)
     signs = np.zeros((len(example.vectors), scores.shape[1]), np.int8)  # of each vector

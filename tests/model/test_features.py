@@ -28,6 +28,7 @@ from spp_det.model.features import (
 from spp_det.model.model_file import Settings
 from spp_det.model.projection import project
 from spp_det.model.pyramid import pool_windows
+from spp_det.model.svm import LinearSVMs
 from spp_det.threads import ahead, on_all_cores
 from tests.vectors import held
 
@@ -389,6 +390,28 @@ def test_through_puts_layers_one_after_the_other(backbone, image):
     assert torch.equal(second.of_windows(rows), expected[of[rows]])
     assert torch.equal(second.each(lambda x: -x), -expected)
     assert torch.equal(vectors.make(rows), whole[rows])  # the plain ones are what they were
+
+
+@pytest.mark.parametrize("normalize", ["none", "hellinger"])
+@pytest.mark.parametrize("scales", [(160,), (100, 160, 300)])
+def test_svms_score_pooled_windows_without_making_their_vectors(
+    backbone, image, pooled_rows, scales, normalize
+):
+    features = features_of(backbone, scales, normalize=normalize)
+    vectors = features.vectors(features.maps(image), random_windows(150, 200, 150))
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3, features.dimension, generator=generator) / features.dimension
+    svms = LinearSVMs(weight, torch.tensor([0.1, 0.2, 0.3]))
+    scores = vectors.scores(svms)
+    assert pooled_rows == []
+    torch.testing.assert_close(scores, vectors.each(svms), atol=1e-5, rtol=1e-4)
+    assert sum(pooled_rows) == len(vectors)
+    # Whatever is no product of theirs is made of the vectors themselves.
+    assert torch.equal(vectors.scores(head_and_tail), vectors.each(head_and_tail))
+    through = vectors.through(lambda x: -x)
+    assert torch.equal(through.scores(svms), through.each(svms))
+    nothing = features.vectors(features.maps(image), np.zeros((0, 4), np.float32))
+    assert nothing.scores(svms).shape == (0, 3)
 
 
 def test_vectors_that_are_there_already_are_handed_out():

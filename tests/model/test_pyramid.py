@@ -16,6 +16,7 @@ from spp_det.model.pyramid import (
     mirrored_bins,
     num_bins,
     pool_windows,
+    score_windows,
 )
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -156,10 +157,81 @@ def test_order_and_repetition_of_windows_do_not_matter():
     assert torch.equal(pool_windows(feature_map, windows[order]), pool_windows(feature_map, windows)[order])
 
 
+def linear(dimension: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(classes, dimension, generator=generator) / dimension**0.5
+    return weight, torch.randn(classes, generator=generator)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    maps_and_windows(),
+    LEVELS,
+    st.sampled_from(["max", "average"]),
+    st.integers(0, 21),
+    st.none() | st.floats(0.5, 100),
+)
+def test_scores_are_the_products_of_pooled_vectors(case, levels, mode, classes, length):
+    feature_map, windows = case
+    weight, bias = linear(num_bins(levels) * len(feature_map), classes)
+    scores = score_windows(feature_map, windows, weight, bias, levels, mode, length)
+    vectors = pool_windows(feature_map, windows, levels, mode).flatten(1).double()
+    if length is not None:
+        vectors *= length / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp(min=1e-12)
+    expected = vectors @ weight.double().T + bias.double()
+    assert scores.dtype == torch.float32
+    scale = vectors.abs() @ weight.double().abs().T + bias.double().abs()  # of what was summed
+    assert ((scores - expected).abs() <= 1e-5 * scale + 1e-30).all()
+
+
+def test_a_windows_scores_depend_neither_on_its_neighbours_nor_on_threads(three_threads):  # noqa: ARG001
+    """To the bit: so detections do not change with the number of cores, or with windows of no interest."""
+    feature_map, windows = torch.rand(31, 20, 30), random_windows(333, 20, 30)
+    weight, bias = linear(50 * 31, 5)
+    scores = score_windows(feature_map, windows, weight, bias)
+    order = np.random.default_rng(1).permutation(333)
+    assert torch.equal(score_windows(feature_map, windows[order], weight, bias), scores[order])
+    for i in (0, 100, 332):
+        assert torch.equal(score_windows(feature_map, windows[i : i + 1], weight, bias)[0], scores[i])
+    torch.set_num_threads(1)
+    assert torch.equal(score_windows(feature_map, windows, weight, bias), scores)
+    assert torch.equal(score_windows(feature_map, windows, weight[2:3], bias[2:3])[:, 0], scores[:, 2])
+
+
+def test_a_vector_of_zeros_has_no_length_to_scale():
+    weight, bias = linear(50, 2)
+    windows = np.array([[0, 0, 2, 2]])
+    assert torch.equal(score_windows(torch.zeros(1, 3, 3), windows, weight, bias, length=7.0)[0], bias)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weight": torch.zeros(2, 49)}, r"weight must be float32 \[2, 50\]"),
+        ({"weight": torch.zeros(2, 50).double()}, "float64"),
+        ({"weight": torch.zeros(3, 50)}, "weight"),
+        ({"bias": torch.zeros(2, 1)}, "bias"),
+        ({"feature_map": torch.zeros(1, 4, 5).double()}, "feature_map must be float32"),
+        ({"feature_map": torch.zeros(1, 4, 5, device="meta")}, "on the CPU"),
+        ({"windows": np.array([[0, 0, 6, 1]])}, "leaves the map"),
+        ({"mode": "median"}, "mode"),
+        ({"levels": ()}, "levels"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(change, message):
+    """The kernel reads memory unchecked."""
+    given = {"feature_map": torch.zeros(1, 4, 5), "windows": np.array([[0, 0, 1, 1]])}
+    given |= {"weight": torch.zeros(2, 50), "bias": torch.zeros(2)}
+    assert score_windows(**given).shape == (1, 2)
+    with pytest.raises(ValueError, match=message):
+        score_windows(**given | change)
+
+
 def test_the_arguments_are_left_as_they_were():
     feature_map, windows = torch.randn(3, 5, 6), random_windows(9, 5, 6)
     copies = feature_map.clone(), windows.copy()
     pool_windows(feature_map, windows)
+    score_windows(feature_map, windows, *linear(150, 3))
     assert torch.equal(feature_map, copies[0])
     assert (windows == copies[1]).all()
 
