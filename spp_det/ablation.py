@@ -25,7 +25,7 @@ from spp_det.evaluation.reading import read_json
 from spp_det.evaluation.results import or_none, read_results
 from spp_det.evaluation.voc import evaluate_voc
 from spp_det.model.detector import Detector
-from spp_det.model.head import CLASSIFIERS
+from spp_det.model.head import IMAGENET
 from spp_det.proposals.source import WindowSource
 from spp_det.proposing import propose
 from spp_det.report.ablation import ablation_markdown
@@ -131,8 +131,8 @@ def _row(config: Config, kind: str, label: str, backbone: BackboneSettings) -> R
         }
     )
     refusal = None
-    if kind.startswith("fc6") and config.fc.weights == "default" and backbone.name not in CLASSIFIERS:
-        refusal = f"no ImageNet network of {backbone.name} has an fc6 to take as it is"
+    if kind.startswith("fc6") and config.fc.weights == "default" and backbone.name not in IMAGENET:
+        refusal = f"torchvision has no fc6 of {backbone.name} to take as it is; fc.weights=FILE names one"
     return Row(kind, label, asked, refusal)
 
 

@@ -6,7 +6,6 @@ random weights, which cost what trained ones cost. Everything runs on generated 
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from torch import nn
 from torchvision.ops import roi_pool
 
 from spp_det.boxes import Boxes
-from spp_det.config import FC, FIVE_SCALES, Features, Precision
+from spp_det.config import FC, FIVE_SCALES, Detection, Features, Precision
 from spp_det.config import Backbone as BackboneSettings
 from spp_det.config_file import parse_config
 from spp_det.data.synthetic import generate_voc, scene
@@ -32,17 +31,18 @@ from spp_det.devices import has_bfloat16, peak_memory
 from spp_det.images import RGB, encode_jpeg, read_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.detector import Detector, features_of
-from spp_det.model.features import together
+from spp_det.model.detector import Candidates, Detections, Detector, features_of, ranked, suppress
+from spp_det.model.features import images_at_once
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
 from spp_det.model.pyramid import DETECTION_LEVELS, pool_windows
+from spp_det.model.rcnn import warp
 from spp_det.model.svm import LinearSVMs
 from spp_det.opencv import cv2
-from spp_det.process import use_machine
+from spp_det.process import tune_process
 from spp_det.progress import track
 from spp_det.proposals import selective_search
-from spp_det.threads import ahead
+from spp_det.threads import ahead, cores
 from spp_det.training_run import run_training
 
 CLASSES = 20  # as many as Pascal VOC has
@@ -69,7 +69,7 @@ def run_benchmark(backbone: str = "alexnet", device: str = "cpu", quick: bool = 
         "after the proposals, bfloat16": lambda: after_proposals(backbone, device, size, windows, "bfloat16"),
         "windows": lambda: growth_with_windows(backbone, device, size, windows),
         "image size": lambda: growth_with_size(backbone, device, size, windows),
-        "a folder": lambda: whole_folder(backbone, device, size, count=4 if quick else 24),
+        "a folder": lambda: whole_folder(backbone, device, size, count=4 if quick else 100),
         "training": lambda: growth_with_data(count=3 if quick else 25, size=size if quick else (320, 240)),
     }
     if not has_bfloat16(torch.device(device)):
@@ -82,7 +82,7 @@ def machine(device: str) -> dict[str, Any]:
     """What the figures were measured on."""
     return {
         "processor": _processor(),
-        "cores": os.cpu_count(),
+        "cores": cores(),
         "threads of torch": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
         "python": platform.python_version(),
@@ -138,7 +138,7 @@ def search_threads(size: tuple[int, int]) -> list[Row]:
         search.switchToSelectiveSearchFast(150, 150, 0.8)
         search.process()
 
-    threads = sorted({1, 2, os.cpu_count() or 1})
+    threads = sorted({1, 2, cores()})
     jobs: list[Job] = [preset, *(partial(selective_search, image, threads=n) for n in threads)]
     seconds = _seconds(jobs, "cpu", repeats=3)
     ours = [_row(f"{n} threads", s, ratio=seconds[0] / s) for n, s in zip(threads, seconds[1:], strict=True)]
@@ -158,23 +158,29 @@ def after_proposals(
     def make(scales: Sequence[int] = (688,), features: Features = "spp", fc: FC | None = None) -> Detector:
         return detector(backbone, device, scales, features, fc, precision)
 
-    one, rcnn = make(), make(features="rcnn")
-    maps = one.features.maps(image)
-    vectors = one.features.vectors(maps, windows)
-    jobs: dict[str, Job] = {
-        "SPP-net, 1 scale": partial(one.detect, image, windows),
-        "   conv5": partial(one.features.maps, image),
-        "   pooling and scoring": partial(vectors.scores, one.scorer),
-        "SPP-net, 5 scales": partial(make(FIVE_SCALES).detect, image, windows),
-    }
+    rcnn, jobs = make(features="rcnn"), dict[str, Job]()
+    for title, spp in (("1 scale", one := make()), ("5 scales", make(FIVE_SCALES))):
+        maps, limits = spp.features.maps(image), spp.settings.detection
+        jobs |= {
+            f"SPP-net, {title}": partial(spp.detect, image, windows),
+            f"   conv5, {title}": partial(spp.features.maps, image),
+            f"   pooling and scoring, {title}": partial(spp.score, maps, windows),
+            f"   suppression and boxes, {title}": partial(
+                _finish, spp.candidates(maps, windows, limits), limits, image
+            ),
+        }
     seconds = _seconds(list(jobs.values()), device, repeats=7)
+    rcnn.detect(image, windows[:64])  # warm, and the rest is long enough to be its own mean
     (warped,) = _seconds([partial(rcnn.detect, image, windows)], device, repeats=1, warm=False)
     rows = [_row(name, s, ratio=warped / s) for name, s in zip(jobs, seconds, strict=True)]
     rows.append(_row("R-CNN", warped))
-    if (number := together(torch.device(device))) > 1:
+    fill = rcnn.features.backbone.mean.flatten().tolist()
+    (warping,) = _seconds([lambda: [warp(image, box, fill) for box in windows]], device, repeats=1)
+    rows.append(_row("   warping, R-CNN", warping))
+    if (number := images_at_once(torch.device(device))) > 1:
         photos = [photo(seed, size) for seed in range(number)]
         (batch,) = _seconds([partial(one.features.maps_at, photos, 0)], device, repeats=3)
-        rows.append(_row(f"conv5 of {number} photos together, each", batch / number))
+        rows.append(_row(f"   conv5, 1 scale, {number} photos together, each", batch / number))
     width = 4096 if count > 1000 else 64
     whole = FC(layer="fc7", weights="random", width=width)
     exact = make(fc=whole)
@@ -186,6 +192,11 @@ def after_proposals(
     names = ("SPP-net, 1 scale, fc7", "SPP-net, 1 scale, fc7 compressed")
     rows += [_row(name, s, ratio=warped / s) for name, s in zip(names, seconds, strict=True)]
     return [*rows, _row("R-CNN, fc7", warped)]
+
+
+def _finish(found: Candidates, limits: Detection, image: RGB) -> Detections:
+    kept, scores = suppress(found.places, found.labels, found.scores, limits)
+    return ranked(found.boxes(kept), found.labels[kept], scores, image)
 
 
 def growth_with_windows(backbone: str, device: str, size: tuple[int, int], most: int) -> list[Row]:
@@ -211,7 +222,7 @@ def growth_with_size(backbone: str, device: str, size: tuple[int, int], count: i
 
 def whole_folder(backbone: str, device: str, size: tuple[int, int], count: int) -> list[Row]:
     """A folder of photos from files to files, beside its selective search alone."""
-    cores = os.cpu_count() or 1
+    workers = cores()
     with TemporaryDirectory() as place:
         paths = []
         for number in range(count):
@@ -219,16 +230,18 @@ def whole_folder(backbone: str, device: str, size: tuple[int, int], count: int) 
             paths[-1].write_bytes(encode_jpeg(photo(number, size)))
         model = Path(place) / "model.safetensors"
         detector(backbone, device).save(model)
+        decoding, _ = _timed(_read_files, (paths,))
         alone, _ = _timed(_search_files, (paths, 1))
-        shared, _ = _timed(_search_files, (paths, cores))
+        shared, _ = _timed(_search_files, (paths, workers))
         whole, memory = _in_process(_detect_files, model, paths, Path(place) / "found", device)
     return [
+        _row("decoding, each photo", decoding / count),
         _row(f"selective search, {count} photos, 1 core", alone),
-        _row(f"selective search, {cores} cores", shared, ratio=alone / shared),
+        _row(f"selective search, {workers} cores", shared, ratio=alone / shared),
         _row(
             "detection, all cores", whole, ratio=alone / whole, images_per_second=count / whole, memory=memory
         ),
-        _row("   beside a perfect search", alone / cores, ratio=whole / (alone / cores)),
+        _row("   beside a perfect search", alone / workers, ratio=whole / (alone / workers)),
     ]
 
 
@@ -242,6 +255,11 @@ def growth_with_data(count: int, size: tuple[int, int]) -> list[Row]:
             seconds, memory = _in_process(_train, root)
             rows.append(_row(f"{photos} photos", seconds, images_per_second=photos / seconds, memory=memory))
     return rows
+
+
+def _read_files(paths: Sequence[Path]) -> None:
+    for path in paths:
+        read_image(path)
 
 
 def _search_files(paths: Sequence[Path], workers: int) -> None:
@@ -265,12 +283,12 @@ def _train(root: Path) -> None:
 
 def _in_process(job: Callable[..., None], *arguments: object) -> tuple[float, int | None]:
     """Seconds and peak memory in MiB of a job in a process of its own, which has all the memory to itself."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn, initializer=tune_process) as processes:
         return processes.submit(_timed, job, arguments).result()
 
 
 def _timed(job: Callable[..., None], arguments: Sequence[object]) -> tuple[float, int | None]:
-    use_machine()
     start = time.perf_counter()
     job(*arguments)
     return time.perf_counter() - start, peak_memory()

@@ -16,7 +16,7 @@ from spp_det.cache import Cache
 from spp_det.images import RGB, UnreadableImageError, read_image
 from spp_det.model.detector import Detections
 from spp_det.model.ensemble import AnyDetector
-from spp_det.model.features import together
+from spp_det.model.features import images_at_once
 from spp_det.proposals.source import WindowSource
 from spp_det.threads import ahead
 
@@ -120,12 +120,13 @@ def _detect_own(
             return prepared
         return DetectedImage(path, prepared[0], detector.detect(*prepared))
 
+    size = images_at_once(detector.device)
     if single:
         yield from map(whole, paths)
-    elif together(detector.device) == 1:
+    elif size == 1:
         yield from ahead(whole, paths, workers)
     else:
-        yield from _in_batches(detector, paths, ahead(prepare, paths, workers), together(detector.device))
+        yield from _in_batches(detector, paths, ahead(prepare, paths, workers), size)
 
 
 def _in_batches(

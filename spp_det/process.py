@@ -31,6 +31,8 @@ from spp_det.terminal import say
 GRACE = 5.0  # seconds for threads and processes to end in; nothing on disk needs them to
 FIRST = os.environ.get("RANK", "0") == "0"  # of several processes (torchrun), or the only one
 _goes_on = ""  # how the command goes on after an interruption; empty where it does not
+KEPT_BLOCK, KEPT_FREE = 32 * 2**20, 64 * 2**20  # bytes; glibc takes no more for the first
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's numbers of these settings
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or that of typer's own copy of click
 
 
@@ -38,7 +40,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     """Run the command that ``sys.argv`` names and end the process: with the command's exit code, with 2 and
     one line where the user can mend what is wrong, or with 128 and a signal's number."""
     goes_on("")
-    use_machine()
+    tune_process()
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk under the log is no reason for a traceback
     logging.getLogger().addHandler(_ToTerminal())
@@ -72,26 +74,24 @@ def run_app(app: typer.Typer) -> NoReturn:
         _refuse(f"not enough memory: {NOT_ENOUGH_MEMORY}")
 
 
-KEEP_BLOCKS = 32 * 2**20  # bytes; glibc takes no more
-KEEP_FREED = 128 * 2**20
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's numbers of these settings
-
-
-def use_machine() -> None:
-    """Set, before torch is imported, what its and OpenCV's work on several threads gains by; what the
-    environment says goes first.
+def tune_process() -> None:
+    """Set, before torch is imported, what its and OpenCV's work on several threads gains by. What the
+    environment says of either goes first.
 
     - After each operation torch's OpenMP threads wait for the next one by spinning, for milliseconds, on
       cores that the next stage, on threads of its own, has work for.
     - Selective search allocates and frees a mask of the image for every region. glibc gives each back to the
-      system, which then clears the same pages a hundred thousand times an image.
+      system, which then clears the same pages a hundred thousand times an image. The price is `KEPT_FREE` a
+      thread that stays with the process.
     """
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
-    if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    said = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
+    if sys.platform == "linux" and not said:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
-            mallopt(M_MMAP_THRESHOLD, KEEP_BLOCKS)
-            mallopt(M_TRIM_THRESHOLD, KEEP_FREED)
+            mallopt(M_MMAP_THRESHOLD, KEPT_BLOCK)
+            mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
 
 
 def goes_on(how: str) -> None:

@@ -18,8 +18,9 @@ _starting = Lock()
 
 
 def cores() -> int:
-    """Cores for this process: the machine's, shared with the others that ``torchrun`` started there."""
-    return max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    """Cores for this process: those it may run on, shared with the others that ``torchrun`` started there."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def on_all_cores(function: Callable[[S], T], items: Iterable[S]) -> list[T]:

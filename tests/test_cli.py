@@ -505,7 +505,7 @@ def test_the_ablation_prints_its_table_and_what_is_missing(folder, model, tmp_pa
     ended = spp_det("ablate", folder / "recipe.yaml", *words)
     assert ended.code == 0, ended.err
     assert "pool5-1sc" in ended.out
-    assert "fc6-1sc: no ImageNet network of zf5_small" in ended.err
+    assert "fc6-1sc: torchvision has no fc6 of zf5_small" in ended.err
     assert {"ablation.json", "ablation.md", "train.log", "pool5-1sc"} == {p.name for p in tmp_path.iterdir()}
     assert (tmp_path / "pool5-1sc" / "model.safetensors").exists()
 

@@ -99,18 +99,18 @@ def test_the_number_of_workers_changes_no_detection(detector, paths):
 def looks(monkeypatch):
     """Of every search and every pass through the network: the thread, its cores for OpenCV and for torch."""
     searches, passes = [], []
-    search, maps = detector_module.selective_search, SPPFeatures.maps
+    search, maps_at = detector_module.selective_search, SPPFeatures.maps_at
 
     def noted_search(image, mode, max_side, threads):
         searches.append((threading.get_ident(), threads))
         return search(image, mode, max_side, threads)
 
-    def noted_maps(self, image):
+    def noted_maps(self, images, index):
         passes.append((threading.get_ident(), torch.get_num_threads()))
-        return maps(self, image)
+        return maps_at(self, images, index)
 
     monkeypatch.setattr(detector_module, "selective_search", noted_search)
-    monkeypatch.setattr(SPPFeatures, "maps", noted_maps)
+    monkeypatch.setattr(SPPFeatures, "maps_at", noted_maps)
     return searches, passes
 
 
@@ -164,26 +164,26 @@ def test_on_a_gpu_files_are_searched_ahead_and_seen_a_batch_after_the_other(
 
 
 def test_as_many_files_are_seen_at_once_as_there_are_workers(detector, paths, monkeypatch):
-    together, maps = threading.Barrier(5, timeout=20), SPPFeatures.maps
+    together, maps_at = threading.Barrier(5, timeout=20), SPPFeatures.maps_at
 
-    def waiting(self, image):
+    def waiting(self, images, index):
         together.wait()
-        return maps(self, image)
+        return maps_at(self, images, index)
 
-    monkeypatch.setattr(SPPFeatures, "maps", waiting)
+    monkeypatch.setattr(SPPFeatures, "maps_at", waiting)
     assert len(list(detect_files(detector, paths, 5))) == 10
 
 
 def test_an_error_of_the_detector_comes_in_its_turn(detector, paths, monkeypatch):
     """No error of a file: it is not skipped, whatever thread it came from."""
-    maps = SPPFeatures.maps
+    maps_at = SPPFeatures.maps_at
 
-    def failing(self, image):
-        if image.shape[1] == 140 - 4 * 2:  # the third
+    def failing(self, images, index):
+        if images[0].shape[1] == 140 - 4 * 2:  # the third
             raise MemoryError("too large")
-        return maps(self, image)
+        return maps_at(self, images, index)
 
-    monkeypatch.setattr(SPPFeatures, "maps", failing)
+    monkeypatch.setattr(SPPFeatures, "maps_at", failing)
     results = detect_files(detector, paths, 3)
     assert [next(results).path for _ in range(2)] == paths[:2]
     with pytest.raises(MemoryError, match="too large"):

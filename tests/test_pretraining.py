@@ -175,14 +175,15 @@ def test_a_mistake_is_found_before_any_work(folder, tmp_path):
         run_pretraining(configure(folder, tmp_path / "run", "strict=true"))
 
 
-def test_fc_layers_go_with_a_backbone_that_has_names_for_them(folder, tmp_path):
+@pytest.mark.parametrize("name", ["alexnet", "zf5"])
+def test_fc_layers_go_with_a_backbone_that_has_names_for_them(folder, tmp_path, name):
     """Each level of the pyramid to its own, in whatever order the detector has them."""
     small = ("fc.layers=2", "fc.width=8", "train.epochs=1", "train.sizes=[64]", "data.test=null")
-    config = configure(folder, tmp_path, "backbone.name=alexnet", "pyramid.levels=[2, 3, 1]", *small)
+    config = configure(folder, tmp_path, f"backbone.name={name}", "pyramid.levels=[2, 3, 1]", *small)
     trained = pretrain.pretrain(config, torch.device("cpu")).network
     pretrain.save_network(trained, tmp_path / "backbone.safetensors")
     head = FCHead("fc7", 14 * 256, 8, seed=None)
-    head.load_weights(str(tmp_path / "backbone.safetensors"), "alexnet", (3, 2, 1), 256)
+    head.load_weights(str(tmp_path / "backbone.safetensors"), name, (3, 2, 1), 256)
     image = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     with torch.inference_mode():

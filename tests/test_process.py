@@ -182,10 +182,10 @@ def test_a_refusal_that_cannot_be_said_has_its_exit_code():
 CHURN = """
     import resource, sys
     import numpy as np
-    from spp_det.process import use_machine
+    from spp_det.process import tune_process
 
     if sys.argv[1] == "set":
-        use_machine()
+        tune_process()
     for turn in range(40):
         if turn == 10:
             before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -214,11 +214,17 @@ def test_memory_that_was_freed_is_used_again_unless_the_environment_says_otherwi
     assert churn("set", MALLOC_MMAP_THRESHOLD_="1000000", MALLOC_TRIM_THRESHOLD_="1000000") > 10 * faults
 
 
-@pytest.mark.parametrize(("said", "expected"), [(None, "1000"), ("7", "7")])
-def test_threads_of_torch_do_not_spin_unless_the_environment_says_so(monkeypatch, said, expected):
-    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-    if said is not None:
-        monkeypatch.setenv("GOMP_SPINCOUNT", said)
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+    ids=["nothing", "a count", "a policy"],
+)
+def test_how_torchs_threads_wait_is_set_unless_the_environment_says_it(monkeypatch, said, expected):
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")  # so that what follows is undone
+        monkeypatch.delenv(name)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setattr(process.sys, "platform", "elsewhere")  # the allocator of the tests stays as it is
-    process.use_machine()
-    assert os.environ["GOMP_SPINCOUNT"] == expected
+    process.tune_process()
+    assert os.environ.get("GOMP_SPINCOUNT") == expected

@@ -251,9 +251,16 @@ def test_whoever_stops_early_leaves_no_thread_behind():
 
 
 def test_processes_on_one_machine_share_its_cores(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 9)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(9)), raising=False)
     monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     assert cores() == 9
     for processes, own in ((2, 4), (9, 1), (20, 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
         assert cores() == own
+
+
+def test_where_the_system_does_not_tell_all_cores_are_usable(monkeypatch):
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 5)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert cores() == 5

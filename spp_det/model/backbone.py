@@ -87,11 +87,15 @@ class Backbone(nn.Module):
     def at(self, precision: Precision) -> Backbone:
         """Compute at that precision from now on.
 
+        On a GPU that switches TF32 off for the convolutions of the whole process.
+
         ``auto`` is bfloat16 where the device has it in hardware and the map of an image of soft noise
         stays within `HARMLESS` of itself, and float32 elsewhere.
         """
         device = self.mean.device
         self.precision = torch.float32
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # float32 is to be that, and not TF32 with its 10 bits
         if precision == "bfloat16" or (precision == "auto" and has_bfloat16(device)):
             noise = torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0)).to(device) * 255
             image = nn.functional.interpolate(noise, size=(224, 224), mode="bilinear")

@@ -1,11 +1,12 @@
-"""The SPP-net detector: the paper's section 4.1, one line a step, in `Detector.detect`."""
+"""The SPP-net detector: the paper's section 4.1, one line a step, in `Detector.detect_batch`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from os import PathLike
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,14 @@ from spp_det.errors import UserError
 from spp_det.images import RGB, as_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.features import ConvMap, SPPFeatures, WindowFeatures, WindowVectors, maps_of_each
+from spp_det.model.features import (
+    ConvMap,
+    SPPFeatures,
+    WindowFeatures,
+    WindowVectors,
+    images_at_once,
+    maps_of_each,
+)
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import ModelFile, Settings, fingerprint, read_model, write_model
 from spp_det.model.rcnn import RCNNFeatures
@@ -115,13 +123,29 @@ def ranked(boxes: Boxes, labels: Ints, scores: Floats, image: RGB) -> Detections
     return Detections(boxes=boxes[best], labels=labels[best], scores=scores[best])
 
 
-def detect_each(
-    detect: Callable[[RGB], Detections], images: AnyImage | Sequence[AnyImage]
-) -> Detections | list[Detections]:
-    """What ``detect`` finds in one image, or the list of what it finds in each of several."""
+class Detects(Protocol):
+    """A `Detector`, or several as one."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def propose(self, image: RGB) -> Boxes: ...
+
+    def detect_batch(self, images: Sequence[RGB], windows: Sequence[Boxes]) -> list[Detections]: ...
+
+
+def detect_each(detector: Detects, images: AnyImage | Iterable[AnyImage]) -> Detections | list[Detections]:
+    """What a detector finds in one image, or the list of what it finds in each of several."""
     if isinstance(images, str | PathLike | np.ndarray | PIL.Image.Image):
-        return detect(as_image(images))
-    return [detect(as_image(image)) for image in images]
+        (found,) = _detect_all(detector, [images])
+        return found
+    return list(_detect_all(detector, images))
+
+
+def _detect_all(detector: Detects, images: Iterable[AnyImage]) -> Iterator[Detections]:
+    rest = iter(images)
+    while batch := [as_image(image) for image in islice(rest, images_at_once(detector.device))]:
+        yield from detector.detect_batch(batch, [detector.propose(image) for image in batch])
 
 
 class Detector:
@@ -154,41 +178,41 @@ class Detector:
         self.regressors = tuple(regressor.to(device) for regressor in regressors)
         self.settings = settings
 
-    def __call__(self, images: AnyImage | Sequence[AnyImage]) -> Detections | list[Detections]:
+    def __call__(self, images: AnyImage | Iterable[AnyImage]) -> Detections | list[Detections]:
         """Detect in one image or a list of them: RGB uint8 ``[H, W, 3]`` arrays, PIL images or paths.
 
         A list gives a list, in order. Raises `UserError` for a file that cannot be read, and for a model
         trained on windows from elsewhere (see `detect`); ValueError for an array that is not an image.
         """
-        return detect_each(self.detect, images)
+        return detect_each(self, images)
 
     @property
     def device(self) -> torch.device:
         """Where it computes."""
         return self.features.backbone.mean.device
 
-    @torch.inference_mode()
     def detect(self, image: RGB, windows: Boxes | None = None) -> Detections:
         """Detect in one RGB uint8 ``[H, W, 3]`` image, in its own ``[N, 4]`` windows or the given ones.
 
         Raises UserError where none are given and the model was trained on windows from elsewhere.
         """
-        if windows is None:
-            windows = self.propose(image)
-        maps = self.features.maps(image)  # the whole image, once a scale
-        return self._detect(image, maps, windows)
+        (found,) = self.detect_batch([image], [self.propose(image) if windows is None else windows])
+        return found
 
     @torch.inference_mode()
     def detect_batch(self, images: Sequence[RGB], windows: Sequence[Boxes]) -> list[Detections]:
-        """`detect` in each of several images, for a GPU: images of one size pass the network together."""
-        maps = maps_of_each(self.features, images)
-        return [self._detect(*each) for each in zip(images, maps, windows, strict=True)]
+        """Detect in several RGB uint8 ``[H, W, 3]`` images, in the ``[N, 4]`` windows given for each.
 
-    def _detect(self, image: RGB, maps: Sequence[ConvMap], windows: Boxes) -> Detections:
-        limits = self.settings.detection
-        found = self.candidates(maps, windows, limits)
-        kept, scores = suppress(found.places, found.labels, found.scores, limits)
-        return ranked(found.boxes(kept), found.labels[kept], scores, image)
+        Those of one size pass the network together, which a GPU gains by; how it rounds may then depend on
+        who passes together.
+        """
+        detections, limits = [], self.settings.detection
+        all_maps = maps_of_each(self.features, images)  # each whole image, once a scale
+        for image, maps, own in zip(images, all_maps, windows, strict=True):
+            found = self.candidates(maps, own, limits)
+            kept, scores = suppress(found.places, found.labels, found.scores, limits)
+            detections.append(ranked(found.boxes(kept), found.labels[kept], scores, image))
+        return detections
 
     def propose(self, image: RGB, threads: int | None = None) -> Boxes:
         """The windows ``[N, 4]`` of an image, searched by so many threads (None: all).

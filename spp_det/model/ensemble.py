@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 
 import numpy as np
@@ -46,9 +46,9 @@ class Ensemble:
         # Of each model, what each of its labels is in the ensemble.
         self._labels = [np.array([self.classes.index(name) for name in model.classes]) for model in models]
 
-    def __call__(self, images: AnyImage | Sequence[AnyImage]) -> Detections | list[Detections]:
+    def __call__(self, images: AnyImage | Iterable[AnyImage]) -> Detections | list[Detections]:
         """Detect in one image or a list of them; see `Detector.__call__`."""
-        return detect_each(self.detect, images)
+        return detect_each(self, images)
 
     @property
     def device(self) -> torch.device:
@@ -59,12 +59,10 @@ class Ensemble:
         """What tells its detections from those of another; see `Detector.identity`."""
         return " + ".join(model.identity() for model in self.models)
 
-    @torch.inference_mode()
     def detect(self, image: RGB, windows: Boxes | None = None) -> Detections:
         """Detect in one RGB uint8 ``[H, W, 3]`` image, in its own ``[N, 4]`` windows or the given ones."""
-        if windows is None:
-            windows = self.propose(image)
-        return self._detect(image, [model.features.maps(image) for model in self.models], windows)
+        (found,) = self.detect_batch([image], [self.propose(image) if windows is None else windows])
+        return found
 
     @torch.inference_mode()
     def detect_batch(self, images: Sequence[RGB], windows: Sequence[Boxes]) -> list[Detections]:

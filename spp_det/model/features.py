@@ -30,7 +30,7 @@ T = TypeVar("T")
 CHUNK_BYTES = 6 * 2**20  # of vectors made and used at a time by one core: they stay in its cache
 GPU_CHUNK_BYTES = 2**30
 FC_CHUNK = 512  # vectors that pass fc layers together: each time, all the weights are read
-BATCH_PIXELS = 4 * 2**20  # of images that pass the network together: VGG-16 then takes 3 GiB
+BATCH_PIXELS = 2 * 2**20  # of images that pass the network together: VGG-16's first maps are then 1 GiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,7 @@ def chunk_size(dimension: int, device: torch.device) -> int:
     return max(1, most // (4 * dimension))
 
 
-def together(device: torch.device) -> int:
+def images_at_once(device: torch.device) -> int:
     """How many images to ask a network for maps of at a time: on a CPU each core takes one by itself."""
     return 1 if device.type == "cpu" else 8
 
@@ -199,6 +199,7 @@ class SPPFeatures:
         self.mode: Mode = mode
         self.normalize: Normalize = normalize
         self.dimension = num_bins(levels) * backbone.channels
+        self.length = self.dimension**0.5 if normalize == "hellinger" else None  # of every vector
         self.keys: tuple[tuple[object, ...], ...] = tuple(("spp", scale, max_side) for scale in self.scales)
 
     @classmethod
@@ -214,19 +215,18 @@ class SPPFeatures:
         Images that get the same size pass the network together.
         """
         resized = [resize_shorter_side(image, self.scales[index], self.max_side) for image in images]
-        cells: list[Tensor] = [self.backbone.mean] * len(images)
+        cells: dict[int, Tensor] = {}
         for batch in batches([image.shape[:2] for image in resized]):
             pixels = torch.from_numpy(np.stack([resized[i] for i in batch])).to(self.backbone.mean.device)
-            for i, own in zip(batch, self.backbone(pixels.permute(0, 3, 1, 2)), strict=True):
-                cells[i] = own
+            cells.update(zip(batch, self.backbone(pixels.permute(0, 3, 1, 2)), strict=True))
         return [
-            ConvMap(own, (large.shape[1] / image.shape[1], large.shape[0] / image.shape[0]))
-            for own, large, image in zip(cells, resized, images, strict=True)
+            ConvMap(cells[i], (large.shape[1] / image.shape[1], large.shape[0] / image.shape[0]))
+            for i, (large, image) in enumerate(zip(resized, images, strict=True))
         ]
 
     def maps(self, image: RGB) -> list[ConvMap]:
         """RGB uint8 ``[H, W, 3]`` to one map a scale."""
-        return [self.maps_at([image], index)[0] for index in range(len(self.scales))]
+        return list(maps_of_each(self, [image])[0])
 
     def locate(
         self, maps: Sequence[ConvMap], windows: Boxes, scale_of: Ints | None = None
@@ -276,10 +276,13 @@ class SPPFeatures:
             return pooled
 
         def products(weight: Tensor, bias: Tensor) -> Tensor:
-            by_map = (rectangles[map_of == index] for index in range(len(maps)))
-            length = self.dimension**0.5 if self.normalize == "hellinger" else None
-            how = weight, bias, self.levels, self.mode, length
-            return torch.cat([score_windows(c, mine, *how) for c, mine in zip(cells, by_map, strict=True)])
+            by_map = [
+                score_windows(
+                    own, rectangles[map_of == index], weight, bias, self.levels, self.mode, self.length
+                )
+                for index, own in enumerate(cells)
+            ]
+            return torch.cat(by_map)
 
         device = cells[0].device
         on_cpu = device.type == "cpu"
@@ -290,7 +293,7 @@ class SPPFeatures:
     def _pool(self, cells: Tensor, rectangles: Ints) -> Tensor:
         """``[C, h, w], [n, 4] -> [n, D]``."""
         vectors = pool_windows(cells, rectangles, self.levels, self.mode).flatten(1)
-        if self.normalize == "hellinger":
+        if self.length is not None:
             length = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-            vectors *= self.dimension**0.5 / length.clamp(min=1e-12)
+            vectors *= self.length / length.clamp(min=1e-12)
         return vectors

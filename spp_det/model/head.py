@@ -32,8 +32,12 @@ NAMES: tuple[Layer, ...] = ("fc6", "fc7")
 CLASSIFIERS: dict[str, Mapping[Layer, str]] = {
     "alexnet": {"fc6": "classifier.1", "fc7": "classifier.4"},
     "vgg16": {"fc6": "classifier.0", "fc7": "classifier.3"},
+    "zf5": {"fc6": "fc6", "fc7": "fc7"},
 }
-"""Of the backbones whose ImageNet network has fc6 and fc7: their names in its state dict."""
+"""Of the backbones whose whole network has fc6 and fc7: their names in its state dict."""
+
+IMAGENET = ("alexnet", "vgg16")
+"""Of these, those whose weights torchvision has; ZF-5's come from `spp-det pretrain`."""
 
 LEVELS_KEY = "pyramid.levels"
 """In a state dict of `spp-det pretrain`: int64 ``[L]``, the levels that its fc6 was trained on; its columns
@@ -145,8 +149,8 @@ class FCHead(nn.Module):
         fc6 = self.linear("fc6")
         if num_bins(levels) * channels != fc6.in_features:
             raise ValueError(f"{levels} of {channels} channels do not make {fc6.in_features} inputs")
-        if weights == "default" and backbone_name not in CLASSIFIERS:
-            logger.warning("fc.weights: random; no ImageNet network of %s has fc6 and fc7", backbone_name)
+        if weights == "default" and backbone_name not in IMAGENET:
+            logger.warning("fc.weights: random; torchvision has no fc6 and fc7 of %s", backbone_name)
             weights = "random"
         if weights == "random":
             self.randomise(seed)
@@ -154,7 +158,7 @@ class FCHead(nn.Module):
         if backbone_name not in CLASSIFIERS:
             raise UserError(
                 f"fc.weights: nobody knows what fc6 and fc7 of {backbone_name} are called in {weights}; "
-                f"that is known for {' and '.join(CLASSIFIERS)}: say 'random'"
+                f"that is known for {', '.join(CLASSIFIERS)}: say 'random'"
             )
         source = _Source(weights, backbone_name)
         trained = source.levels(channels)

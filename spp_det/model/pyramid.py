@@ -6,8 +6,8 @@ side shorter than the grid is legal: neighbouring bins then repeat a cell.
 
 Three doors: `SpatialPyramidPooling` pools whole maps in a batch and carries gradients; `pool_windows` pools
 thousands of windows of one map; `score_windows` multiplies their vectors by the weights of linear classifiers
-before they leave the cache, and is what the detector spends its time on.
-Pooling so beats one `roi_pool` call a level for three reasons, and none of them is an approximation:
+before they leave a core's cache. `pool_windows` beats one `roi_pool` call a level for three reasons, and none
+of them is an approximation:
 
 1. Windows that project onto the same rectangle of cells are pooled once.
 2. If ``n`` divides ``m``, bin ``i`` of ``n`` is exactly the union of bins ``i*m/n .. (i+1)*m/n - 1`` of
@@ -121,8 +121,7 @@ def pool_windows(
     torch.Size([2, 50, 256])
     """
     bins, mode = num_bins(levels), _checked_mode(mode)
-    rectangles = np.ascontiguousarray(torch.as_tensor(windows).cpu().numpy(), dtype=np.int64)
-    _check_map_and_windows(feature_map, rectangles)
+    rectangles = _checked_rectangles(feature_map, windows)
     channels = feature_map.shape[0]
     if len(rectangles) == 0 or channels == 0:
         return feature_map.new_empty((len(rectangles), bins, channels))
@@ -136,7 +135,7 @@ def pool_windows(
 @torch.no_grad()
 def score_windows(
     feature_map: Tensor,
-    windows: Ints,
+    windows: Tensor | Ints,
     weight: Tensor,
     bias: Tensor,
     levels: Sequence[int] = DETECTION_LEVELS,
@@ -145,48 +144,49 @@ def score_windows(
 ) -> Tensor:
     """Linear scores of every window of one map: ``[C, h, w], [N, 4] -> [N, K]``.
 
-    To rounding that is ``pool_windows(...).flatten(1) @ weight.T + bias``, in half the time: the vectors, 50
-    times the map's channels each, are never all there. A window's scores do not depend, to the bit, on the
-    windows beside it nor on the number of threads.
+    To rounding that is ``pool_windows(...).flatten(1) @ weight.T + bias``, in half the time, because the
+    vectors are never all there. A window's scores do not depend, to the bit, on the windows beside it nor on
+    the number of threads. Windows on one rectangle are each scored: leave out duplicates before.
 
     Args:
-        feature_map, windows, levels, mode: as in `pool_windows`; float32, on the CPU.
-        weight: float32 ``[K, bins * C]``.
-        bias: float32 ``[K]``.
-        length: the Euclidean length that each vector is scaled to first (one of zeros stays zero); None:
-            it keeps its own.
+        feature_map, windows, levels, mode: as in `pool_windows`, but the map is float32, on the CPU.
+        weight: float32 ``[K, bins * C]`` on the CPU.
+        bias: float32 ``[K]`` on the CPU.
+        length: the Euclidean length that each vector is scaled to first, above 0 (one of zeros stays zero);
+            None: it keeps its own.
 
-    Raises ValueError as `pool_windows` does, and where the weights are not of that form.
+    Raises ValueError as `pool_windows` does, and where the rest is not of that form.
 
     >>> weight, bias = torch.rand(20, 50 * 256), torch.zeros(20)
     >>> score_windows(torch.rand(256, 43, 57), np.array([[0, 0, 20, 30], [5, 5, 6, 6]]), weight, bias).shape
     torch.Size([2, 20])
     """
-    _check_map_and_windows(feature_map, windows)
-    if (feature_map.dtype, feature_map.device.type) != (torch.float32, "cpu"):
-        raise ValueError(
-            f"feature_map must be float32 on the CPU, got {feature_map.dtype} on {feature_map.device}"
-        )
-    dimension, classes = num_bins(levels) * len(feature_map), len(bias)
-    for name, given, shape in (("weight", weight, (classes, dimension)), ("bias", bias, (classes,))):
-        if given.dtype != torch.float32 or given.shape != shape:
-            raise ValueError(f"{name} must be float32 {list(shape)}, got {given.dtype} {list(given.shape)}")
-    cells = feature_map.permute(1, 2, 0).contiguous().numpy()  # [h, w, C]
-    padded = np.zeros((-(-classes // _TILE) * _TILE, dimension), np.float32)
-    padded[:classes] = weight.numpy()
-    plan = _derivation(tuple(levels), _checked_mode(mode))
-    scores = np.empty((len(windows), classes), np.float32)
+    rectangles = _checked_rectangles(feature_map, windows)
+    dimension, classes = num_bins(levels) * len(feature_map), bias.numel()
+    shapes = {"feature_map": feature_map.shape, "weight": (classes, dimension), "bias": (classes,)}
+    for (name, shape), given in zip(shapes.items(), (feature_map, weight, bias), strict=True):
+        if (given.dtype, given.device.type, given.shape) != (torch.float32, "cpu", shape):
+            raise ValueError(
+                f"{name} must be float32 {list(shape)} on the CPU, got {given.dtype} {list(given.shape)} "
+                f"on {given.device}"
+            )
+    if length is not None and not length > 0:
+        raise ValueError(f"length must be above 0, got {length}")
+    plan, average = _derivation(tuple(levels), _checked_mode(mode)), mode == "average"
+    if dimension == 0:
+        return bias.detach().repeat(len(rectangles), 1)
+    cells = feature_map.detach().permute(1, 2, 0).contiguous().numpy()  # [h, w, C]
+    weights = F.pad(weight.detach(), (0, 0, 0, -classes % _TILE)).contiguous().numpy()
+    biases = bias.detach().contiguous().numpy()
+    scores = np.empty((len(rectangles), classes), np.float32)
 
     def score_chunk(start: int) -> None:
         chunk = slice(start, start + _CHUNK)
         _score_kernel(
-            cells, windows[chunk], plan, mode == "average", padded, bias.numpy(), length or 0.0, scores[chunk]
+            cells, rectangles[chunk], plan, average, weights, biases, float(length or 0), scores[chunk]
         )
 
-    if dimension:
-        on_all_cores(score_chunk, range(0, len(windows), _CHUNK))
-    else:
-        scores[:] = bias.numpy()
+    on_all_cores(score_chunk, range(0, len(rectangles), _CHUNK))
     return torch.from_numpy(scores)
 
 
@@ -206,19 +206,22 @@ def _checked_mode(mode: str) -> Mode:
     return mode  # type: ignore[return-value]
 
 
-def _check_map_and_windows(feature_map: Tensor, windows: Ints) -> None:
+def _checked_rectangles(feature_map: Tensor, given: Tensor | Ints) -> Ints:
+    """The windows as the kernels read them, unchecked: int64 ``[N, 4]``, contiguous, inside the map."""
+    windows = np.ascontiguousarray(torch.as_tensor(given).cpu().numpy(), dtype=np.int64)
     if feature_map.ndim != 3 or not feature_map.is_floating_point():
         raise ValueError(f"feature_map must be floating point [C, h, w], got {list(feature_map.shape)}")
     height, width = feature_map.shape[1:]
     if windows.ndim != 2 or windows.shape[1] != 4:
         raise ValueError(f"windows must have shape [N, 4], got {list(windows.shape)}")
     if len(windows) == 0:
-        return
+        return windows
     x1, y1, x2, y2 = windows.T
     if (x2 <= x1).any() or (y2 <= y1).any():
         raise ValueError("every window must cover at least one cell: x1 < x2 and y1 < y2")
     if windows.min() < 0 or x2.max() > width or y2.max() > height:
         raise ValueError(f"a window leaves the map of {height} x {width} cells")
+    return windows
 
 
 def _derivation(levels: tuple[int, ...], mode: Mode) -> Ints:
@@ -237,8 +240,8 @@ def _derivation(levels: tuple[int, ...], mode: Mode) -> Ints:
 
 
 _CHUNK = 32  # rectangles a task: small enough to even out large and small ones between the cores
-_HELD = 8  # vectors that are scored together: they stay in a core's second cache
-_TILE = 4  # of them, and of classes, whose products stay in its registers
+_TILE = 4  # vectors, and classes, whose products `_multiply` sums at a time
+_HELD = 2 * _TILE  # vectors that are scored together: they stay in a core's second cache
 
 
 def _pool_on_cpu(channels_last: Tensor, windows: Ints, levels: tuple[int, ...], mode: Mode) -> Tensor:
@@ -294,7 +297,7 @@ def _score_kernel(  # type: ignore[no-untyped-def]
         for r in range(start, stop):
             _pool(cells, windows[r], plan, average, vectors[r - start])
         for k in range(0, weight.shape[0], _TILE):  # each weight is read once for all the vectors held
-            for i in range(0, _HELD, _TILE):
+            for i in range(0, stop - start, _TILE):
                 _multiply(flat[i : i + _TILE], weight[k : k + _TILE], products[i : i + _TILE, k : k + _TILE])
         for r in range(start, stop):
             scale = np.float32(1)
@@ -407,8 +410,12 @@ def _pool_on_accelerator(channels_last: Tensor, windows: Ints, levels: tuple[int
     vectors = channels_last.new_empty((len(windows), num_bins(levels), channels))
     region_of = _region_maxima if mode == "max" else _region_means
     corners = torch.from_numpy(windows).to(channels_last.device)
-    region = region_of(channels_last, corners)
-    for n, first, finer, finer_first in _derivation(levels, mode).tolist():
+    plan = _derivation(levels, mode).tolist()
+    coarsest = min(n for n, _, finer, _ in plan if not finer)
+    sides = (corners[:, 2:] - corners[:, :2]).amax(0)
+    across, down = ((sides + coarsest - 1) // coarsest + 1).minimum(sides).tolist()  # of the largest bin
+    region = region_of(channels_last, across, down)
+    for n, first, finer, finer_first in plan:
         out = vectors[:, first : first + n * n]
         if finer:
             grid = vectors[:, finer_first : finer_first + finer * finer]
@@ -426,15 +433,14 @@ def _pool_on_accelerator(channels_last: Tensor, windows: Ints, levels: tuple[int
 _Region = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # four broadcast edges [N, n, n] -> [N, n, n, C]
 
 
-def _region_maxima(cells: Tensor, windows: Tensor) -> _Region:
-    """Maxima of any rectangles of ``cells [h, w, C]`` no larger than the windows.
+def _region_maxima(cells: Tensor, across: int, down: int) -> _Region:
+    """Maxima of any rectangles of ``cells [h, w, C]`` of at most so many cells across and down.
 
     A rectangle is covered by four blocks of ``2^p x 2^q`` cells, one in each corner, that may overlap:
     one table of block maxima a pair (p, q), then four gathers a rectangle, however large it is.
     """
     height, width, channels = cells.shape
-    most = (windows[:, 2:] - windows[:, :2]).amax(0).tolist()  # cells across, cells down
-    across, down = (int(side).bit_length() for side in most)
+    powers_across, powers_down = across.bit_length(), down.bit_length()
 
     def doubled(block: Tensor, axis: int, by: int) -> Tensor:
         # Beyond the border the last cell is repeated; no rectangle asks for such a block.
@@ -444,17 +450,17 @@ def _region_maxima(cells: Tensor, windows: Tensor) -> _Region:
         return torch.maximum(block, block.index_select(axis, shifted))
 
     column = [cells]
-    for p in range(down - 1):
+    for p in range(powers_down - 1):
         column.append(doubled(column[-1], 0, 2**p))
     rows = [column]
-    for q in range(across - 1):
+    for q in range(powers_across - 1):
         rows.append([doubled(block, 1, 2**q) for block in rows[-1]])
     table = torch.stack([torch.stack(blocks) for blocks in rows]).view(-1, channels)  # [q, p, y, x] -> C
 
     def region(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:
         p = torch.frexp((bottom - top).double()).exponent.long() - 1  # floor(log2(side))
         q = torch.frexp((right - left).double()).exponent.long() - 1
-        plane = (q * down + p) * height
+        plane = (q * powers_down + p) * height
         low, far = bottom - 2**p, right - 2**q
         best = table[(plane + top) * width + left]
         for y, x in ((top, far), (low, left), (low, far)):
@@ -464,7 +470,7 @@ def _region_maxima(cells: Tensor, windows: Tensor) -> _Region:
     return region
 
 
-def _region_means(cells: Tensor, windows: Tensor) -> _Region:  # noqa: ARG001  (the twin of _region_maxima)
+def _region_means(cells: Tensor, across: int, down: int) -> _Region:  # noqa: ARG001  (as _region_maxima)
     """Means of any rectangles of ``cells [h, w, C]``: four gathers from a float64 integral image."""
     integral = F.pad(cells.double().cumsum(0).cumsum(1), (0, 0, 1, 0, 1, 0))
 

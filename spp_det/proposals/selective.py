@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -122,19 +122,14 @@ def _group(bgr: RGB, converted: npt.NDArray[np.uint8], k: int, search: _Search) 
     searcher.addGraphSegmentation(segmentation)
     # Every strategy starts its cues anew, one after the other: they can share them, and with them the texture
     # of each pixel, which a cue computes once an image.
-    cues = {cue: _cue(module, cue) for cue in "CFTS"}
+    cues = {
+        "C": module.createSelectiveSearchSegmentationStrategyColor(),
+        "F": module.createSelectiveSearchSegmentationStrategyFill(),
+        "T": module.createSelectiveSearchSegmentationStrategyTexture(),
+        "S": module.createSelectiveSearchSegmentationStrategySize(),
+    }
+    several = module.createSelectiveSearchSegmentationStrategyMultiple
     for strategy in search.strategies:
         parts = [cues[cue] for cue in strategy]
-        several = module.createSelectiveSearchSegmentationStrategyMultiple
         searcher.addStrategy(parts[0] if len(parts) == 1 else several(*parts))
     return np.asarray(searcher.process(), dtype=np.int64).reshape(-1, 4)
-
-
-def _cue(module: Any, letter: str) -> Any:
-    create = {
-        "C": module.createSelectiveSearchSegmentationStrategyColor,
-        "F": module.createSelectiveSearchSegmentationStrategyFill,
-        "T": module.createSelectiveSearchSegmentationStrategyTexture,
-        "S": module.createSelectiveSearchSegmentationStrategySize,
-    }
-    return create[letter]()

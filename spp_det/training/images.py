@@ -25,7 +25,7 @@ from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.images import RGB, Skipped, UnreadableImageError, read_image, skipped
-from spp_det.model.features import ConvMap, WindowFeatures, WindowVectors, together
+from spp_det.model.features import ConvMap, WindowFeatures, WindowVectors, images_at_once
 from spp_det.model.head import FCHead
 from spp_det.progress import track
 from spp_det.proposals.source import WindowSource
@@ -130,7 +130,7 @@ class TrainingImages:
         self._owner = np.empty(len(self), np.int64)
         self._owner[order] = np.arange(len(self)) % distributed.world_size()
         own = self._own(range(len(self)))
-        size = together(self.features.backbone.mean.device)
+        size = images_at_once(self.features.backbone.mean.device)
         groups = [own[start : start + size] for start in range(0, len(own), size)]
         networks = self.workers if size == 1 else 2  # of two threads at a GPU, one reads and writes files
         title = f"conv5 maps ({self.features.backbone.name})"
@@ -159,22 +159,23 @@ class TrainingImages:
         """Compute the maps of a group of images that are not in the cache, one scale after the other. Those
         that are there are not read before they are used: they may be many gigabytes, and a damaged one is
         then computed again. What is returned is, of each image, why there are none."""
-        keys = {index: self._map_keys(index) for index in group}
+        lacking: dict[int, list[str | None]] = {}  # of each image, the keys of maps that are to be made
+        for index in group:
+            keys = [None if self.cache.has("maps", key) else key for key in self._map_keys(index)]
+            if any(keys):
+                lacking[index] = keys
         pixels: dict[int, RGB] = {}
         why: dict[int, UnreadableImageError] = {}
+        for index in lacking:
+            try:
+                pixels[index] = read_image(self.images[index].record.path)
+            except UnreadableImageError as error:
+                why[index] = error
         for number in range(len(self.features.keys)):
-            # All of the group or none: how a GPU rounds depends on what passes the network together.
-            if all(self.cache.has("maps", keys[index][number]) for index in group):
-                continue
-            for index in group:
-                if index not in pixels and index not in why:
-                    try:
-                        pixels[index] = read_image(self.images[index].record.path)
-                    except UnreadableImageError as error:
-                        why[index] = error
-            made = self.features.maps_at(list(pixels.values()), number)
-            for index, conv_map in zip(pixels, made, strict=True):
-                self.cache.store("maps", keys[index][number], self._to_keep(index, conv_map))
+            wanted = {index: key for index in pixels if (key := lacking[index][number]) is not None}
+            made = self.features.maps_at([pixels[index] for index in wanted], number)
+            for (index, key), conv_map in zip(wanted.items(), made, strict=True):
+                self.cache.store("maps", key, self._to_keep(index, conv_map))
         return [why.get(index) for index in group]
 
     def _map_keys(self, index: int) -> list[str]:

@@ -272,9 +272,9 @@ def test_without_a_network_default_names_the_key_to_set(monkeypatch, tmp_path):
 
 
 def test_a_file_for_a_backbone_of_unknown_names_is_refused(tmp_path):
-    message = refused(tmp_path / "x.pth", "zf5")
+    message = refused(tmp_path / "x.pth", "resnet18")
     assert message.startswith("fc.weights: ")
-    assert "zf5" in message
+    assert "resnet18" in message
     assert "'random'" in message
 
 

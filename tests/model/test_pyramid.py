@@ -198,6 +198,16 @@ def test_a_windows_scores_depend_neither_on_its_neighbours_nor_on_threads(three_
     assert torch.equal(score_windows(feature_map, windows, weight[2:3], bias[2:3])[:, 0], scores[:, 2])
 
 
+def test_windows_of_any_kind_and_weights_that_learn_can_be_scored():
+    feature_map, windows = torch.rand(3, 9, 9), random_windows(20, 9, 9)
+    weight, bias = linear(150, 2)
+    expected = score_windows(feature_map, windows, weight, bias, length=7.0)
+    strided = np.asfortranarray(np.repeat(windows, 2, axis=0))[::2]
+    for same in (torch.from_numpy(windows), windows.astype(np.int32), strided):
+        learning = weight.clone().requires_grad_()
+        assert torch.equal(score_windows(feature_map, same, learning, bias, length=7), expected)
+
+
 def test_a_vector_of_zeros_has_no_length_to_scale():
     weight, bias = linear(50, 2)
     windows = np.array([[0, 0, 2, 2]])
@@ -207,7 +217,11 @@ def test_a_vector_of_zeros_has_no_length_to_scale():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"weight": torch.zeros(2, 49)}, r"weight must be float32 \[2, 50\]"),
+        ({"weight": torch.zeros(2, 49)}, r"weight must be float32 \[2, 50\] on the CPU"),
+        ({"weight": torch.zeros(2, 50, device="meta")}, "on meta"),
+        ({"bias": torch.tensor(0.0)}, "weight"),
+        ({"length": 0.0}, "length"),
+        ({"length": -1}, "length"),
         ({"weight": torch.zeros(2, 50).double()}, "float64"),
         ({"weight": torch.zeros(3, 50)}, "weight"),
         ({"bias": torch.zeros(2, 1)}, "bias"),
