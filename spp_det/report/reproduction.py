@@ -27,12 +27,11 @@ ARCHIVE_GB = {"VOC2007:trainval": 0.46, "VOC2007:test": 0.45, "VOC2012:trainval"
 MEGABYTES_A_SECOND = 5.0  # of a connection
 
 TYPICAL = 4 / 3  # longer side by shorter side of VOC's photos, 500 x 375
-SEARCH_SECONDS = 1.2  # an image and core
+SEARCH_SECONDS = 1.0  # an image and core
 CONV5_SECONDS = {"alexnet": 0.041, "squeezenet1_0": 0.097, "vgg16": 1.025, "zf5": 0.15}  # at s = 688
-POOL_SECONDS = 0.045  # 2000 windows of a map of 256 channels
+POOL_SECONDS = 0.016  # 2000 windows of a map of 256 channels, scored by SVMs
 FC6_SECONDS = 1.02  # 2000 windows of 12,800 numbers to 4096 outputs
 FLOPS = 215e9  # of large matrix products
-STEPS, BATCH = 300_000, 128  # of fine-tuning (P section 4.1)
 TIMED_CORES = 2
 BASE_GB = 1.5  # libraries, an image, its windows and their scores
 
@@ -81,20 +80,24 @@ def expected_costs(config: Config, cores: int) -> list[Cost]:
     def hours(images: int, seconds: float | None) -> float | None:
         return None if seconds is None else images * seconds / 3600
 
+    maps = train * cells * backbone.channels * 2 / 1e9  # GB
     costs = [
         Cost("download", 2 * archives, 0.5, archives * 1000 / MEGABYTES_A_SECOND / 3600),
         Cost(f"selective search, {train} images", train * 4 * 4 * 2000 / 1e9, BASE_GB, hours(train, search)),
         Cost(
             f"conv5 maps, half precision, {len(config.backbone.scales)} scales",
-            train * cells * backbone.channels * 2 / 1e9,
+            maps,
             BASE_GB + largest,
             hours(train, conv),
         ),
     ]
-    if fc_weights:
-        flops = 6 * BATCH * fc_weights * STEPS  # forward, and back to weights and inputs
-        seconds = flops / FLOPS * share
-        costs.append(Cost("fine-tuning, where switched on", None, BASE_GB + 4 * head, seconds / 3600))
+    if config.finetune.enabled:
+        tuning = config.finetune
+        steps = tuning.steps + tuning.last_steps
+        flops = 6 * tuning.batch * fc_weights * steps  # forward, and back to weights and inputs
+        read = steps * tuning.images_per_step * maps / train / 1000
+        stage = f"fine-tuning, {steps} steps, {read:.1f} TB of maps read"
+        costs.append(Cost(stage, None, BASE_GB + 4 * head, flops / FLOPS * share / 3600))
     svm = BASE_GB + head + config.svm.memory_mb / 1000
     costs.append(Cost("SVMs: one pass, and fits (R: under 1 h in all)", None, svm, hours(train, vectors)))
     if config.bbox.enabled:

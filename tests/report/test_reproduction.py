@@ -53,7 +53,7 @@ def test_maps_are_all_cells_of_all_images_in_half_precision(name, disk):
 
 def test_hours_are_those_of_all_images_on_the_cores_there_are():
     two, eight = costs("voc07_vgg16"), costs("voc07_vgg16", cores=8)
-    assert two["selective search"].hours == pytest.approx(5011 * 1.2 / 2 / 3600)
+    assert two["selective search"].hours == pytest.approx(5011 * 1.0 / 2 / 3600)
     assert two["conv5 maps"].hours == pytest.approx(5011 * 1.025 * 16767 / 2451 / 3600)
     for stage in ("selective search", "conv5 maps", "detection"):
         assert eight[stage].hours == pytest.approx(two[stage].hours / 4)
@@ -65,6 +65,20 @@ def test_stages_that_a_recipe_leaves_out_are_left_out():
     assert "fine-tuning" not in costs("voc07_alexnet")
     assert "box regression" not in costs("voc07_alexnet")
     assert {"fine-tuning", "box regression"} <= set(costs("voc07_zf5"))
+    assert "fine-tuning" not in costs("voc07_zf5", "finetune.enabled=false")
+
+
+def test_fine_tuning_costs_what_its_steps_cost():
+    paper, short = (
+        expected_costs(recipe("voc07_zf5", *steps), 2)
+        for steps in ((), ("finetune.steps=20000", "finetune.last_steps=10000"))
+    )
+    paper, short = (
+        next(cost for cost in found if cost.stage.startswith("fine-tuning")) for found in (paper, short)
+    )
+    assert short.hours == pytest.approx(paper.hours / 10)
+    assert paper.stage == "fine-tuning, 300000 steps, 5.2 TB of maps read"  # 2 images of 16767 * 512 bytes
+    assert short.stage == "fine-tuning, 30000 steps, 0.5 TB of maps read"
 
 
 def test_a_network_that_has_not_been_timed_has_no_hours():
