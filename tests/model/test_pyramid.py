@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -248,6 +252,27 @@ def test_the_arguments_are_left_as_they_were():
     score_windows(feature_map, windows, *linear(150, 3))
     assert torch.equal(feature_map, copies[0])
     assert (windows == copies[1]).all()
+
+
+COMPILED = """
+import numpy as np, torch
+from spp_det.model import pyramid
+cells, windows = torch.rand(2, 5, 6), np.array([[0, 0, 3, 4]])
+pyramid.pool_windows(cells, windows)
+pyramid.score_windows(cells, windows, torch.rand(3, 100), torch.rand(3))
+kernels = pyramid._kernel, pyramid._score_kernel
+print(sum(sum(kernel.stats.cache_misses.values()) for kernel in kernels))
+"""
+
+
+def test_the_kernels_are_compiled_once_an_installation(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COMPILED]
+    compiled = [
+        int(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
+        for _ in range(2)
+    ]
+    assert compiled == [2, 0]
 
 
 def test_distinct_rectangles_rebuild_the_windows():
