@@ -48,7 +48,7 @@ def test_a_signal_ends_it_with_its_code_and_one_line(name, busy):
     program = """
         import os, signal, sys, threading, time
         from spp_det import process
-        process.GRACE = 0.3
+        process.GRACE = 1.5
 
         def work(**_):
             process.goes_on("the same command goes on")

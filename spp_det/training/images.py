@@ -173,6 +173,8 @@ class TrainingImages:
                 why[index] = error
         for number in range(len(self.features.keys)):
             wanted = {index: key for index in pixels if (key := lacking[index][number]) is not None}
+            if not wanted:
+                continue
             made = self.features.maps_at([pixels[index] for index in wanted], number)
             for (index, key), conv_map in zip(wanted.items(), made, strict=True):
                 self.cache.store("maps", key, self._to_keep(index, conv_map))
