@@ -12,13 +12,13 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spp_det.config_file import load_config
+from spp_det.commands.pretrain import run_pretraining
+from spp_det.config.file import load_config
+from spp_det.config.pretrain import PretrainConfig
 from spp_det.data.class_folder import write_class_folder
 from spp_det.data.synthetic import CLASSES, generate_voc
 from spp_det.data.voc import read_voc
-from spp_det.pretraining import run_pretraining
 from spp_det.report.tables import classification_table
-from spp_det.training.pretrain_config import PretrainConfig
 
 RECIPE = Path(__file__).resolve().parent.parent / "configs" / "pretrain_small.yaml"
 PHOTOS = {"train": 700, "test": 250}

@@ -25,7 +25,7 @@ if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
 fi
 
 # OpenCV's wheel needs libraries that bare servers lack: the package says so in one line, with the remedy.
-if ! reason=$(.venv/bin/python -c 'import spp_det.opencv' 2>&1); then
+if ! reason=$(.venv/bin/python -c 'import spp_det.runtime.opencv' 2>&1); then
     echo "setup: ${reason##*Error: }" >&2
     exit 2
 fi

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from spp_det.config_file import load_config
+from spp_det.config.file import load_config
+from spp_det.detections.reader import read_json
 from spp_det.errors import UserError
-from spp_det.evaluation.reading import read_json
 from spp_det.report.reproduction import comparison_table, costs_table
 
 

@@ -15,7 +15,7 @@ from spp_det.errors import UserError
 from spp_det.version import __version__
 
 if TYPE_CHECKING:
-    from spp_det.config_file import load_config, parse_config
+    from spp_det.config.file import load_config, parse_config
     from spp_det.data.coco import read_coco
     from spp_det.data.records import Dataset, Record
     from spp_det.data.voc import read_voc, write_voc
@@ -52,8 +52,8 @@ _HOMES = {
     "Record": "spp_det.data.records",
     "SpatialPyramidPooling": "spp_det.model.pyramid",
     "evaluate_voc": "spp_det.evaluation.voc",
-    "load_config": "spp_det.config_file",
-    "parse_config": "spp_det.config_file",
+    "load_config": "spp_det.config.file",
+    "parse_config": "spp_det.config.file",
     "pool_windows": "spp_det.model.pyramid",
     "read_coco": "spp_det.data.coco",
     "read_voc": "spp_det.data.voc",

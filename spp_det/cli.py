@@ -11,9 +11,9 @@ from typing import Annotated, Literal, NoReturn, TypeVar
 import typer
 from rich.markup import escape
 
+from spp_det.commands.process import goes_on, log_to, run_app
+from spp_det.commands.terminal import say, say_skipped, show, show_figures
 from spp_det.errors import UserError
-from spp_det.process import goes_on, log_to, run_app
-from spp_det.terminal import say, say_skipped, show, show_figures
 from spp_det.version import __version__
 
 # Everything heavy is imported by the command that needs it, so that --help answers at once.
@@ -84,9 +84,9 @@ def train(
 
     By N processes or on N GPUs: torchrun --nproc-per-node N -m spp_det train CONFIG.
     """
-    from spp_det import distributed
-    from spp_det.config_file import load_config
-    from spp_det.training_run import run_training
+    from spp_det.commands.train import run_training
+    from spp_det.config.file import load_config
+    from spp_det.runtime import distributed
 
     settings = load_config(config, _overridden(overrides, strict))
     goes_on(FROM_CACHE)
@@ -137,11 +137,11 @@ def detect(
     to the folder is removed, unless --resume goes on with it. By N processes or on N GPUs: torchrun
     --nproc-per-node N -m spp_det detect MODEL IMAGES --out DIR.
     """
-    from spp_det import distributed
+    from spp_det.commands.detect import detect_to_folder, windows_for
     from spp_det.data.folder import find_images
-    from spp_det.detecting import detect_to_folder, windows_for
-    from spp_det.devices import choose_device
     from spp_det.model.ensemble import load_detector
+    from spp_det.runtime import distributed
+    from spp_det.runtime.devices import choose_device
 
     others = [Path(name) for name in takewhile(lambda name: name.endswith(".safetensors"), images)]
     if len(others) == len(images):
@@ -199,9 +199,9 @@ def evaluate(
     Of VOC's matching at IoU .5 also each class's best score threshold, and how many errors of each kind there
     are at it.
     """
-    from spp_det.cache import write_json, write_whole
+    from spp_det.commands.report import Truth, score, write_report
     from spp_det.report.figures import figures_csv, figures_markdown
-    from spp_det.reporting import Truth, score, write_report
+    from spp_det.runtime.cache import write_json, write_whole
 
     truth = Truth(voc, split, coco, images, follow_links)
     evaluation = score(detections, truth, ious=iou or (), max_dets=max_dets)
@@ -232,7 +232,7 @@ def report(
 
     RUN is compared with the test data of its training, if neither --voc nor --coco names another.
     """
-    from spp_det.reporting import Truth, run_report
+    from spp_det.commands.report import Truth, run_report
 
     page = run_report(run, Truth(voc, split, coco, images, follow_links), out)
     say(f"[bold green]wrote[/] {escape(str(page))}")
@@ -264,10 +264,10 @@ def propose(
     follow_links: FollowLinks = False,
 ) -> None:
     """Write the windows of a data set to a file, or report how many of its objects they cover."""
-    from spp_det.cache import Cache, write_json
+    from spp_det.commands.proposals import chosen, recall_figures, write_windows
     from spp_det.data.voc import read_voc
-    from spp_det.proposing import chosen, recall_figures, write_windows
     from spp_det.report.tables import recall_table
+    from spp_det.runtime.cache import Cache, write_json
 
     searches = chosen(mode or (), max_side, proposals, edge_model)
     kept = None if cache is None else Cache(cache)
@@ -319,8 +319,8 @@ def inspect(
     """Draw what conv5 sees: filters at their strongest, a window's cells and bins, which bins say yes."""
     import numpy as np
 
+    from spp_det.commands.inspect import inspect_image
     from spp_det.data.folder import find_images
-    from spp_det.inspecting import inspect_image
     from spp_det.model.detector import Detector
 
     numbers = box = None
@@ -369,7 +369,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Generate photos, pre-train a small network, train, detect and evaluate: minutes, no download."""
-    from spp_det.demo import run_demo
+    from spp_det.commands.demo import run_demo
 
     result = run_demo(out, seed, lambda: log_to(out / "train.log"))
     show_figures(result.figures)
@@ -389,11 +389,11 @@ def pretrain(
     The same command goes on after an interruption. On N GPUs: torchrun --nproc-per-node N -m spp_det
     pretrain CONFIG.
     """
-    from spp_det import distributed
-    from spp_det.config_file import load_config
-    from spp_det.pretraining import run_pretraining
+    from spp_det.commands.pretrain import run_pretraining
+    from spp_det.config.file import load_config
+    from spp_det.config.pretrain import PretrainConfig
     from spp_det.report.tables import classification_table
-    from spp_det.training.pretrain_config import PretrainConfig
+    from spp_det.runtime import distributed
 
     settings = load_config(config, _overridden(overrides, strict), kind=PretrainConfig)
     goes_on("the same command goes on after the last whole epoch")
@@ -421,8 +421,8 @@ def cache(
     ] = None,
 ) -> None:
     """Show what a cache holds, or remove some of it; a run that misses something computes it again."""
-    from spp_det.cache import Cache
     from spp_det.report.tables import cache_table
+    from spp_det.runtime.cache import Cache
 
     kept = Cache(folder)
     if not folder.is_dir():
@@ -457,8 +457,8 @@ def ablate(
 
     The same command goes on after an interruption, and with other --rows adds those to the table.
     """
-    from spp_det.ablation import run_ablation
-    from spp_det.config_file import load_config
+    from spp_det.commands.ablate import run_ablation
+    from spp_det.config.file import load_config
     from spp_det.report.ablation import ablation_table, missing_rows
 
     settings = load_config(config, _overridden(overrides, strict))
@@ -482,10 +482,10 @@ def benchmark(
     quick: Annotated[bool, typer.Option("--quick", help="Small, to see that it works.")] = False,
 ) -> None:
     """Time every stage beside what it replaces: roi_pool, OpenCV's own call, R-CNN. Minutes on a CPU."""
-    from spp_det.benchmark import run_benchmark
-    from spp_det.cache import write_json
-    from spp_det.devices import choose_device
+    from spp_det.commands.benchmark import run_benchmark
     from spp_det.report.tables import benchmark_table
+    from spp_det.runtime.cache import write_json
+    from spp_det.runtime.devices import choose_device
 
     figures = run_benchmark(backbone, str(choose_device(device)), quick)
     write_json(out, figures)

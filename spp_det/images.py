@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError, features
 
 from spp_det.errors import UserError, one_line
-from spp_det.opencv import cv2
+from spp_det.runtime.opencv import cv2
 
 logger = logging.getLogger(__name__)
 

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
 
-from spp_det import distributed
 from spp_det.boxes import Boxes
-from spp_det.cache import Cache
+from spp_det.detections.types import DetectedImage, Result
 from spp_det.images import RGB, UnreadableImageError, read_image
 from spp_det.model.detector import Detections
 from spp_det.model.ensemble import AnyDetector
 from spp_det.model.features import images_at_once
 from spp_det.proposals.source import WindowSource
-from spp_det.threads import ahead
+from spp_det.runtime import distributed
+from spp_det.runtime.cache import Cache
+from spp_det.runtime.threads import ahead
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False)
-class DetectedImage:
-    """An image file and what was found in it."""
-
-    path: Path
-    image: RGB
-    detections: Detections
-
-
-Result = DetectedImage | UnreadableImageError
 Prepared = tuple[RGB, Boxes] | UnreadableImageError  # an image and its windows
 
 

@@ -37,7 +37,7 @@ def run_folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def run_metrics(run_folder) -> dict[str, Any]:
-    from spp_det.training_run import run_training
+    from spp_det.commands.train import run_training
     from tests.small_run import configure
 
     return run_training(configure(run_folder, run_folder / "run"))
@@ -78,7 +78,7 @@ def in_ranks() -> Callable[[int, Callable[[int], Any]], list[Any]]:
     They are threads, which start at once. What they exchange is real, the transport is not: see
     tests/test_distributed.py for that.
     """
-    from spp_det import distributed
+    from spp_det.runtime import distributed
 
     here = threading.local()
 

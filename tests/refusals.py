@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from spp_det.config import Config, Section
-from spp_det.config_file import load_config
+from spp_det.config.file import load_config
+from spp_det.config.settings import Config, Section
 from spp_det.errors import UserError
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from spp_det.config import Config
-from spp_det.config_file import parse_config
+from spp_det.config.file import parse_config
+from spp_det.config.settings import Config
 
 
 def configure(folder: Path, output: Path, **data: str) -> Config:

@@ -13,11 +13,11 @@ import yaml
 from PIL import Image
 
 from spp_det import Detector
-from spp_det.cache import Cache
-from spp_det.config_file import load_config
+from spp_det.config.file import load_config
 from spp_det.data.class_folder import write_class_folder
 from spp_det.data.synthetic import CLASSES, generate_voc
 from spp_det.data.voc import read_annotation, read_voc
+from spp_det.runtime.cache import Cache
 from spp_det.version import __version__
 from tests.command_line import Ended, assert_one_line, spp_det
 

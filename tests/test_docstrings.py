@@ -16,8 +16,8 @@ import torch
 import yaml
 
 import spp_det
-from spp_det.config import Backbone as BackboneSettings
-from spp_det.config import Pyramid
+from spp_det.config.settings import Backbone as BackboneSettings
+from spp_det.config.settings import Pyramid
 from spp_det.data.synthetic import generate_voc
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector

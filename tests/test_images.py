@@ -27,7 +27,7 @@ from spp_det.images import (
     read_image,
     resize_shorter_side,
 )
-from spp_det.opencv import cv2
+from spp_det.runtime.opencv import cv2
 
 H, W = 40, 60
 

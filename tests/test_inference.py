@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from spp_det import inference
-from spp_det.cache import Cache
-from spp_det.config import Backbone as BackboneSettings
-from spp_det.config import Detection, Pyramid
+from spp_det.config.settings import Backbone as BackboneSettings
+from spp_det.config.settings import Detection, Pyramid
 from spp_det.data.synthetic import scene
+from spp_det.detections.types import DetectedImage
 from spp_det.images import UnreadableImageError, read_image
-from spp_det.inference import DetectedImage, detect_files
+from spp_det.inference import detect_files
 from spp_det.model import detector as detector_module
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector
@@ -27,6 +27,7 @@ from spp_det.model.features import SPPFeatures
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import LinearSVMs
 from spp_det.proposals.source import WindowSource
+from spp_det.runtime.cache import Cache
 
 
 @pytest.fixture(scope="module")

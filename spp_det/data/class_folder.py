@@ -9,14 +9,14 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from spp_det.boxes import Ints
-from spp_det.cache import write_whole
 from spp_det.data.crops import cut
 from spp_det.data.folder import find_images
 from spp_det.data.names import leads_out
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.images import encode_jpeg, read_image
-from spp_det.threads import ahead, cores
+from spp_det.runtime.cache import write_whole
+from spp_det.runtime.threads import ahead, cores
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import numpy as np
 from spp_det.boxes import Boxes, Ints, as_boxes, iou
 from spp_det.data.records import Record
 from spp_det.images import RGB
-from spp_det.opencv import cv2
+from spp_det.runtime.opencv import cv2
 
 BACKGROUND_IOU = 0.3  # a background window overlaps every object less than this, as for the SVMs' negatives
 SMALLEST_WINDOW = 16  # shorter side of a background window, pixels

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from spp_det.boxes import Doubles, Ints, exact_iou
 from spp_det.data.records import Dataset, Record
-from spp_det.evaluation.detections import ImageDetections
+from spp_det.detections.types import ImageDetections
 from spp_det.evaluation.voc import Outcome, match
 
 LOOSE = 0.1  # IoU from which a box is a bad try at an object rather than background

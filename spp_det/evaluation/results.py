@@ -6,7 +6,7 @@
     {"images": [{"id": 1, "file_name": "a/5.jpg", "width": 640, "height": 480}, ...],
      "categories": [{"id": 1, "name": "raccoon"}, ...]}
 
-Other formats are brought to the same two by `spp_det.evaluation.reading`.
+Other formats are brought to the same two by `spp_det.detections.reader`.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from typing import Any
 
 from spp_det.data.coco import coco_dataset, coco_instances
 from spp_det.data.records import Dataset
+from spp_det.detections.align import Aligned, align
+from spp_det.detections.reader import read_detections, read_json
+from spp_det.detections.types import ImageDetections
 from spp_det.errors import UserError
-from spp_det.evaluation.align import Aligned, align
 from spp_det.evaluation.coco import MAX_DETS, evaluate_coco
 from spp_det.evaluation.curves import Curve, Threshold, best_f1, class_curves
-from spp_det.evaluation.detections import ImageDetections
 from spp_det.evaluation.errors import ImageErrors, count_errors, sort_errors
-from spp_det.evaluation.reading import read_detections, read_json
 from spp_det.evaluation.voc import VocResult, evaluate_voc
 
 logger = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from spp_det.boxes import Doubles, Ints, exact_iou
 from spp_det.data.records import Dataset
+from spp_det.detections.types import ImageDetections, check_detections
 from spp_det.errors import UserError
-from spp_det.evaluation.detections import ImageDetections, check_detections
 
 Flags = npt.NDArray[np.bool_]
 

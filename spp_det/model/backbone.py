@@ -17,12 +17,12 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spp_det.config import Precision
-from spp_det.devices import has_bfloat16
+from spp_det.config.settings import Precision
 from spp_det.errors import UserError
 from spp_det.model.architectures import BACKBONES
 from spp_det.model.geometry import derive_geometry
 from spp_det.model.sign import never_negative
+from spp_det.runtime.devices import has_bfloat16
 
 logger = logging.getLogger(__name__)
 

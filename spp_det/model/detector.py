@@ -14,8 +14,7 @@ import PIL.Image
 import torch
 
 from spp_det.boxes import Boxes, Floats, Ints, clip, nms, soft_nms
-from spp_det.config import Detection, Precision
-from spp_det.devices import choose_device
+from spp_det.config.settings import Detection, Precision
 from spp_det.errors import UserError
 from spp_det.images import RGB, as_image
 from spp_det.model.backbone import Backbone
@@ -34,6 +33,7 @@ from spp_det.model.rcnn import RCNNFeatures
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 from spp_det.proposals import selective_search
+from spp_det.runtime.devices import choose_device
 
 Scorer = LinearSVMs | SoftmaxScorer
 AnyImage = RGB | PIL.Image.Image | str | PathLike[str]

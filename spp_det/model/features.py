@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from spp_det.boxes import Boxes, Ints
-from spp_det.config import Normalize
+from spp_det.config.settings import Normalize
 from spp_det.errors import UserError
 from spp_det.images import RGB, resize_shorter_side
 from spp_det.model.backbone import Backbone
@@ -23,7 +23,7 @@ from spp_det.model.model_file import Settings
 from spp_det.model.projection import closest_scale, project
 from spp_det.model.pyramid import Mode, distinct_rectangles, num_bins, pool_windows, score_windows
 from spp_det.model.svm import LinearSVMs
-from spp_det.threads import on_all_cores
+from spp_det.runtime.threads import on_all_cores
 
 T = TypeVar("T")
 

@@ -15,10 +15,10 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from spp_det.cache import checksum, write_whole
-from spp_det.config import FC, Backbone, Detection, Features, Proposals, Pyramid, ScorerKind, Section
+from spp_det.config.settings import FC, Backbone, Detection, Features, Proposals, Pyramid, ScorerKind, Section
 from spp_det.errors import UserError, is_out_of_memory
 from spp_det.model.geometry import Geometry
+from spp_det.runtime.cache import checksum, write_whole
 
 FORMAT = "spp_det 2"
 T = TypeVar("T")

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spp_det.boxes import Ints
-from spp_det.threads import on_all_cores
+from spp_det.runtime.threads import on_all_cores
 
 Mode = Literal["max", "average"]
 DETECTION_LEVELS = (6, 3, 2, 1)  # 50 bins (P section 4.1)

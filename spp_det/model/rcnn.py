@@ -18,7 +18,7 @@ from spp_det.boxes import Boxes, Ints
 from spp_det.images import RGB
 from spp_det.model.backbone import Backbone
 from spp_det.model.features import ConvMap, WindowVectors
-from spp_det.opencv import cv2
+from spp_det.runtime.opencv import cv2
 
 SIDE = 227  # pixels of a warped window
 CONTEXT = 16  # of them on each side show the surroundings

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from spp_det.boxes import Boxes, Ints
-from spp_det.cache import file_digest
 from spp_det.errors import UserError
 from spp_det.images import RGB
-from spp_det.opencv import cv2
 from spp_det.proposals.shrunk import search_shrunk
+from spp_det.runtime.cache import file_digest
+from spp_det.runtime.opencv import cv2
 
 VERSION = 1  # of the windows that this file computes from given pixels; part of their cache key
 PATIENCE = 120  # seconds for the trial of a model, which takes one

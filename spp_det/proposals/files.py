@@ -21,9 +21,9 @@ from typing import IO, Any
 import numpy as np
 
 from spp_det.boxes import Boxes, as_boxes
-from spp_det.cache import write_whole
 from spp_det.errors import UserError
 from spp_det.proposals.mat import read_cells
+from spp_det.runtime.cache import write_whole
 
 ByImage = dict[str, Boxes]  # image id -> float32 [N, 4]
 

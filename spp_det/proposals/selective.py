@@ -18,9 +18,9 @@ import numpy.typing as npt
 
 from spp_det.boxes import Boxes, Ints
 from spp_det.images import RGB
-from spp_det.opencv import cv2
 from spp_det.proposals.shrunk import search_shrunk
-from spp_det.threads import cores
+from spp_det.runtime.opencv import cv2
+from spp_det.runtime.threads import cores
 
 SearchMode = Literal["fast", "paper", "quality"]
 MODES: tuple[SearchMode, ...] = get_args(SearchMode)

@@ -8,7 +8,7 @@ import numpy as np
 
 from spp_det.boxes import Boxes, Ints, as_boxes
 from spp_det.images import RGB
-from spp_det.opencv import cv2
+from spp_det.runtime.opencv import cv2
 
 
 def search_shrunk(image: RGB, max_side: int | None, search: Callable[[RGB], Ints]) -> Boxes:

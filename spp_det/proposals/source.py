@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from spp_det.boxes import Boxes, clip
-from spp_det.cache import Arrays, Cache, digest, file_digest
-from spp_det.config import Proposals
-from spp_det.config_file import parse_config
+from spp_det.config.file import parse_config
+from spp_det.config.settings import Proposals
 from spp_det.errors import UserError
 from spp_det.images import (
     RGB,
@@ -23,8 +22,9 @@ from spp_det.images import (
     warn_truncated,
     warned_truncated,
 )
-from spp_det.opencv import cv2
 from spp_det.proposals import edges, files, selective
+from spp_det.runtime.cache import Arrays, Cache, digest, file_digest
+from spp_det.runtime.opencv import cv2
 
 logger = logging.getLogger(__name__)
 

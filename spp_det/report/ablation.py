@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from spp_det.report.text import printable
+from spp_det.drawing.text import printable
 
 COLUMNS = ("row", "scales", "mAP@.5 %", "mAP@.75 %", "training s", "detection s/image")
 CAPTION = (

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from spp_det.report.text import printable
+from spp_det.drawing.text import printable
 
 ROW = ("protocol", "iou", "class", "figure", "value")
 BEST = ("score", "precision", "recall", "F1")

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from spp_det.boxes import Boxes, Floats, Ints, as_boxes
+from spp_det.drawing.draw import draw_box
+from spp_det.drawing.heat import AGAINST, FOR, faded, heat, tint
+from spp_det.drawing.palette import BLACK, WHITE, Color, text_color
+from spp_det.drawing.sheet import GRAY, Panel, compose, text_width, write
 from spp_det.images import RGB
 from spp_det.model.inspection import CellGrid, Doubles, InspectedWindow, bin_cells
-from spp_det.opencv import cv2
-from spp_det.report.draw import draw_box
-from spp_det.report.heat import AGAINST, FOR, faded, heat, tint
-from spp_det.report.palette import BLACK, WHITE, Color, text_color
-from spp_det.report.sheet import GRAY, Panel, compose, text_width, write
+from spp_det.runtime.opencv import cv2
 
 WINDOW: Color = (255, 122, 0)
 CELLS: Color = (86, 220, 255)

@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader
 
-from spp_det.cache import write_whole
 from spp_det.data.records import Record
+from spp_det.detections.types import ImageDetections
+from spp_det.drawing.text import printable
 from spp_det.evaluation.curves import Curve, best_f1, pooled_curve
-from spp_det.evaluation.detections import ImageDetections
 from spp_det.evaluation.errors import ImageErrors, Kind
 from spp_det.evaluation.results import Evaluation
 from spp_det.images import UnreadableImageError, encode_jpeg, read_image, resize_shorter_side
-from spp_det.progress import track
-from spp_det.report.text import printable
-from spp_det.threads import ahead, cores
+from spp_det.runtime.cache import write_whole
+from spp_det.runtime.progress import track
+from spp_det.runtime.threads import ahead, cores
 
 logger = logging.getLogger(__name__)
 

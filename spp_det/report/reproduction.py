@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import nn
 
-from spp_det.config import Config
+from spp_det.config.settings import Config
 from spp_det.data.joined import locate_split
 from spp_det.data.voc import read_split
 from spp_det.errors import UserError

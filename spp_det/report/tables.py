@@ -9,9 +9,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from spp_det.cache import Usage
+from spp_det.drawing.text import printable
 from spp_det.evaluation.coco import FIGURES
-from spp_det.report.text import printable
+from spp_det.runtime.cache import Usage
 
 
 def coco_table(figures: Mapping[str, float]) -> Table:

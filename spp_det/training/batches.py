@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spp_det.boxes import Ints
-from spp_det.config import FineTune
+from spp_det.config.settings import FineTune
 from spp_det.training.windows import LabelledWindows
 
 ORDER, STEP, HELD_OUT, WATCHED = (

@@ -1,35 +1,16 @@
-"""A training that was interrupted goes on.
+"""A training that was interrupted goes on: a long stage leaves a `Checkpoint` of its state in the cache.
 
-What takes minutes leaves a `Checkpoint` of its state in the cache. Pre-training, which has no cache, has a
-file of its own in its output: weights, optimiser and epochs. Random numbers need no place in it: each epoch
-seeds its own, by its number. Of several processes the first one keeps all this, in its `CommonCache`.
+Of several processes the first one keeps it, in its `CommonCache`.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import safetensors
-import torch
-from safetensors.torch import save
-from torch import Tensor, nn
-
-from spp_det import distributed
-from spp_det.cache import Arrays, Cache, digest, write_whole
-from spp_det.config_file import differences
-from spp_det.errors import UserError, is_out_of_memory
-from spp_det.training.learning import Epoch, Progress
-
-logger = logging.getLogger(__name__)
-
-FORMAT = "spp_det checkpoint 1"
-Settings = Mapping[str, object]  # what the training depends on, by dotted key; anything that JSON can write
-
+from spp_det.runtime import distributed
+from spp_det.runtime.cache import Arrays, Cache
 
 EVERY = 5.0  # seconds of work that are at most lost...
 SHARE = 0.05  # ...or more, where writing would take a larger part of all time than this
@@ -95,84 +76,3 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget the state."""
         self.cache.remove(self.stage, self.key)
-
-
-def save_checkpoint(path: Path, network: nn.Module, progress: Progress, settings: Settings) -> None:
-    """Write the state of a training, whole or not at all, over the one before."""
-    assert progress.optimizer is not None
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    rest: dict[str, Any] = {"groups": progress.optimizer["param_groups"], "state": {}}
-    for index, values in progress.optimizer["state"].items():
-        for key, value in values.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value
-            else:
-                rest["state"].setdefault(str(index), {})[key] = value
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = json.dumps({"settings": dict(settings), "epochs": progress.tree, "optimizer": rest})
-    metadata = {"format": FORMAT, "about": about, "digest": _digest(about, tensors)}
-    write_whole(path, save(tensors, metadata))
-
-
-def load_checkpoint(path: Path, network: nn.Module, settings: Settings) -> Progress:
-    """Put a network where the checkpoint left it, and say how far that is; no file is the beginning, and so
-    is, after a warning, one that is damaged or of another version.
-
-    Raises UserError, one line, where it was made with other settings: it says which.
-    """
-    if not path.exists():
-        return Progress([])
-    with path.open("rb"):  # safetensors takes what it may not read for absent
-        pass
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    try:
-        return _loaded(path, network, settings)
-    except (
-        *(safetensors.SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError),
-        *(RuntimeError, RecursionError),
-    ) as error:
-        if isinstance(error, RuntimeError) and is_out_of_memory(error):
-            raise
-        network.load_state_dict(before)
-        reason = " ".join(str(error).split())[:200]
-        logger.warning("%s is damaged, or of another version (%s); beginning anew", path, reason)
-        return Progress([])
-
-
-def _loaded(path: Path, network: nn.Module, settings: Settings) -> Progress:
-    with safetensors.safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata.get("format") != FORMAT:
-        raise ValueError("its format is not ours")
-    if metadata["digest"] != _digest(metadata["about"], tensors):
-        raise ValueError("its checksum does not match")
-    about = json.loads(metadata["about"])
-    if different := differences(about["settings"], json.loads(json.dumps(dict(settings)))):
-        again = f"name another output, or remove {path} to begin anew"
-        raise UserError(f"{path} was made with other settings ({different}); {again}")
-    network.load_state_dict(_part(tensors, "network."))
-    return _progress(about, tensors)
-
-
-def _progress(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:
-    state: dict[int, dict[str, Any]] = {
-        int(i): dict(values) for i, values in about["optimizer"]["state"].items()
-    }
-    for name, tensor in _part(tensors, "optimizer.").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = tensor
-    optimizer = {"state": state, "param_groups": about["optimizer"]["groups"]}
-    return Progress([Epoch(**epoch) for epoch in about["epochs"]], optimizer)
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of everything in the file: safetensors itself notices no change of a weight."""
-    parts: list[object] = [about]
-    for name in sorted(tensors):
-        parts += [name, tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes()]
-    return digest(*parts)

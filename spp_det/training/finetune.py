@@ -23,16 +23,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spp_det import distributed
 from spp_det.boxes import Ints
-from spp_det.cache import Arrays, check_form, digest
-from spp_det.config import FineTune
+from spp_det.config.settings import FineTune
 from spp_det.errors import UserError
 from spp_det.model.head import FCHead
 from spp_det.model.pyramid import mirrored_bins
 from spp_det.model.softmax import SoftmaxScorer
-from spp_det.progress import track
-from spp_det.threads import ahead
+from spp_det.runtime import distributed
+from spp_det.runtime.cache import Arrays, check_form, digest
+from spp_det.runtime.progress import track
+from spp_det.runtime.threads import ahead
 from spp_det.training.batches import WATCHED, Batch, BatchSampler, Candidates, hold_out
 from spp_det.training.checkpoint import Checkpoint
 from spp_det.training.images import TrainingImages

@@ -17,19 +17,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp_det import distributed
 from spp_det.boxes import Boxes, Ints
-from spp_det.cache import Arrays, Cache, digest
-from spp_det.config import Proposals
+from spp_det.config.settings import Proposals
 from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.images import RGB, Skipped, UnreadableImageError, read_image, skipped
 from spp_det.model.features import ConvMap, WindowFeatures, WindowVectors, images_at_once
 from spp_det.model.head import FCHead
-from spp_det.progress import track
 from spp_det.proposals.source import WindowSource
-from spp_det.threads import ahead
+from spp_det.runtime import distributed
+from spp_det.runtime.cache import Arrays, Cache, digest
+from spp_det.runtime.progress import track
+from spp_det.runtime.threads import ahead
 from spp_det.training.mining import Example
 from spp_det.training.windows import LabelledWindows
 

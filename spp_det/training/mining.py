@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp_det import distributed
 from spp_det.boxes import Floats, Ints
-from spp_det.config import SVM
+from spp_det.config.settings import SVM
 from spp_det.errors import UserError
 from spp_det.model.features import WindowVectors
 from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms
+from spp_det.runtime import distributed
 from spp_det.training.windows import LabelledWindows, spread_out
 
 logger = logging.getLogger(__name__)

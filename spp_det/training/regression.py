@@ -13,11 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp_det import distributed
 from spp_det.boxes import Boxes, Floats, Ints, decode_deltas, encode_deltas, iou
-from spp_det.config import BoxRegression
+from spp_det.config.settings import BoxRegression
 from spp_det.errors import UserError
 from spp_det.model.bbox import BoxRegressor, fit_ridge
+from spp_det.runtime import distributed
 from spp_det.training.windows import LabelledWindows
 
 VERSION = 2  # of what is fitted to given examples, and of their mean norm; part of their cache keys

@@ -17,14 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spp_det import distributed
 from spp_det.boxes import Ints
-from spp_det.cache import Arrays, Cache, check_form, digest
-from spp_det.config import SVM, Config, Data
+from spp_det.config.settings import SVM, Config, Data
 from spp_det.data.coco import read_coco
 from spp_det.data.joined import read_voc_splits
 from spp_det.data.records import Dataset, Record
-from spp_det.devices import choose_device, give_back_memory, peak_memory
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
@@ -33,8 +30,11 @@ from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import LinearSVMs
-from spp_det.progress import track
-from spp_det.threads import cores
+from spp_det.runtime import distributed
+from spp_det.runtime.cache import Arrays, Cache, check_form, digest
+from spp_det.runtime.devices import choose_device, give_back_memory, peak_memory
+from spp_det.runtime.progress import track
+from spp_det.runtime.threads import cores
 from spp_det.training import mining, regression
 from spp_det.training.checkpoint import Checkpoint, CommonCache
 from spp_det.training.finetune import finetune

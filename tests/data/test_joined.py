@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from spp_det.boxes import as_boxes
-from spp_det.config import Data
+from spp_det.config.settings import Data
 from spp_det.data.joined import locate_split, read_voc_splits
 from spp_det.data.records import Dataset, Record
 from spp_det.data.voc import read_voc, write_voc

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spp_det import Detector
-from spp_det.config_file import parse_config
+from spp_det.config.file import parse_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.inference import detect_files

@@ -18,7 +18,7 @@ from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.images import read_image
 from spp_det.proposals.source import WindowSource
-from spp_det.run_folder import alone_in
+from spp_det.runtime.run_folder import alone_in
 from tests.command_line import assert_one_line, spp_det
 from tests.stress.readers import READERS
 

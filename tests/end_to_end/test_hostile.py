@@ -18,22 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp_det import Detector
-from spp_det.cache import Cache
-from spp_det.config_file import load_config
+from spp_det.config.file import load_config
 from spp_det.data.class_folder import read_class_folder, write_class_folder
 from spp_det.data.coco import coco_instances, read_coco
 from spp_det.data.folder import find_images
 from spp_det.data.records import Dataset
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
+from spp_det.detections.journal import Journal
+from spp_det.detections.reader import read_detections
 from spp_det.errors import UserError
-from spp_det.evaluation.reading import read_detections
 from spp_det.images import UnreadableImageError, image_size, read_image
 from spp_det.model.backbone import Backbone
+from spp_det.pretraining.learning import Progress
 from spp_det.proposals.files import read_proposals
-from spp_det.report.journal import Journal
+from spp_det.runtime.cache import Cache
 from spp_det.training.checkpoint import load_checkpoint
-from spp_det.training.learning import Progress
 from tests.stress.fuzz import read_undamaged, run_case
 from tests.stress.guard import watched
 from tests.stress.readers import READERS

@@ -12,15 +12,15 @@ from safetensors.torch import save_file
 from torch import nn
 
 from spp_det import Detector
-from spp_det.config_file import parse_config
+from spp_det.config.file import parse_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.errors import UserError
 from spp_det.images import read_image
 from spp_det.model import architectures
 from spp_det.model.architectures import BACKBONES
 from spp_det.model.backbone import Backbone
+from spp_det.pretraining.pretrain import PyramidClassifier
 from spp_det.training import stages
-from spp_det.training.pretrain import PyramidClassifier
 
 
 def documented() -> str:

@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 import spp_det
-from spp_det.cache import Cache
-from spp_det.config_file import load_config
+from spp_det.commands.train import run_training
+from spp_det.config.file import load_config
 from spp_det.data.synthetic import generate_voc
 from spp_det.model.detector import Detector
-from spp_det.training_run import run_training
+from spp_det.runtime.cache import Cache
 from tests.command_line import spp_det as spp_det_here
 
 RECIPE = {

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from spp_det.cache import Cache
-from spp_det.config import Config
-from spp_det.config_file import dump_config, parse_config
+from spp_det.commands.train import run_training
+from spp_det.config.file import dump_config, parse_config
+from spp_det.config.settings import Config
 from spp_det.data.synthetic import generate_voc
+from spp_det.runtime.cache import Cache
 from spp_det.training import checkpoint
 from spp_det.training.stages import train
-from spp_det.training_run import run_training
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,8 @@ def test_a_process_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_befo
     recipe.write_text(dump_config(configure(folder, tmp_path / "run")))
     program = """
         import os, signal, sys
-        from spp_det import cache, cli
+        from spp_det import cli
+        from spp_det.runtime import cache
         from spp_det.training import checkpoint, mining
         checkpoint.EVERY, checkpoint.SHARE = 0.0, float("inf")
         arrays, sync = mining.Mining.arrays, os.fsync

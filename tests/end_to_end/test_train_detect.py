@@ -17,8 +17,8 @@ from PIL import Image
 
 from spp_det import Detector
 from spp_det.boxes import as_boxes, intersection
-from spp_det.config import Config
-from spp_det.config_file import parse_config
+from spp_det.config.file import parse_config
+from spp_det.config.settings import Config
 from spp_det.data.coco import coco_instances
 from spp_det.data.records import Dataset, Record
 from spp_det.data.synthetic import generate_voc

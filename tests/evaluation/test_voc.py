@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp_det.data.records import Dataset, Record
+from spp_det.detections.types import ImageDetections
 from spp_det.errors import UserError
-from spp_det.evaluation.detections import ImageDetections
 from spp_det.evaluation.voc import VocResult, evaluate_voc
 
 NOWHERE = (900, 900, 910, 910)  # a box that overlaps no object

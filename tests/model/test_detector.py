@@ -11,7 +11,7 @@ from PIL import Image
 
 from spp_det import Detector
 from spp_det.boxes import as_boxes, iou
-from spp_det.config import FC, Detection, Proposals
+from spp_det.config.settings import FC, Detection, Proposals
 from spp_det.errors import UserError
 from spp_det.model.detector import suppress
 from spp_det.proposals import selective_search

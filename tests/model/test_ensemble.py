@@ -12,9 +12,10 @@ from PIL import Image
 
 from spp_det import Detector, Ensemble
 from spp_det.boxes import iou
-from spp_det.config import FC, Proposals
+from spp_det.config.settings import FC, Proposals
+from spp_det.detections.types import DetectedImage
 from spp_det.errors import UserError
-from spp_det.inference import DetectedImage, detect_files
+from spp_det.inference import detect_files
 from spp_det.model import detector as detector_module
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.ensemble import load_detector

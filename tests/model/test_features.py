@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from spp_det.boxes import as_boxes
-from spp_det.config import Backbone as BackboneSettings
-from spp_det.config import Detection, Proposals, Pyramid
+from spp_det.config.settings import Backbone as BackboneSettings
+from spp_det.config.settings import Detection, Proposals, Pyramid
 from spp_det.data.synthetic import scene
 from spp_det.errors import UserError
 from spp_det.images import resize_shorter_side
@@ -29,7 +29,7 @@ from spp_det.model.model_file import Settings
 from spp_det.model.projection import project
 from spp_det.model.pyramid import pool_windows
 from spp_det.model.svm import LinearSVMs
-from spp_det.threads import ahead, on_all_cores
+from spp_det.runtime.threads import ahead, on_all_cores
 from tests.vectors import held
 
 LEVELS = (6, 3, 2, 1)

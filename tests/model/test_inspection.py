@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from spp_det.boxes import clip
-from spp_det.config import FC
-from spp_det.config import Backbone as BackboneSettings
+from spp_det.config.settings import FC
+from spp_det.config.settings import Backbone as BackboneSettings
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector

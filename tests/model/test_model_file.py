@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 import spp_det
 from spp_det import Detector
-from spp_det.config import FC, Backbone, Detection, Proposals, Pyramid
+from spp_det.config.settings import FC, Backbone, Detection, Proposals, Pyramid
 from spp_det.errors import UserError
 from spp_det.model.geometry import Geometry
 from spp_det.model.model_file import FORMAT, ModelFile, Settings, _checksum, read_model, write_model

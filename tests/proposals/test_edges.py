@@ -13,8 +13,8 @@ from sklearn.datasets import load_sample_image
 from spp_det.boxes import Boxes, as_boxes, clip, iou
 from spp_det.errors import UserError
 from spp_det.images import RGB
-from spp_det.opencv import cv2
 from spp_det.proposals.edges import MOST, EdgeBoxes
+from spp_det.runtime.opencv import cv2
 
 
 @pytest.fixture(scope="module")

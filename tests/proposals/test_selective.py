@@ -8,8 +8,8 @@ from sklearn.datasets import load_sample_image
 
 from spp_det.boxes import Boxes, clip
 from spp_det.images import RGB
-from spp_det.opencv import cv2
 from spp_det.proposals.selective import MODES, selective_search
+from spp_det.runtime.opencv import cv2
 
 
 def photo(name: str, height: int, width: int) -> RGB:

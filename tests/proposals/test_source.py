@@ -11,8 +11,7 @@ import pytest
 from PIL import Image
 
 from spp_det.boxes import as_boxes
-from spp_det.cache import Cache
-from spp_det.config import Proposals
+from spp_det.config.settings import Proposals
 from spp_det.data.synthetic import scene
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, read_image
@@ -21,6 +20,7 @@ from spp_det.proposals.edges import EdgeBoxes
 from spp_det.proposals.files import write_proposals
 from spp_det.proposals.selective import selective_search
 from spp_det.proposals.source import WindowSource, proposals_of
+from spp_det.runtime.cache import Cache
 
 PIXELS = np.zeros((60, 80, 3), np.uint8)
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spp_det.drawing.heat import heat
 from spp_det.model.geometry import Geometry
 from spp_det.model.inspection import CellGrid, InspectedWindow
 from spp_det.model.projection import project
-from spp_det.report.heat import heat
 from spp_det.report.inspection import (
     NO_CELL,
     View,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from spp_det.data.records import Dataset, Record
-from spp_det.evaluation.align import align
+from spp_det.detections.align import align
 from spp_det.evaluation.results import evaluate
 from spp_det.report.page import write_page
 

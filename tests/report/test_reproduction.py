@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from spp_det.config import Config
-from spp_det.config_file import load_config
+from spp_det.config.file import load_config
+from spp_det.config.settings import Config
 from spp_det.report.reproduction import (
     PUBLISHED,
     comparison_table,

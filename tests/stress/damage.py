@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import save
 from scipy.io import savemat
 
-from spp_det.cache import _crc32
 from spp_det.model.model_file import _checksum
+from spp_det.runtime.cache import _crc32
 from tests.stress.corrupt import VALUES, Rng, corrupted, corrupted_tree
 
 ARTEFACTS = {"mining", "finetune", "svms", "regressors", "norms"}  # the stages whose checksums are mended

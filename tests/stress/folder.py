@@ -23,7 +23,7 @@ import PIL.Image
 
 from spp_det import parse_config, train
 from spp_det.data.synthetic import generate_voc
-from spp_det.report.journal import NAME
+from spp_det.detections.journal import NAME
 
 EARLY = 1000  # images after which memory should have settled
 WRITTEN = ("detections.json", "images.json", NAME)

@@ -22,8 +22,8 @@ from tempfile import mkdtemp
 
 import yaml
 
-from spp_det.cache import Cache
 from spp_det.data.synthetic import generate_voc
+from spp_det.runtime.cache import Cache
 
 REPEATED = 15.0  # CPU seconds of work that one kill may cost
 SMALL = {

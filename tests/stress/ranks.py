@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from spp_det.cache import Cache
+from spp_det.runtime.cache import Cache
 
 STAGES = ("proposals_and_maps", "norm", "svm")  # what the processes share out by image
 TIME = 0.6  # of one single-threaded process, that two may take for these stages

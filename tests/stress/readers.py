@@ -22,12 +22,14 @@ from PIL import features as pillow
 from safetensors.torch import save
 from scipy.io import savemat
 
-from spp_det import ablation
-from spp_det.ablation import table_rows
 from spp_det.boxes import as_boxes
-from spp_det.cache import Cache
-from spp_det.config import Config
-from spp_det.config_file import dump_config, load_config, parse_config
+from spp_det.commands import ablate as ablation
+from spp_det.commands.ablate import table_rows
+from spp_det.commands.report import Truth, run_report
+from spp_det.commands.train import run_training
+from spp_det.config.file import dump_config, load_config, parse_config
+from spp_det.config.pretrain import PretrainConfig
+from spp_det.config.settings import Config
 from spp_det.data.bounds import fit_record
 from spp_det.data.class_folder import read_class_folder
 from spp_det.data.coco import coco_instances, read_coco
@@ -35,32 +37,30 @@ from spp_det.data.folder import find_images
 from spp_det.data.records import Dataset, Record
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
+from spp_det.detections.reader import read_json
+from spp_det.detections.types import DetectedImage
+from spp_det.detections.writer import FORMATS, DetectionWriter
 from spp_det.errors import UserError
-from spp_det.evaluation.reading import read_json
 from spp_det.evaluation.results import evaluate, evaluate_files, read_results
 from spp_det.images import UnreadableImageError, image_size, read_image
-from spp_det.inference import DetectedImage
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.detector import Detections, Detector, features_of
 from spp_det.model.head import LEVELS_KEY, FCHead
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import Hinge, LinearSVMs
+from spp_det.pretraining.class_images import readable
+from spp_det.pretraining.learning import Plan, Progress, learn
+from spp_det.pretraining.pretrain import save_backbone
 from spp_det.proposals.edges import EdgeBoxes
 from spp_det.proposals.files import write_proposals
 from spp_det.proposals.source import WindowSource, proposals_of
 from spp_det.report.ablation import ablation_table
-from spp_det.report.write import FORMATS, DetectionWriter
-from spp_det.reporting import Truth, run_report
+from spp_det.runtime.cache import Cache
 from spp_det.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from spp_det.training.class_images import readable
-from spp_det.training.learning import Plan, Progress, learn
 from spp_det.training.mining import Mining
-from spp_det.training.pretrain import save_backbone
-from spp_det.training.pretrain_config import PretrainConfig
 from spp_det.training.stages import _state as mining_state
 from spp_det.training.stages import train
-from spp_det.training_run import run_training
 from tests.proposals.conftest import edge_model_text
 
 SHAPE = (24, 32, 3)  # of the images here

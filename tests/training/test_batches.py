@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp_det.boxes import as_boxes
-from spp_det.config import FineTune
+from spp_det.config.settings import FineTune
 from spp_det.training.batches import Batch, BatchSampler, Candidates, hold_out
 from spp_det.training.windows import LabelledWindows
 from tests.training.scenes import record, scenes

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from spp_det.cache import Cache
-from spp_det.config import FineTune, Proposals
+from spp_det.config.settings import FineTune, Proposals
 from spp_det.data.records import Dataset
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
@@ -19,6 +18,7 @@ from spp_det.model.backbone import Backbone
 from spp_det.model.features import SPPFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.rcnn import RCNNFeatures
+from spp_det.runtime.cache import Cache
 from spp_det.training import finetune as module
 from spp_det.training.batches import Batch
 from spp_det.training.finetune import finetune

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from spp_det.boxes import iou
-from spp_det.cache import Cache, digest
-from spp_det.config import Proposals
+from spp_det.config.settings import Proposals
 from spp_det.data.records import Dataset
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
@@ -25,6 +24,7 @@ from spp_det.model.features import ConvMap, SPPFeatures, WindowVectors
 from spp_det.model.head import FCHead
 from spp_det.proposals import selective
 from spp_det.proposals.files import write_proposals
+from spp_det.runtime.cache import Cache, digest
 from spp_det.training.images import MAPS_VERSION, TrainingImages
 from spp_det.training.mining import Example
 from spp_det.training.windows import LabelledWindows

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp_det.boxes import area, as_boxes, intersection, iou
-from spp_det.config import SVM
+from spp_det.config.settings import SVM
 from spp_det.errors import UserError
 from spp_det.model.svm import Hinge, LinearSVMs, fit_svms
 from spp_det.training import mining

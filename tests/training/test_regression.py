@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spp_det.boxes import as_boxes, encode_deltas, iou
-from spp_det.config import BoxRegression
+from spp_det.config.settings import BoxRegression
 from spp_det.data.records import Record
 from spp_det.errors import UserError
 from spp_det.model.bbox import BoxRegressor, fit_ridge

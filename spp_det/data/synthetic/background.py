@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_images
 
 from spp_det.boxes import Floats
 from spp_det.data.synthetic.textures import Rng, noise
-from spp_det.opencv import cv2
+from spp_det.runtime.opencv import cv2
 
 
 @lru_cache(maxsize=1)

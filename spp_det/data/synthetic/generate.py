@@ -15,7 +15,7 @@ from spp_det.data.synthetic.scenes import CLASSES, SIZES, Scene, scene
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.errors import UserError
 from spp_det.images import encode_jpeg
-from spp_det.threads import ahead, cores
+from spp_det.runtime.threads import ahead, cores
 
 SPLITS: Mapping[str, int] = {"trainval": 160, "test": 60}
 

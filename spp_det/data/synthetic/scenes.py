@@ -14,7 +14,7 @@ from spp_det.data.synthetic.shapes import CLUTTER, OBJECTS
 from spp_det.data.synthetic.sprites import Sprite, draw
 from spp_det.data.synthetic.textures import TEXTURES, Rng, checker, random_paint, related_paint, to_lab
 from spp_det.images import RGB
-from spp_det.opencv import cv2
+from spp_det.runtime.opencv import cv2
 
 CLASSES = tuple(OBJECTS)
 Mask = npt.NDArray[np.bool_]  # [H, W]

@@ -9,7 +9,7 @@ import numpy as np
 from spp_det.boxes import Floats
 from spp_det.data.synthetic.shapes import Contours
 from spp_det.data.synthetic.textures import Rng, Texture, to_rgb
-from spp_det.opencv import cv2
+from spp_det.runtime.opencv import cv2
 
 SUPERSAMPLING = 2  # silhouettes and textures are drawn this much larger and averaged down
 SUBPIXEL_BITS = 4  # fillPoly's fixed-point fraction

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spp_det.boxes import Floats
-from spp_det.opencv import cv2
+from spp_det.runtime.opencv import cv2
 
 Rng = np.random.Generator
 Texture = Callable[[Rng, Floats, Floats], Floats]

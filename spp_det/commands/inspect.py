@@ -1,0 +1,237 @@
+"""What ``spp-det inspect`` does: figures of one image, of what conv5 makes of it and why a window scores."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spp_det.boxes import Boxes, intersection
+from spp_det.drawing.sheet import Panel
+from spp_det.errors import UserError
+from spp_det.images import RGB, Skipped, UnreadableImageError, encode_png, read_image, skipped
+from spp_det.model.detector import Detector, label_of
+from spp_det.model.features import ConvMap, SPPFeatures
+from spp_det.model.inspection import (
+    CellGrid,
+    InspectedWindow,
+    Peaks,
+    best_window,
+    bin_cells,
+    energy,
+    find_peaks,
+    inspect_window,
+    spp_features,
+)
+from spp_det.report.inspection import (
+    contributions_sheet,
+    field_panel,
+    filter_panel,
+    filters_sheet,
+    window_sheet,
+)
+from spp_det.runtime.cache import write_json, write_whole
+from spp_det.runtime.progress import track
+from spp_det.runtime.threads import ahead, cores
+
+logger = logging.getLogger(__name__)
+
+FILTERS = 6  # that are shown where nobody names any
+STRONGEST = 5  # images a filter
+
+
+@dataclass(frozen=True, eq=False)
+class Inspection:
+    """What an inspection wrote and saw.
+
+    Attributes:
+        pictures: the files.
+        seen: the window and its score.
+        skipped: files of the image set that could not be read, and why.
+    """
+
+    pictures: list[Path]
+    seen: InspectedWindow
+    skipped: list[Skipped]
+
+
+@dataclass(frozen=True, eq=False)
+class _Activation:
+    """The strongest response of a filter in one image file, and its receptive field ``[4]`` there."""
+
+    path: Path
+    value: float
+    field: Boxes
+
+
+def inspect_image(
+    detector: Detector,
+    path: Path,
+    folder: Path,
+    *,
+    filters: Sequence[int] | None = None,
+    over: Sequence[Path] = (),
+    window: Boxes | None = None,
+    class_name: str | None = None,
+) -> Inspection:
+    """Write ``filters.png``, ``window.png``, ``contributions.png`` and their numbers, ``inspection.json``.
+
+    Args:
+        filters: numbers of conv5's filters; None: those that respond most in the image.
+        over: images among which to seek the strongest activations of these filters.
+        window: ``[4]`` in pixels of the image; None: the one that scores highest.
+        class_name: whose score to explain; None: that of the highest score.
+
+    There are no contributions where windows are not scored by SVMs on pool5. Raises UserError for an
+    unreadable image, an unknown filter or class, a window outside the image, a model with R-CNN's
+    features, and where no window is given and the model was trained on windows from elsewhere.
+    """
+    features = spp_features(detector)
+    label = None if class_name is None else label_of(detector.classes, class_name)
+    _check_filters(filters, features.backbone.channels)
+    image = read_image(path)
+    if window is not None:
+        _check_window(window, image, path)
+    elif detector.settings.proposals.mode in ("file", "edgeboxes"):
+        raise UserError(
+            "the model was trained on windows from elsewhere: say which to look at, --window x1,y1,x2,y2"
+        )
+    maps = features.maps(image)
+    if window is None:
+        window, label = best_window(detector, maps, detector.propose(image), label)
+    seen = inspect_window(detector, maps, window, label)
+    peaks = find_peaks(maps, features.backbone.geometry, image.shape[1], image.shape[0])
+    if filters is None:
+        filters = np.argsort(-peaks.values, kind="stable")[:FILTERS].tolist()
+    filters = list(dict.fromkeys(filters))
+    strongest, searched, left_out = _strongest(features, over, filters)
+
+    rows = [
+        [*_filter_in_image(features, image, maps, peaks, number), *map(_panel, strongest[number])]
+        for number in filters
+    ]
+    grid = CellGrid.of(features.backbone.geometry, maps[seen.scale].enlargement)
+    pictures = {
+        "filters.png": filters_sheet(path.name, searched, rows),
+        "window.png": window_sheet(
+            path.name, image, energy(maps[seen.scale].cells), grid, features.levels, seen
+        ),
+    }
+    if seen.contributions is not None:
+        pictures["contributions.png"] = contributions_sheet(
+            path.name, image, grid, features.levels, seen, detector.classes
+        )
+    else:  # one of another model would be taken for this one's
+        (folder / "contributions.png").unlink(missing_ok=True)
+    for name, picture in pictures.items():
+        write_whole(folder / name, encode_png(picture))
+    numbers = {
+        "image": str(path),
+        "window": _window_numbers(detector.classes, features, seen),
+        "filters": [
+            {
+                "filter": number,
+                "here": _numbers(_Activation(path, float(peaks.values[number]), peaks.fields[number])),
+                "strongest": [_numbers(activation) for activation in strongest[number]],
+            }
+            for number in filters
+        ],
+    }
+    write_json(folder / "inspection.json", numbers)
+    return Inspection([folder / name for name in pictures], seen, left_out)
+
+
+def _check_filters(filters: Sequence[int] | None, channels: int) -> None:
+    for number in filters or ():
+        if not 0 <= number < channels:
+            raise UserError(f"--filters: conv5 has no filter {number}; they are 0 to {channels - 1}")
+
+
+def _check_window(window: Boxes, image: RGB, path: Path) -> None:
+    height, width = image.shape[:2]
+    box = ",".join(f"{value:g}" for value in window.tolist())
+    if window.shape != (4,) or not np.isfinite(window).all() or not (window[:2] < window[2:]).all():
+        raise UserError(f"--window {box}: must be x1,y1,x2,y2 in pixels, x1 below x2 and y1 below y2")
+    if not intersection(window[None], np.array([[0, 0, width, height]], np.float32)).any():
+        raise UserError(f"--window {box}: covers nothing of {path}, which is {width} x {height} pixels")
+
+
+def _strongest(
+    features: SPPFeatures, paths: Sequence[Path], filters: Sequence[int]
+) -> tuple[dict[int, list[_Activation]], int, list[Skipped]]:
+    """Of each filter the images that it responds to most; how many images there were; those unreadable."""
+
+    def look(path: Path) -> Peaks | UnreadableImageError:
+        try:
+            image = read_image(path)
+        except UnreadableImageError as error:
+            return error
+        height, width = image.shape[:2]
+        return find_peaks(features.maps(image), features.backbone.geometry, width, height)
+
+    on_cpu = features.backbone.mean.device.type == "cpu"
+    results = ahead(look, paths, cores()) if on_cpu else map(look, paths)
+    strongest: dict[int, list[_Activation]] = {number: [] for number in filters}
+    left_out: list[Skipped] = []
+    for path, peaks in zip(paths, track(results, "activations", len(paths)), strict=True):
+        if isinstance(peaks, UnreadableImageError):
+            logger.warning("skipped: %s", peaks)
+            left_out.append(skipped(path, peaks))
+            continue
+        for number, best in strongest.items():
+            best.append(_Activation(path, float(peaks.values[number]), peaks.fields[number]))
+            best.sort(key=lambda activation: -activation.value)  # equal ones stay in the order of the images
+            del best[STRONGEST:]
+    return strongest, len(paths) - len(left_out), left_out
+
+
+def _filter_in_image(
+    features: SPPFeatures, image: RGB, maps: Sequence[ConvMap], peaks: Peaks, number: int
+) -> tuple[Panel, Panel]:
+    conv_map = maps[int(peaks.scales[number])]
+    values = conv_map.cells[number].float().cpu().numpy()
+    grid = CellGrid.of(features.backbone.geometry, conv_map.enlargement)
+    field = peaks.fields[number]
+    return (
+        field_panel(image, field, f"filter {number}: {_short(float(peaks.values[number]))} here"),
+        filter_panel(image, values, grid, field, "its map"),
+    )
+
+
+def _panel(activation: _Activation) -> Panel:
+    caption = f"{_short(activation.value)}: {activation.path.name}"
+    return field_panel(read_image(activation.path), activation.field, caption)
+
+
+def _short(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _numbers(activation: _Activation) -> dict[str, Any]:
+    return {
+        "file": str(activation.path),
+        "activation": activation.value,
+        "receptive_field": activation.field.tolist(),
+    }
+
+
+def _window_numbers(classes: Sequence[str], features: SPPFeatures, seen: InspectedWindow) -> dict[str, Any]:
+    cells = bin_cells(seen.rectangle, features.levels).tolist()
+    places = [(n, row, column) for n in features.levels for row in range(n) for column in range(n)]
+    shares = [None] * len(places) if seen.contributions is None else seen.contributions.tolist()
+    return {
+        "box": seen.window.tolist(),
+        "scale": features.scales[seen.scale],
+        "cells": seen.rectangle.tolist(),
+        "scores": dict(zip(classes, seen.scores.tolist(), strict=True)),
+        "class": classes[seen.label],
+        "bias": None if seen.contributions is None else seen.bias,
+        "bins": [
+            {"level": n, "row": row, "column": column, "cells": rectangle, "contribution": share}
+            for (n, row, column), rectangle, share in zip(places, cells, shares, strict=True)
+        ],
+    }

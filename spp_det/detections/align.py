@@ -1,0 +1,165 @@
+"""Detections of another detector run, or of another program, in the terms of a data set."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from spp_det.boxes import as_boxes
+from spp_det.data.records import Dataset
+from spp_det.detections.coco import check_instances, check_results
+from spp_det.detections.image_names import match_images
+from spp_det.detections.types import ImageDetections
+from spp_det.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+LISTING = "images.json"  # lies beside a detections.json and says what its ids mean
+
+
+@dataclass(frozen=True, eq=False)
+class Aligned:
+    """Detections in the terms of a data set.
+
+    Attributes:
+        detections: one entry an image, in the order of the data set's records.
+        coco: the same as a COCO results list, in the data set's ids, values as they were read.
+        outside: the number of detections left out because their image is not in the data set.
+        unknown: the number left out by class name, because the data set has no such class.
+    """
+
+    detections: list[ImageDetections]
+    coco: list[dict[str, Any]]
+    outside: int
+    unknown: dict[str, int]
+
+
+def align(
+    dataset: Dataset, results: Any, listing: Any = None, name: str = "results", listing_name: str = LISTING
+) -> Aligned:
+    """Sort a COCO results list into the images and classes of a data set.
+
+    With a ``listing`` (the content of an ``images.json``) images are found by file name (see
+    `match_images`) and classes by name; without one the ids are the data set's own ``coco_ids`` and
+    ``category_ids``. Detections on other images are left out and counted, as the split may well be
+    a part of what was looked at; detections of other classes are left out with a warning. An image
+    that the listing lacks counts as one without detections, also with a warning.
+
+    Args:
+        dataset: the ground truth.
+        results: the list, as `json` reads it.
+        listing: the listing, as `json` reads it, or None.
+        name: what errors call the results.
+        listing_name: what errors call the listing.
+
+    Raises:
+        UserError: an argument is malformed, or has no image or no class in common with the data set.
+    """
+    check_results(results, name)
+    label_of = {class_name: label for label, class_name in enumerate(dataset.classes)}
+    images: dict[Any, int | None]  # id in the results -> index of the record
+    if listing is None:
+        images = {key: index for index, key in enumerate(dataset.coco_ids)}
+        class_names = dict(zip(dataset.category_ids, dataset.classes, strict=True))
+    else:
+        check_listing(listing, listing_name)
+        images = _listed_images(dataset, listing, listing_name)
+        class_names = _listed_classes(dataset, listing, listing_name)
+        _check_listed(results, images, class_names, name, listing_name)
+
+    rows: list[list[tuple[Any, int, float]]] = [[] for _ in dataset.records]  # of (bbox, label, score)
+    coco = []
+    outside, unknown = 0, Counter[str]()
+    for entry in results:
+        index = images.get(entry["image_id"])
+        class_name = class_names.get(entry["category_id"])
+        if index is None:
+            outside += 1
+        elif class_name is None or class_name not in label_of:
+            unknown[class_name or f"id {entry['category_id']}"] += 1
+        else:
+            label = label_of[class_name]
+            rows[index].append((entry["bbox"], label, entry["score"]))
+            ids = {"image_id": dataset.coco_ids[index], "category_id": dataset.category_ids[label]}
+            coco.append({**ids, "bbox": list(entry["bbox"]), "score": entry["score"]})
+
+    if listing is None and results and outside == len(results):
+        raise UserError(
+            f"{name}: none of its image ids is one of the data set, and no {LISTING} lies beside it"
+        )
+    if unknown:
+        counts = ", ".join(f"{class_name} ({count})" for class_name, count in unknown.most_common())
+        logger.warning("left out detections of classes that the data set does not have: %s", counts)
+    return Aligned([_detections(found) for found in rows], coco, outside, dict(unknown))
+
+
+def check_listing(listing: Any, name: str) -> None:
+    """Raise a UserError of one line, which starts with ``name``, where ``listing`` is no ``images.json``."""
+    if not isinstance(listing, Mapping):
+        raise UserError(f"{name}: must be a JSON object with images and categories")
+    check_instances({**listing, "annotations": []}, name)
+    for section, key in (("images", "file_name"), ("categories", "name")):
+        for position, entry in enumerate(listing[section]):
+            if not isinstance(entry.get(key), str) or not entry[key]:
+                raise UserError(f"{name}: {section}[{position}]: has no {key}")
+
+
+def _check_listed(
+    results: Sequence[Mapping[str, Any]],
+    images: Mapping[Any, Any],
+    class_names: Mapping[Any, Any],
+    name: str,
+    listing_name: str,
+) -> None:
+    for position, entry in enumerate(results):
+        for key, known in (("image_id", images), ("category_id", class_names)):
+            if entry[key] not in known:
+                raise UserError(f"{name}[{position}]: {key} {entry[key]!r} is not in {listing_name}")
+
+
+def _listed_images(dataset: Dataset, listing: Mapping[str, Any], name: str) -> dict[Any, int | None]:
+    """Listed id -> index of the record, or None."""
+    file_names = [image["file_name"] for image in listing["images"]]
+    try:
+        matches = match_images(dataset, file_names)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
+
+    seen = set(matches)
+    missing = [record.image_id for index, record in enumerate(dataset.records) if index not in seen]
+    if missing and file_names and len(missing) == len(dataset.records):
+        raise UserError(
+            f"{name}: none of its {len(file_names)} images is one of the data set "
+            f"(its first is {file_names[0]}, the data set's {missing[0]})"
+        )
+    if missing:
+        logger.warning(
+            "%d of %d images are not in %s and count as images without detections; the first is %s",
+            *(len(missing), len(dataset.records), name, missing[0]),
+        )
+    return {image["id"]: match for image, match in zip(listing["images"], matches, strict=True)}
+
+
+def _listed_classes(dataset: Dataset, listing: Mapping[str, Any], name: str) -> dict[Any, str]:
+    """Listed id -> class name."""
+    names = {category["id"]: category["name"] for category in listing["categories"]}
+    if names and not set(names.values()) & set(dataset.classes):
+        raise UserError(
+            f"{name}: none of its categories ({', '.join(names.values())}) is a class of the data set "
+            f"({', '.join(dataset.classes)})"
+        )
+    return names
+
+
+def _detections(rows: Sequence[tuple[Any, int, float]]) -> ImageDetections:
+    corners = [(x, y, x + width, y + height) for (x, y, width, height), _, _ in rows]
+    return {
+        "boxes": as_boxes(corners),
+        "labels": np.array([label for _, label, _ in rows], np.int64),
+        "scores": np.array([score for _, _, score in rows], np.float64),  # as exact as they were written
+    }

@@ -1,0 +1,188 @@
+"""The journal of a detection run, from which a run that was killed goes on: ``detections.jsonl``.
+
+One line a finished image, in order, after a line that says what run it is:
+
+    {"run": {...}, "files": [lists that stand at the end of the run]}
+    {"file_name": NAME, "width": W, "height": H, "found": [[label, score, x1, y1, x2, y2], ...], "files": []}
+    {"skipped": PATH, "reason": REASON}
+
+``files`` are those written about this image alone. A line is there before its files and ends in a line
+break after them, so what was under way at the end is known, and is not taken for done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from spp_det.data.names import can_be_a_file, leads_out
+from spp_det.errors import CannotResumeError
+from spp_det.runtime.cache import PARTIAL, sweep
+
+logger = logging.getLogger(__name__)
+
+NAME = "detections.jsonl"
+STALE = ".detections.jsonl.stale"  # that of an earlier run, whose files are being removed
+
+Entry = dict[str, Any]
+
+
+class Journal:
+    """Opened anew it removes all that the folder's earlier run wrote, and nothing else; resumed it keeps what
+    is whole.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, object], files: list[str], resume: bool) -> None:
+        """``run`` is what must be equal for a run to go on with another's results.
+
+        Nobody else is to write there meanwhile (see `spp_det.runtime.run_folder`). Raises CannotResumeError,
+        naming what differs, where the folder's journal is of another run; nothing is changed then.
+        """
+        self._folder = folder
+        self._path = folder / NAME
+        header = json.loads(json.dumps({"run": run, "files": files}))
+        begun = next(_whole_lines(self._path), None) if resume else None
+        if begun is None:
+            if resume and self._path.exists():
+                logger.warning("%s: its first line is damaged; beginning anew", self._path)
+            self._begin(header)
+        else:
+            _compare(begun[0].get("run"), header["run"], folder)
+            self._drop_torn_line()
+        sweep(folder)
+        self._file = self._path.open("ab")
+
+    def _begin(self, header: Entry) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        stale = self._folder / STALE
+        _remove_run(self._folder, stale)
+        if self._path.exists():  # under another name no --resume takes it for a run that is all there
+            self._path.replace(stale)
+            _remove_run(self._folder, stale)
+        for name in header["files"]:  # of a version that wrote no journal
+            (self._folder / name).unlink(missing_ok=True)
+        self._path.write_bytes(_line(header) + b"\n")
+
+    def _drop_torn_line(self) -> None:
+        end = 0
+        for _, end in _whole_lines(self._path):  # noqa: B007
+            pass
+        with self._path.open("r+b") as file:
+            file.seek(end)
+            torn = file.readline()
+            if not torn:
+                return
+            logger.info("%s: its end is torn; going on after the last image that was whole there", self._path)
+            for path in _files(_parsed(torn), self._folder):
+                _remove_partials(path.parent)
+            file.truncate(end)
+
+    @contextlib.contextmanager
+    def entry(self, entry: Entry) -> Iterator[None]:
+        """Note an image; it counts as done when the block, which writes its files, has ended."""
+        self._file.write(_line(entry))
+        self._file.flush()
+        yield
+        self._file.write(b"\n")
+        self._file.flush()
+
+    def entries(self) -> Iterator[Entry]:
+        """What is noted so far, one at a time, without the first line."""
+        lines = _whole_lines(self._path)
+        next(lines, None)
+        return (entry for entry, _ in lines)
+
+    def close(self) -> None:
+        """Close the file; nothing can be noted any more."""
+        with contextlib.suppress(OSError):  # what a full disk leaves unwritten is dropped anyway
+            self._file.close()
+
+
+def _line(entry: Entry) -> bytes:
+    return json.dumps(entry).encode()
+
+
+def _parsed(line: bytes) -> Entry:
+    """The content of a line; empty where it is torn."""
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[Entry, int]]:
+    """Every line up to the first that is torn, and where it ends; none where there is no file."""
+    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+        end = 0
+        for line in file:
+            content = _parsed(line)
+            if not content or not line.endswith(b"\n"):
+                return
+            end += len(line)
+            yield content, end
+
+
+def _compare(then: Any, now: Mapping[str, Any], folder: Path) -> None:
+    then = then if isinstance(then, dict) else {}
+    for key in {**now, **then}:
+        if then.get(key) != now.get(key):
+            raise CannotResumeError(
+                f"{folder}: --resume goes on with the same run, but {key} was {_said(then.get(key))} and is "
+                f"now {_said(now.get(key))}; leave --resume out to begin anew"
+            )
+
+
+def _said(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else json.dumps(value)
+
+
+def _files(entry: Entry, folder: Path) -> list[Path]:
+    """The files an entry names, without any that would lie outside the folder, by name or behind a link."""
+    names = entry.get("files")
+    paths = [
+        folder / name
+        for name in (names if isinstance(names, list) else ())
+        if isinstance(name, str) and name and not leads_out(name) and can_be_a_file(name)
+    ]
+    inside = os.path.realpath(folder)
+    return [path for path in paths if Path(os.path.realpath(path.parent)).is_relative_to(inside)]
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a link, if it is there; a folder of that name is somebody else's."""
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_dir()):
+        path.unlink()
+
+
+def _remove_partials(folder: Path) -> None:
+    """Remove what `write_whole` was writing in a folder when its process died."""
+    if folder.is_dir():
+        for path in list(folder.iterdir()):
+            if PARTIAL.fullmatch(path.name):
+                _remove(path)
+
+
+def _remove_run(folder: Path, journal: Path) -> None:
+    """Remove the files that a journal names, folders that are then empty, and at last the journal."""
+    if not journal.exists():
+        return
+    swept: set[Path] = set()  # a million images share few folders
+    with journal.open("rb") as file:
+        for line in file:
+            for path in _files(_parsed(line), folder):
+                if path.parent not in swept and path.parent != folder:
+                    _remove_partials(path.parent)
+                    swept.add(path.parent)
+                _remove(path)
+                _remove(path.with_name(f".{path.name}.partial"))
+                with contextlib.suppress(OSError):  # not empty, or gone already
+                    while path.parent != folder:
+                        path = path.parent
+                        path.rmdir()
+    journal.unlink()

@@ -1,0 +1,66 @@
+"""What a detector says about one image, and the check that every evaluator makes at its door."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from spp_det.data.records import Dataset
+from spp_det.errors import UserError
+from spp_det.images import RGB, UnreadableImageError
+from spp_det.model.detector import Detections
+
+
+class ImageDetections(TypedDict):
+    """The detections of one image, all classes together, in any order.
+
+    Attributes:
+        boxes: ``[N, 4]`` in pixels of the image (see `spp_det.boxes`).
+        labels: int64 ``[N]``, indices into the data set's ``classes``.
+        scores: ``[N]``, float32 or float64: scores rank exactly as they were given.
+    """
+
+    boxes: npt.NDArray[Any]
+    labels: npt.NDArray[Any]
+    scores: npt.NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class DetectedImage:
+    """An image file and what was found in it."""
+
+    path: Path
+    image: RGB
+    detections: Detections
+
+
+Result = DetectedImage | UnreadableImageError
+
+
+def check_detections(dataset: Dataset, detections: Sequence[ImageDetections]) -> None:
+    """Refuse detections that no figure can be computed from.
+
+    Raises:
+        ValueError: there is not one entry an image, shapes disagree, or a label is no class.
+        UserError: a score or a coordinate is NaN or infinite.
+    """
+    if len(detections) != len(dataset.records):
+        raise ValueError(f"{len(detections)} detections for {len(dataset.records)} images: one entry each")
+    for record, found in zip(dataset.records, detections, strict=True):
+        boxes, labels, scores = found["boxes"], found["labels"], found["scores"]
+        if boxes.shape != (len(scores), 4) or labels.shape != scores.shape:
+            raise ValueError(
+                f"image {record.image_id}: boxes {list(boxes.shape)}, labels {list(labels.shape)} and scores "
+                f"{list(scores.shape)} must be [N, 4], [N] and [N]"
+            )
+        if not np.isfinite(scores).all():
+            raise UserError(f"image {record.image_id}: a detection's score is NaN or infinite")
+        if not np.isfinite(boxes).all():
+            raise UserError(f"image {record.image_id}: a detection's box is NaN or infinite")
+        if np.any((labels < 0) | (labels >= len(dataset.classes))):
+            raise ValueError(f"image {record.image_id}: labels must lie in [0, {len(dataset.classes)})")

@@ -1,0 +1,96 @@
+"""The folder that a run writes to: one run at a time, and of one configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from spp_det.config.file import differences, dotted, dump_config, load_config
+from spp_det.config.settings import Section
+from spp_det.errors import UserError
+from spp_det.runtime import distributed
+from spp_det.runtime.cache import sweep, write_whole
+
+try:
+    import fcntl
+except ImportError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = ".run.lock"
+
+
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, which is made where it is absent, for the time of the block.
+
+    However this process ends, the system lets go of the folder. Of several processes the first one holds it
+    for all. Where the system or the disk knows no such locks, nothing is held.
+
+    Raises UserError where another run holds it.
+    """
+    if fcntl is None or not distributed.is_first():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = _locked(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / LOCK).unlink()
+        os.close(handle)
+
+
+def _locked(folder: Path) -> int:
+    """The handle of the folder's lock, held."""
+    path = folder / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UserError(f"another run is at work in {folder}") from None
+        except OSError:  # a disk that knows no locks
+            return handle
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        os.close(handle)  # the run that held it has just removed it
+
+
+@contextmanager
+def claimed(config: Section, output: Path, idle: frozenset[str]) -> Iterator[None]:
+    """Make the output this configuration's, by ``config.yaml``, and hold it for the time of the block.
+
+    Args:
+        idle: what may differ from the run whose folder it was, by dotted key or by section: nothing that is
+            computed depends on it.
+
+    Raises UserError where another run holds the output, or where it is another configuration's; nothing there
+    is changed then.
+    """
+    with alone_in(output):
+        if distributed.is_first():
+            path = output / "config.yaml"
+            if path.exists():
+                _compare(path, config, idle)
+            sweep(output)
+            write_whole(path, dump_config(config))
+        yield
+
+
+def _compare(path: Path, config: Section, idle: frozenset[str]) -> None:
+    again = f"name another output, or remove {path} to give this configuration its place"
+    try:
+        found = load_config(path, (), type(config))
+    except UserError as error:
+        raise UserError(f"{error}; {again}") from error
+    before, now = (
+        {k: v for k, v in dotted(settings).items() if not idle & {k, k.partition(".")[0]}}
+        for settings in (found, config)
+    )
+    if different := differences(before, now):
+        raise UserError(f"{path} is another configuration's ({different}): {again}")

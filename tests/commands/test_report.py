@@ -1,0 +1,150 @@
+"""From a folder of detections to its page: where the truth comes from, and what is said without it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spp_det.commands.report import Truth, run_report, score, write_report
+from spp_det.data.coco import coco_instances
+from spp_det.data.synthetic import generate_voc
+from spp_det.data.voc import read_voc
+from spp_det.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Two generated photos in VOC's layout, and a COCO file of the same."""
+    root = tmp_path_factory.mktemp("reporting") / "voc"
+    generate_voc(root, {"test": 2}, seed=1, sizes=((130, 110),))
+    dataset = read_voc(root, "test")
+    instances = coco_instances(dataset, [record.size or (0, 0) for record in dataset.records])
+    (root.parent / "instances.json").write_text(json.dumps(instances))
+    return root
+
+
+def write_detections(folder: Path, data: Path) -> None:
+    """Every object, found just where it is."""
+    dataset = read_voc(data, "test")
+    rows = [
+        {
+            "image_id": number,
+            "category_id": int(label) + 1,
+            "bbox": [float(v) for v in (*box[:2], *(box[2:] - box[:2]))],
+            "score": 0.5,
+        }
+        for number, record in enumerate(dataset.records, 1)
+        for box, label in zip(record.boxes, record.labels, strict=True)
+    ]
+    folder.mkdir(parents=True)
+    (folder / "detections.json").write_text(json.dumps(rows))
+
+
+def write_config(run: Path, **data) -> None:
+    (run / "config.yaml").write_text(yaml.safe_dump({"data": data}))
+
+
+def test_a_run_names_its_data(tmp_path, data):
+    run = tmp_path / "my run"
+    write_detections(run / "test", data)
+    write_config(run, root=str(data), test="test")
+    page = run_report(run)
+    assert page == run / "report.html"
+    text = page.read_text()
+    assert "<h1>my run</h1>" in text
+    assert "<dd>100.0</dd>" in text
+
+
+def test_any_folder_with_detections_and_the_truth(tmp_path, data):
+    write_detections(tmp_path / "found", data)
+    by_voc = run_report(tmp_path / "found", Truth(voc=data), tmp_path / "voc.html")
+    coco, images = data.parent / "instances.json", data / "JPEGImages"
+    by_coco = run_report(tmp_path / "found", Truth(coco=coco, images=images), tmp_path / "coco.html")
+    pictures = [re.findall(r'id="picture-.*', page.read_text()) for page in (by_voc, by_coco)]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == 2
+    assert all("<dd>100.0</dd>" in page.read_text() for page in (by_voc, by_coco))
+
+
+def test_images_that_are_not_there_are_counted_in_one_warning(tmp_path, data, caplog):
+    write_detections(tmp_path / "found", data)
+    run_report(tmp_path / "found", Truth(coco=data.parent / "instances.json"))
+    assert [r.getMessage()[:33] for r in caplog.records] == ["2 of 2 images cannot be read and "]
+
+
+def test_links_out_of_the_data_are_followed_only_where_that_is_said(tmp_path, data):
+    write_detections(tmp_path / "run", data)
+    shutil.copytree(data, tmp_path / "voc")
+    photo = next((tmp_path / "voc" / "JPEGImages").iterdir())
+    photo.rename(tmp_path / "elsewhere.jpg")
+    photo.symlink_to(tmp_path / "elsewhere.jpg")
+    write_config(tmp_path / "run", root=str(tmp_path / "voc"), test="test")
+    for truth in ({}, {"voc": tmp_path / "voc"}):
+        with pytest.raises(UserError, match=r"leads out of .*--follow-links"):
+            run_report(tmp_path / "run", Truth(**truth))
+        assert run_report(tmp_path / "run", Truth(**truth, follow_links=True)).exists()
+
+
+def test_what_is_missing_is_named(tmp_path, data):
+    with pytest.raises(UserError, match=r"holds neither test/detections\.json nor"):
+        run_report(tmp_path, Truth(voc=data))
+    write_detections(tmp_path / "run", data)
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        run_report(tmp_path / "run")
+    write_config(tmp_path / "run", root=str(data))
+    with pytest.raises(UserError, match=r"config\.yaml: data\.test names no split"):
+        run_report(tmp_path / "run")
+
+
+def test_the_truth_comes_from_one_place(tmp_path, data):
+    with pytest.raises(UserError, match="say what to compare with: --voc"):
+        score(tmp_path, Truth())
+    with pytest.raises(UserError, match="say what to compare with: either --voc"):
+        Truth(voc=data, coco=data.parent / "instances.json")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"split": "val"}, "--split val .*--voc"),
+        ({"split": "test", "coco": Path("x.json")}, "--split test .*--voc"),
+        ({"images": Path("photos")}, "--images photos .*--coco"),
+        ({"images": Path("photos"), "voc": Path("voc")}, "--images photos .*--coco"),
+    ],
+)
+def test_an_option_that_says_nothing_of_the_truth_is_refused(options, said):
+    with pytest.raises(UserError, match=said) as caught:
+        Truth(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_split_is_test_unless_another_is_named(data):
+    assert len(Truth(voc=data).read()[0]) == len(Truth(voc=data, split="test").read()[0]) == 2
+    with pytest.raises(UserError, match=r"val\.txt"):
+        Truth(voc=data, split="val").read()
+
+
+def test_a_page_is_called_after_the_folder_of_its_detections(tmp_path, data, monkeypatch):
+    write_detections(tmp_path / "run" / "found", data)
+    evaluation = score(tmp_path / "run" / "found", Truth(voc=data))
+    monkeypatch.chdir(tmp_path / "run" / "found")
+    for named in ("../found", "detections.json", ".", tmp_path / "run" / "found" / "detections.json"):
+        write_report(tmp_path / "page.html", Path(named), evaluation)
+        assert "<h1>found</h1>" in (tmp_path / "page.html").read_text()
+
+
+def test_figures_at_further_ious_are_on_the_page(tmp_path, data):
+    write_detections(tmp_path / "found", data)
+    evaluation = score(tmp_path / "found", Truth(voc=data), ious=[0.75, 0.9])
+    write_report(tmp_path / "page.html", tmp_path / "found", evaluation)
+    text = (tmp_path / "page.html").read_text()
+    columns = re.findall(r">([^<>]*)</button></th>", text)
+    assert columns[:7] == ["class", "objects", "AP %", "11-point %", "AP@0.75 %", "AP@0.9 %", "best F1 at"]
+    rows = re.findall(r"<tr data-label.*?</tr>", text, re.DOTALL)
+    assert {row.count("<td") for row in rows} == {len(columns) - 1}
+    assert "mAP at IoU 0.9" in text

@@ -1,0 +1,44 @@
+"""What is shown goes where it belongs: tables to stdout, lines to stderr, names as they are."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from spp_det.commands.terminal import say_skipped, show, show_figures
+
+
+def test_files_that_were_skipped_are_counted_and_the_first_one_is_named(capsys):
+    say_skipped([{"file": name, "reason": "empty"} for name in ("a[red]\n.jpg", "b.jpg")])
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "skipped 2 files that could not be read, the first: a[red]\\n.jpg\n"
+
+
+def test_nothing_skipped_is_not_worth_a_line(capsys):
+    say_skipped([])
+    assert capsys.readouterr().err == ""
+
+
+def test_tables_are_printed_one_below_the_other(capsys):
+    show(Table("first"), Table("second"))
+    shown = capsys.readouterr()
+    assert shown.out.index("first") < shown.out.index("second")
+    assert shown.err == ""
+
+
+def test_figures_of_both_protocols_thresholds_and_errors_are_shown(capsys):
+    voc = {"mAP_area": 0.5, "mAP_11point": 0.5, "per_class": {"cat": {"area": 0.5, "11point": 0.5}}}
+    best = {"score": 0.375, "precision": 1.0, "recall": 0.5, "F1": 0.667}
+    figures = {
+        **{"coco": {"AP": 0.25}, "coco_per_class": {}, "voc": voc, "voc_at": {"0.75": voc}},
+        **{"thresholds": {"cat": best}, "errors": {"cat": {"correct": 1, "missed": 11}}},
+    }
+    show_figures(figures)
+    shown = capsys.readouterr().out
+    places = [
+        shown.index(text) for text in ("25.0", "IoU 0.5", "best F1 at", "0.38", "IoU 0.75", "missed", "11 ")
+    ]
+    assert places == sorted(places)
+    assert shown.count("best F1 at") == 1
+    show_figures({**figures, "voc": None, "voc_at": {}, "thresholds": None, "errors": None})
+    assert "Pascal" not in capsys.readouterr().out

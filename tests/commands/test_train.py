@@ -1,0 +1,203 @@
+"""A training with what comes before and after it: the folder it may have, the files it leaves, its score."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from spp_det.commands.detect import detect_to_folder, windows_for
+from spp_det.commands.proposals import write_windows
+from spp_det.commands.train import run_training
+from spp_det.config.settings import Config, Proposals
+from spp_det.data.coco import coco_instances
+from spp_det.data.voc import read_voc
+from spp_det.detections.writer import DetectionWriter
+from spp_det.errors import UserError
+from spp_det.images import read_image
+from spp_det.model.detector import Detector
+from spp_det.proposals.files import write_proposals
+from tests.small_run import configure
+
+
+def test_training_without_a_test_split_returns_what_it_writes_and_scores_nothing(run_folder, run_metrics):
+    assert json.loads((run_folder / "run" / "metrics.json").read_text()) == run_metrics
+    assert "test" not in run_metrics
+    assert not (run_folder / "run" / "test").exists()
+
+
+def test_a_finished_run_writes_the_same_model_again_without_training(
+    run_folder, run_metrics, monkeypatch, caplog
+):
+    """With other settings of how to run: those that compute nothing may differ."""
+    monkeypatch.setattr("spp_det.training.mining.train_svms", None)
+    monkeypatch.setattr("spp_det.training.regression.fit_ridge", None)
+    model = run_folder / "run" / "model.safetensors"
+    before = model.read_bytes()
+    config = configure(run_folder, run_folder / "run").model_copy(update={"strict": True})
+    config = config.model_copy(update={"data": config.data.model_copy(update={"follow_links": True})})
+    caplog.set_level(logging.INFO, "spp_det")
+    again = run_training(config)
+    assert model.read_bytes() == before
+    assert again["svm"] == run_metrics["svm"]
+    assert "was trained before" in caplog.text
+
+
+@pytest.mark.usefixtures("run_metrics")
+def test_the_folder_of_another_configuration_is_refused_and_left_alone(run_folder):
+    before = {path: path.read_bytes() for path in (run_folder / "run").iterdir()}
+    other = configure(run_folder, run_folder / "run", train="test").model_copy(update={"seed": 3})
+    with pytest.raises(UserError) as caught:
+        run_training(other, lambda: pytest.fail("it was begun"))
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("config.yaml", "seed: 0 -> 3; data.train: trainval -> test", "another output", "remove"):
+        assert part in message
+    assert {path: path.read_bytes() for path in (run_folder / "run").iterdir()} == before
+
+
+def test_a_configuration_that_cannot_be_read_is_not_overwritten(run_folder, tmp_path):
+    (tmp_path / "config.yaml").write_text("svm: {D: 1}")
+    with pytest.raises(
+        UserError, match=r"config\.yaml: unknown key svm\.D.*; name another output, or remove"
+    ):
+        run_training(configure(run_folder, tmp_path))
+
+
+def test_training_on_coco_files_scores_its_test_file(run_folder, tmp_path):
+    classes = read_voc(run_folder / "voc", "trainval").classes
+    for split in ("trainval", "test"):
+        instances = coco_instances(read_voc(run_folder / "voc", split, classes))
+        (tmp_path / f"{split}.json").write_text(json.dumps(instances))
+    files = {"train": str(tmp_path / "trainval.json"), "test": str(tmp_path / "test.json")}
+    root = str(run_folder / "voc" / "JPEGImages")
+    coco = run_training(configure(run_folder, tmp_path / "coco", format="coco", root=root, **files))
+    voc = run_training(configure(run_folder, tmp_path / "voc", test="test"))
+    # the folder voc knows only the classes of its own test split, so the figures over classes may differ
+    assert coco["test"]["coco"]["AP50"] > 0
+    assert set(voc["test"]["voc"]["per_class"]) <= set(coco["test"]["voc"]["per_class"]) == set(classes)
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("coco", "voc")]
+    assert models[0] == models[1]
+
+
+# ---------------------------------------------------------------- the test, interrupted
+
+
+@pytest.fixture
+def scored(run_folder, tmp_path) -> Config:
+    """A run that was stopped amid the detection in its three test images, before the second."""
+    config = configure(run_folder, tmp_path / "run", test="test")
+    add = DetectionWriter.add
+
+    def stopped(self, found):
+        if self.done == 1:
+            raise KeyboardInterrupt
+        add(self, found)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DetectionWriter, "add", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_training(config)
+    return config
+
+
+def read_by(config: Config, monkeypatch) -> tuple[list[str], dict]:
+    """The test images that another call reads, and its figures of the test."""
+    read = []
+    monkeypatch.setattr(
+        "spp_det.inference.read_image", lambda path: read.append(path.stem) or read_image(path)
+    )
+    return read, run_training(config)["test"]
+
+
+def test_a_run_that_was_stopped_in_its_test_goes_on_there(run_folder, scored, tmp_path, monkeypatch):
+    read, figures = read_by(scored, monkeypatch)
+    assert read == ["test_00001", "test_00002"]
+    assert figures["timed_images"] == 2
+    whole = run_training(configure(run_folder, tmp_path / "whole", test="test"))["test"]
+    assert figures["voc"] == whole["voc"]
+    files = [(tmp_path / run / "test" / "detections.json").read_bytes() for run in ("run", "whole")]
+    assert files[0] == files[1]
+
+
+def test_a_finished_run_keeps_what_it_has_found(scored, monkeypatch):
+    _, figures = read_by(scored, monkeypatch)
+    found = scored.output / "test" / "detections.json"
+    before = found.read_bytes()
+    read, again = read_by(scored, monkeypatch)
+    assert read == []
+    assert again["timed_images"] == 0
+    assert again["voc"] == figures["voc"]
+    assert found.read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["another model", "another photo", "a damaged journal"])
+def test_what_another_model_or_another_photo_gave_is_begun_anew(scored, monkeypatch, caplog, change):
+    journal = scored.output / "test" / "detections.jsonl"
+    photo = scored.data.root / "JPEGImages" / "test_00002.jpg"
+    pixels = photo.read_bytes()
+    if change == "another model":
+        monkeypatch.setattr(Detector, "identity", lambda _: "another")
+    elif change == "another photo":
+        photo.write_bytes(photo.with_name("test_00001.jpg").read_bytes())
+    else:
+        journal.write_text(journal.read_text().replace('"found"', '"lost"'))
+    caplog.set_level(logging.INFO, "spp_det")
+    try:
+        read, _ = read_by(scored, monkeypatch)
+    finally:
+        photo.write_bytes(pixels)
+    assert read == ["test_00000", "test_00001", "test_00002"]
+    assert "detecting anew: " in caplog.text
+
+
+# ---------------------------------------------------------------- windows from elsewhere
+
+
+@pytest.fixture(scope="module")
+def windows(run_folder) -> Path:
+    """Those of fast, of both splits, in one file."""
+    both = {}
+    for split in ("trainval", "test"):
+        dataset = read_voc(run_folder / "voc", split)
+        done = write_windows(dataset, Proposals(), run_folder / "one.npz")
+        both |= {record.image_id: boxes for record, boxes in zip(done.records, done.windows, strict=True)}
+    write_proposals(run_folder / "windows.npz", both)
+    return run_folder / "windows.npz"
+
+
+def of_file(folder: Path, output: Path, windows: Path, **data: str) -> Config:
+    config = configure(folder, output, **data)
+    return config.model_copy(update={"proposals": Proposals(mode="file", file=windows)})
+
+
+def test_training_on_a_file_of_the_same_windows_gives_the_same_detector(
+    run_folder, tmp_path, windows, run_detector, run_paths
+):
+    metrics = run_training(of_file(run_folder, tmp_path, windows, test="test"))
+    model = tmp_path / "model.safetensors"
+    assert str(run_folder).encode() not in model.read_bytes()
+    detect_to_folder(run_detector, run_paths, tmp_path / "searched")
+    imported = Detector.load(model)
+    assert imported.settings.proposals == Proposals(mode="file")
+    source = windows_for(imported.settings.proposals, windows, None)
+    detect_to_folder(imported, run_paths, tmp_path / "imported", source=source)
+    detections = [
+        (tmp_path / name / "detections.json").read_bytes() for name in ("searched", "imported", "test")
+    ]
+    assert detections[0] == detections[1] == detections[2]
+    assert metrics["test"]["skipped"] == []
+
+
+def test_a_file_that_lacks_the_test_images_is_refused_before_the_training(run_folder, tmp_path):
+    train = read_voc(run_folder / "voc", "trainval")
+    write_windows(train, Proposals(), tmp_path / "train.json")
+    config = of_file(run_folder, tmp_path / "run", tmp_path / "train.json", test="test")
+    config = config.model_copy(
+        update={"runtime": config.runtime.model_copy(update={"cache": tmp_path / "cache"})}
+    )
+    with pytest.raises(UserError, match=r"train.json: has no windows for the image test_00000"):
+        run_training(config)
+    assert not (tmp_path / "cache").exists()

@@ -1,0 +1,526 @@
+"""Artefacts on disk: what was stored comes back, or nothing does, whatever happened to the file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from safetensors.numpy import load_file
+
+from spp_det.runtime.cache import (
+    ABANDONED,
+    Arrays,
+    Cache,
+    Usage,
+    check_form,
+    digest,
+    file_digest,
+    sweep,
+    write_whole,
+)
+
+KEY = digest("an artefact")
+ARRAYS: Arrays = {
+    "boxes": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "labels": np.array([2, 0, 1]),
+}
+
+
+def equal(a: Arrays | None, b: Arrays) -> bool:
+    """Equal names, types, shapes and bytes."""
+    return a is not None and {name: (x.dtype, x.shape, x.tobytes()) for name, x in a.items()} == {
+        name: (x.dtype, x.shape, x.tobytes()) for name, x in b.items()
+    }
+
+
+@pytest.fixture
+def cache(tmp_path) -> Cache:
+    cache = Cache(tmp_path / "cache")
+    cache.store("maps", KEY, ARRAYS)
+    return cache
+
+
+@pytest.fixture
+def stored(cache) -> Path:
+    return cache.path("maps", KEY)
+
+
+def check_absent(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
+    """The artefact counts as absent, is removed with a warning that names it, and can be stored again."""
+    path = cache.path("maps", KEY)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "spp_det"):
+        assert cache.load("maps", KEY) is None
+    assert str(path) in caplog.text
+    assert not path.exists()
+    assert equal(cache.load_or_make("maps", KEY, lambda: dict(ARRAYS)), ARRAYS)
+    assert equal(cache.load("maps", KEY), ARRAYS)
+
+
+# ---------------------------------------------------------------- round trips
+
+
+DTYPES = st.sampled_from([bool, np.uint8, np.int32, np.int64, np.float16, np.float32, np.float64])
+ANY_ARRAYS = st.dictionaries(
+    st.text("abcxyz._", min_size=1, max_size=8),
+    DTYPES.flatmap(lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, min_side=0, max_side=4))),
+    max_size=4,
+)
+
+
+@settings(max_examples=40)
+@given(ANY_ARRAYS, st.booleans())
+def test_what_was_stored_comes_back_to_the_bit(arrays, turned):
+    if turned:  # in another order in memory
+        arrays = {name: array.T for name, array in arrays.items()}
+    with TemporaryDirectory() as folder:
+        cache = Cache(Path(folder))
+        cache.store("anything", KEY, arrays)
+        loaded = cache.load("anything", KEY)
+        assert equal(loaded, arrays)
+
+
+def test_what_is_loaded_may_be_changed_without_harm(cache):
+    loaded = cache.load("maps", KEY)
+    loaded["boxes"] += 1
+    assert equal(cache.load("maps", KEY), ARRAYS)
+
+
+def test_absent_artefacts_are_none_and_leave_no_trace(tmp_path, caplog):
+    cache = Cache(tmp_path / "nowhere")
+    assert cache.load("maps", KEY) is None
+    assert not caplog.records
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_stages_and_keys_do_not_mix(cache):
+    other = digest("another artefact")
+    assert cache.load("maps", other) is None
+    assert cache.load("proposals", KEY) is None
+    cache.store("proposals", KEY, {"xy": np.zeros(2)})
+    assert equal(cache.load("maps", KEY), ARRAYS)
+
+
+def test_storing_again_replaces(cache):
+    cache.store("maps", KEY, {"boxes": np.zeros(3)})
+    assert equal(cache.load("maps", KEY), {"boxes": np.zeros(3)})
+
+
+def test_an_artefact_is_made_once(tmp_path):
+    cache, made = Cache(tmp_path), []
+
+    def make() -> Arrays:
+        made.append(1)
+        return dict(ARRAYS)
+
+    for _ in range(3):
+        assert equal(cache.load_or_make("maps", KEY, make), ARRAYS)
+    assert len(made) == 1
+
+
+def test_other_programs_read_it_as_any_safetensors_file(cache):
+    """The file is written here, read by the library: types, shapes, empty ones, and numbers big end first."""
+    arrays = {
+        dtype: np.arange(6).reshape(2, 3).astype(dtype) for dtype in ("f2", "f4", "f8", "i1", "i8", "u2")
+    }
+    arrays |= {"bool": np.array([True, False]), "empty": np.zeros((0, 3)), "one": np.array(2.5)}
+    cache.store("maps", KEY, arrays | {"big": np.arange(3, dtype=">i4")})
+    found = load_file(cache.path("maps", KEY))
+    assert equal(found, arrays | {"big": np.arange(3, dtype="<i4")})
+
+
+# ---------------------------------------------------------------- what it holds
+
+
+def test_what_is_removed_is_absent(cache):
+    assert cache.has("maps", KEY)
+    cache.remove("maps", KEY)
+    cache.remove("maps", KEY)
+    assert not cache.has("maps", KEY)
+    assert cache.load("maps", KEY) is None
+
+
+def test_usage_and_pruning_know_their_own_files_alone(cache, stored):
+    cache.store("proposals", KEY, ARRAYS)
+    other = digest("another artefact")
+    cache.store("maps", other, ARRAYS)
+    foreign = [
+        cache.folder / "maps" / "notes.txt",
+        stored.parent / "weights.safetensors",
+        stored.parent / f"{KEY}.safetensors.old",
+        cache.folder / "maps" / ("0" if KEY[0] != "0" else "1") / "x" / f"{KEY}.safetensors",
+        cache.folder / "maps" / "zz" / f"{KEY}.safetensors",
+        cache.folder / "mine" / "aa" / "model.safetensors",
+    ]
+    for path in foreign:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"mine")
+    linked = cache.path("maps", digest("a link"))
+    linked.parent.mkdir(exist_ok=True)
+    linked.symlink_to(foreign[0])
+    size = stored.stat().st_size
+    assert cache.stages() == ("maps", "proposals")
+    assert cache.usage("maps") == Usage(2, 2 * size)
+    assert cache.usage("mine") == cache.usage("nosuch") == Usage()
+    assert cache.prune("maps") == Usage(2, 2 * size)
+    assert cache.stages() == ("proposals",)
+    assert cache.load("maps", KEY) is None
+    assert equal(cache.load("proposals", KEY), ARRAYS)
+    assert all(path.read_bytes() == b"mine" for path in [*foreign, linked])
+    assert Cache(cache.folder / "nowhere").stages() == ()
+
+
+def test_what_was_used_lately_is_kept(cache, stored):
+    """Read or written: the date of the file tells, to the day."""
+    other = digest("another artefact")
+    cache.store("maps", other, ARRAYS)
+    month = time.time() - 30 * 86_400
+    for path in (stored, cache.path("maps", other)):
+        os.utime(path, (month, month))
+    cache.load("maps", KEY)
+    assert cache.prune("maps", unused_days=40) == Usage()
+    assert cache.prune("maps", unused_days=20).artefacts == 1
+    assert cache.has("maps", KEY)
+    assert not cache.has("maps", other)
+
+
+def test_what_killed_writers_left_is_removed_once_it_is_old(cache):
+    partials = cache.folder / "maps" / ".partial"
+    assert list(partials.iterdir()) == []  # the writing took place there
+    fresh, old = (partials / f".{digit * 16}.partial" for digit in "ab")
+    strangers = [
+        partials / ".notes.partial",
+        partials / f"{'c' * 16}.partial",
+        cache.folder / "maps" / ".x.partial",
+    ]
+    for path in (fresh, old, *strangers):
+        path.write_bytes(b"half")
+        if path != fresh:
+            os.utime(path, (time.time() - ABANDONED - 60,) * 2)
+    cache.sweep()
+    assert not old.exists()
+    assert all(path.exists() for path in (fresh, *strangers))
+    sweep(cache.folder / "nowhere")
+
+
+# ---------------------------------------------------------------- damage
+
+
+def test_an_artefact_cut_at_any_byte_counts_as_absent(cache, stored, caplog):
+    whole = stored.read_bytes()
+    for length in range(len(whole)):
+        stored.write_bytes(whole[:length])
+        caplog.clear()
+        assert cache.load("maps", KEY) is None
+        assert str(stored) in caplog.text
+        assert not stored.exists()
+    stored.write_bytes(whole[: len(whole) // 2])
+    check_absent(cache, caplog)
+
+
+@pytest.mark.parametrize("flip", [0x01, 0x02, 0x04, 0x0F, 0x10, 0x20, 0x40, 0x80, 0xFF])
+def test_a_changed_byte_anywhere_is_never_believed(cache, stored, flip):
+    whole = stored.read_bytes()
+    absent = 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= flip
+        stored.write_bytes(damaged)
+        loaded = cache.load("maps", KEY)
+        absent += loaded is None
+        assert loaded is None or equal(loaded, ARRAYS)  # of the header a byte or two may say the same
+        assert stored.exists() == (loaded is not None)
+    assert absent >= len(whole) - 2
+
+
+@pytest.mark.parametrize("change", ["name", "dtype", "shape", "order"])
+def test_a_header_that_is_consistent_but_wrong_is_not_believed(cache, stored, caplog, change):
+    changes = {
+        "name": (b'"boxes"', b'"boxed"'),
+        "dtype": (b'"F32"', b'"I32"'),
+        "shape": (b"[3,4]", b"[4,3]"),
+        "order": (b'"boxes"', b'"lobes"'),
+    }
+    whole = stored.read_bytes()
+    assert whole.count(changes[change][0]) == 1
+    stored.write_bytes(whole.replace(*changes[change]))
+    check_absent(cache, caplog)
+
+
+def test_the_file_of_another_key_is_not_believed(cache, stored, caplog):
+    other = digest("another artefact")
+    cache.store("maps", other, ARRAYS)
+    cache.path("maps", other).replace(stored)
+    check_absent(cache, caplog)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 500, b"<html></html>", bytes(range(256)) * 4])
+def test_garbage_counts_as_absent(cache, stored, caplog, content):
+    stored.write_bytes(content)
+    check_absent(cache, caplog)
+
+
+# ---------------------------------------------------------------- several at once
+
+
+def test_many_writers_and_readers_of_one_artefact_never_see_half_of_it(tmp_path):
+    """Each a cache of its own on one folder, as two runs have."""
+    arrays = {"values": np.arange(5000)}
+    start = threading.Barrier(4)
+
+    def write() -> None:
+        start.wait()
+        for _ in range(15):
+            Cache(tmp_path).store("maps", KEY, arrays)
+
+    def read() -> int:
+        start.wait()
+        loaded = [Cache(tmp_path).load("maps", KEY) for _ in range(60)]
+        assert all(x is None or equal(x, arrays) for x in loaded)
+        return 0
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(f) for f in (write, write, read, read)]:
+            future.result()
+    path = Cache(tmp_path).path("maps", KEY)
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+    assert equal(Cache(tmp_path).load("maps", KEY), arrays)
+
+
+def test_two_processes_share_a_folder(tmp_path):
+    """Each looks for what the other may just be writing; both end with all of it."""
+    program = """
+        import sys
+        from pathlib import Path
+        import numpy as np
+        from spp_det.runtime.cache import Cache, digest
+        cache = Cache(Path(sys.argv[1]))
+        for i in range(60):
+            found = cache.load_or_make("maps", digest(i), lambda: {"values": np.full(3000, i)})
+            assert (found["values"] == i).all()
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
+    runs = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for run in runs:
+        assert run.communicate()[1] == ""
+        assert run.returncode == 0
+    assert Cache(tmp_path).usage("maps").artefacts == 60
+    assert list((tmp_path / "maps" / ".partial").iterdir()) == []
+
+
+def test_threads_that_write_leave_the_process_with_the_rights_it_had(tmp_path):
+    """The umask belongs to the whole process."""
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda i: write_whole(tmp_path / f"{i}.txt", "x"), range(100)))
+        assert os.umask(0o027) == 0o027
+        modes = {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+        assert modes == {0o640}
+    finally:
+        os.umask(before)
+
+
+# ---------------------------------------------------------------- writing whole
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_and_bytes_are_written_as_they_are(tmp_path):
+    path = tmp_path / "new" / "folders" / "näme.txt"
+    write_whole(path, "zwölf\r\n\n")
+    assert path.read_bytes() == "zwölf\r\n\n".encode()
+    write_whole(path, b"\0\xff")
+    assert path.read_bytes() == b"\0\xff"
+    assert names_in(path.parent) == [path.name]
+
+
+def test_several_buffers_are_one_file_that_is_synced_with_its_name(tmp_path, monkeypatch):
+    synced = []
+    sync = os.fsync
+
+    def watch(handle: int) -> None:
+        synced.append(stat.S_ISDIR(os.fstat(handle).st_mode))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    write_whole(tmp_path / "file", (part for part in (b"a", memoryview(b"bc"), b"")), tmp_path / "partials")
+    assert (tmp_path / "file").read_bytes() == b"abc"
+    assert synced == [False, True]
+    assert names_in(tmp_path / "partials") == []
+
+
+def test_a_name_as_long_as_the_system_allows_is_written(tmp_path):
+    path = tmp_path / ("n" * 251 + ".txt")
+    write_whole(path, "x")
+    assert path.read_text() == "x"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, error):
+    path = tmp_path / "file.txt"
+    write_whole(path, "old")
+
+    def fail(_handle: int) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(type(error)):
+        write_whole(path, "new")
+    assert path.read_text() == "old"
+    assert names_in(tmp_path) == [path.name]
+
+
+def test_a_place_that_cannot_be_written_is_left_clean(tmp_path):
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="folder"):
+        write_whole(tmp_path / "folder", "x")
+    assert names_in(tmp_path) == ["folder"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file.txt"
+    write_whole(path, "old")
+    program = """
+        import os, signal, sys
+        from pathlib import Path
+        from spp_det.runtime.cache import write_whole
+        os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
+        write_whole(Path(sys.argv[1]), "new" * 10_000)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_text() == "old"
+    write_whole(path, "newer")  # and what the killed one left behind is in nobody's way
+    assert path.read_text() == "newer"
+
+
+# ---------------------------------------------------------------- keys
+
+
+def test_a_key_tells_apart_what_differs():
+    different = [
+        (), ("",), (b"",), ("a",), (b"a",), ("a", "b"), ("ab",), ("b", "a"), ("a", "b", ""),
+        (1,), (1.5,), ("1",), (True,), (None,), ([1, 2],), ([12],), (1, 2), ([[1], 2],), ({"a": 1},),
+        ({"a": 2},), ({"b": 1},), ({"a": 1, "b": 2},),
+    ]  # fmt: skip
+    keys = [digest(*parts) for parts in different]
+    assert len(set(keys)) == len(keys)
+    for key in keys:
+        assert len(key) == 32
+        assert set(key) <= set("0123456789abcdef")
+
+
+def test_a_key_does_not_depend_on_the_order_of_a_mapping():
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+
+
+def test_a_key_is_the_same_in_every_process():
+    assert digest("spp", b"det", {"k": [1, 2.5, None]}) == "a662feb663d52b2bd9692eaf3936dd08"
+
+
+@given(st.lists(st.binary(max_size=6), max_size=4), st.lists(st.binary(max_size=6), max_size=4))
+def test_parts_are_never_run_together(a, b):
+    assert (digest(*a) == digest(*b)) == (a == b)
+
+
+def test_the_key_of_a_file_is_that_of_its_content(tmp_path):
+    for name, content in (("a.jpg", b"pixels"), ("b.png", b"pixels"), ("c.jpg", b"pixel"), ("d.jpg", b"")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c, d = (file_digest(tmp_path / name) for name in ("a.jpg", "b.png", "c.jpg", "d.jpg"))
+    assert a == b
+    assert len({a, c, d}) == 3
+    with pytest.raises(FileNotFoundError):
+        file_digest(tmp_path / "absent")
+
+
+# ---------------------------------------------------------------- files of others
+
+
+def deny(monkeypatch, path: Path, *calls: str) -> None:
+    """As for anybody but root where the rights say so."""
+    for call in calls:
+        allowed = getattr(Path, call)
+
+        def refuse(self, *arguments, allowed=allowed, **options):
+            if self == path or path in arguments:
+                raise PermissionError(13, "Permission denied", str(self))
+            return allowed(self, *arguments, **options)
+
+        monkeypatch.setattr(Path, call, refuse)
+
+
+def test_an_artefact_that_may_not_be_read_is_said_and_not_taken_for_absent(
+    cache, stored, monkeypatch, caplog
+):
+    def absent(*_: object, **__: object) -> None:
+        raise FileNotFoundError("No such file or directory")  # says safetensors, whatever hinders it
+
+    assert cache.load("maps", digest("another")) is None
+    assert not caplog.records
+    monkeypatch.setattr("spp_det.runtime.cache.safe_open", absent)
+    deny(monkeypatch, stored, "open")
+    assert cache.load("maps", KEY) is None
+    assert f"{stored} cannot be read (Permission denied); computing it again" in caplog.text
+
+
+def test_a_damaged_artefact_that_may_not_be_replaced_is_computed_and_used(cache, stored, monkeypatch, caplog):
+    stored.write_bytes(stored.read_bytes()[:-3])
+    before = stored.read_bytes()
+    deny(monkeypatch, stored, "unlink", "replace")
+    assert equal(cache.load_or_make("maps", KEY, lambda: dict(ARRAYS)), ARRAYS)
+    assert stored.read_bytes() == before
+    assert f"{stored} is damaged" in caplog.text
+    assert f"{stored} cannot be replaced (Permission denied)" in caplog.text
+    assert list((cache.folder / "maps" / ".partial").iterdir()) == []
+
+
+def test_a_new_artefact_in_a_folder_where_nobody_may_write_is_an_error(cache, monkeypatch):
+    """Else hours of work would be kept nowhere."""
+    deny(monkeypatch, cache.path("maps", digest("new")), "replace")
+    with pytest.raises(PermissionError):
+        cache.store("maps", digest("new"), ARRAYS)
+
+
+# ---------------------------------------------------------------- whole, but not what is kept there
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({}, "it has no norm"),
+        ({"norm": np.zeros(3)}, r"norm is float64 \(3,\), not float64 \(\)"),
+        ({"norm": np.array(1, np.float32)}, "norm is float32"),
+        ({"norm": np.array(np.nan)}, "norm holds a number that is not finite"),
+    ],
+)
+def test_an_artefact_of_another_form_is_said_and_computed_again(tmp_path, caplog, arrays, said):
+    cache = Cache(tmp_path)
+    cache.store("norms", KEY, arrays)
+    check = partial(check_form, norm=np.array(0.0))
+    made = {"norm": np.array(2.5)}
+    assert equal(cache.load_or_make("norms", KEY, lambda: made, check), made)
+    (record,) = caplog.records
+    assert re.search(said, record.getMessage())
+    assert "computing it again" in record.getMessage()
+    assert equal(cache.load_or_make("norms", KEY, dict, check), made)

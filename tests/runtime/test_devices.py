@@ -1,0 +1,83 @@
+"""Devices by name, what they can do, and the memory that was used."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import spp_det
+from spp_det.errors import UserError
+from spp_det.runtime.devices import choose_device, has_bfloat16, peak_memory
+
+
+def test_names_are_torchs_own_and_auto_takes_what_there_is():
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize("name", ["abacus", "", "cuda:99"])
+def test_a_device_that_is_not_there_is_named(name):
+    with pytest.raises(UserError, match=f"^device '{name}'"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_cpu_is_asked_for_its_own_bfloat16(monkeypatch, there):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: not there)
+    assert has_bfloat16(torch.device("cpu")) is there
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_gpu_is_asked_for_its_own_and_emulation_is_none(monkeypatch, there):
+    def supported(including_emulation=True):
+        return including_emulation or there
+
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not there)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert has_bfloat16(torch.device("cuda")) is there
+
+
+def test_this_machine_says_yes_or_no():
+    """torch's question is not part of its public interface: it must still be there."""
+    assert has_bfloat16(torch.device("cpu")) in (True, False)
+
+
+def test_of_other_devices_nothing_is_known():
+    assert has_bfloat16(torch.device("mps")) is False
+
+
+def test_peak_memory_grows_with_what_is_touched_and_never_shrinks():
+    """In a process of its own: this one may have touched more before."""
+    if peak_memory() is None:
+        pytest.skip("the system does not tell")
+    script = (
+        "import numpy as np; from spp_det.runtime.devices import peak_memory; a = peak_memory(); "
+        "x = np.ones(200 * 2**20, np.uint8); b = peak_memory(); del x; print(a, b, peak_memory())"
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(spp_det.__file__).parents[1])}
+    ended = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, env=environment)
+    before, after, later = map(int, ended.stdout.split())
+    assert 20 < before < 2000
+    assert 190 <= after - before < 300
+    assert later >= after - 1  # the system counts by the batch of pages
+
+
+def test_without_proc_the_other_interface_says_about_the_same(monkeypatch):
+    pytest.importorskip("resource")
+    if not Path("/proc/self/status").exists():
+        pytest.skip("there is but one interface")
+    known = peak_memory()
+
+    def absent(*_args, **_kwargs):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    assert peak_memory() >= known - 1  # it may count what this process was forked from
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert peak_memory() is None
