@@ -5,6 +5,10 @@
 Detection: `Detector`, `Ensemble`. Training: `load_config`, `parse_config`, `train`. Data: `Dataset`,
 `Record`, `read_voc`, `read_coco`, `write_voc`, and `evaluate_voc` to hold detections against it. Region
 features: `SpatialPyramidPooling`, `pool_windows`, `selective_search`. `UserError` is what a user can mend.
+
+Docstrings and recipes cite two sources by a letter. P is the paper: He, Zhang, Ren, Sun, "Spatial Pyramid
+Pooling in Deep Convolutional Networks for Visual Recognition", arXiv 1406.4729v4. R is the code that the
+paper's authors released in 2014 (MATLAB and a fork of Caffe); its numbers stand where the paper gives none.
 """
 
 from __future__ import annotations

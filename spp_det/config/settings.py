@@ -38,7 +38,7 @@ ScorerKind = Literal["svm", "softmax"]
 class Section(BaseModel):
     """A part of the configuration: immutable, and no key but its own."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @field_validator("*", mode="before")
     @classmethod

@@ -13,7 +13,7 @@ from spp_det.config.pretrain import PretrainConfig
 from spp_det.config.settings import Config
 from tests.refusals import refusal
 
-RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
 
 def test_the_defaults_are_valid_and_are_the_papers():

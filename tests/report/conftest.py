@@ -1,173 +1,97 @@
-"""A headless Chromium, driven over the DevTools protocol's pipe: no driver, no port, no dependency."""
+"""The system's Chromium without a window, driven by Playwright, for the tests of the report page."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import re
-import select
 import shutil
-import subprocess
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright import sync_api as playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
 FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
-    *("--no-first-run", "--remote-debugging-pipe"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    "--no-first-run",
 )
-PATIENCE = 60.0  # seconds for an answer; a machine may be busy
+PATIENCE = 60_000  # milliseconds for an answer; a machine may be busy
 
 
 class Browser:
-    """One tab. What its pages complain of or ask for is kept in ``complaints`` and ``requests``, and what was
-    opened in ``opened``, until `forget`.
+    """One tab of a fresh profile for every page that is opened.
+
+    ``complaints`` holds the errors and console messages of all pages, ``requests`` the addresses that they
+    asked for, ``opened`` the addresses that the test opened.
     """
 
-    def __init__(self, program: str, profile: Path) -> None:
-        (read, self._write), (self._read, write) = os.pipe(), os.pipe()
-        # Chromium reads the descriptor 3 and writes to 4, whatever they are here.
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read, write)]
-
-        def to_three_and_four() -> None:
-            os.dup2(ends[0], 3)
-            os.dup2(ends[1], 4)
-
-        self.process = subprocess.Popen(
-            [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(3, 4),
-            preexec_fn=to_three_and_four,
-        )
-        for end in (read, write, *ends):
-            os.close(end)
-        self._received = b""
-        self._calls = 0
-        self._session: str | None = None
-        self._loaded = False
+    def __init__(self, chromium: playwright.Browser) -> None:
+        self._chromium = chromium
+        self._tab: playwright.Page | None = None
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.opened: set[str] = set()
-        (tab,) = (one for one in self.call("Target.getTargets")["targetInfos"] if one["type"] == "page")
-        attached = self.call("Target.attachToTarget", targetId=tab["targetId"], flatten=True)
-        self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
 
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self._calls += 1
-        message = {"id": self._calls, "method": method, "params": parameters}
-        if self._session is not None:
-            message["sessionId"] = self._session
-        os.write(self._write, json.dumps(message).encode() + b"\0")
-        while True:
-            answer = self._next_message()
-            if answer.get("id") == self._calls:
-                assert "error" not in answer, answer
-                result: dict[str, Any] = answer["result"]
-                return result
-
-    def _next_message(self) -> dict[str, Any]:
-        while b"\0" not in self._received:
-            ready, _, _ = select.select([self._read], [], [], PATIENCE)
-            chunk = os.read(self._read, 1 << 20) if ready else b""
-            assert chunk, "Chromium does not answer"
-            self._received += chunk
-        text, _, self._received = self._received.partition(b"\0")
-        message: dict[str, Any] = json.loads(text)
-        self._note(message.get("method"), message.get("params", {}))
-        return message
-
-    def _note(self, event: str | None, details: dict[str, Any]) -> None:
-        if event == "Runtime.exceptionThrown":
-            self.complaints.append(str(details["exceptionDetails"]))
-        elif event == "Runtime.consoleAPICalled":
-            self.complaints.append(str(details["args"]))
-        elif event == "Log.entryAdded":
-            self.complaints.append(details["entry"]["text"])
-        elif event == "Network.requestWillBeSent":
-            self.requests.append(details["request"]["url"])
-        elif event == "Page.loadEventFired":
-            self._loaded = True
-
-    def forget(self) -> None:
-        """Begin anew: nothing said, asked for or opened, no phone, the colours of the day."""
-        for kept in (self.complaints, self.requests, self.opened):
-            kept.clear()
-        self.wear("light")
-
-    def wear(self, scheme: str) -> None:
-        """Prefer a colour scheme, light or dark."""
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.call("Emulation.setEmulatedMedia", features=features)
+    @property
+    def tab(self) -> playwright.Page:
+        assert self._tab is not None, "open a page first"
+        return self._tab
 
     def open(
-        self, page: Path, fragment: str = "", width: int = 1280, height: int = 900, phone: bool = False
+        self,
+        page: Path,
+        fragment: str = "",
+        width: int = 1280,
+        height: int = 900,
+        phone: bool = False,
+        scheme: str = "light",
     ) -> None:
-        """Load a page anew, at that size in pixels, and wait until it is loaded.
+        """Load a page in a window of that size in pixels, and wait until it is loaded.
 
-        On a ``phone`` the page says how wide it is to be laid out, and is touched.
+        A ``phone`` lays the page out as wide as the page asks for, and is touched. ``scheme`` is the colour
+        scheme that the reader prefers, light or dark.
         """
-        size = {"width": width, "height": height, "deviceScaleFactor": 1 + phone, "mobile": phone}
-        self.call("Emulation.setDeviceMetricsOverride", **size)
-        self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
-        self._navigate("about:blank")  # a change of fragment alone would load nothing
+        self.close()
+        context = self._chromium.new_context(
+            viewport={"width": width, "height": height},
+            device_scale_factor=1 + phone,
+            is_mobile=phone,
+            has_touch=phone,
+            color_scheme=scheme,
+        )
+        context.set_default_timeout(PATIENCE)
+        self._tab = context.new_page()
+        self._tab.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self._tab.on("console", lambda message: self.complaints.append(message.text))
+        self._tab.on("request", lambda request: self.requests.append(request.url))
         self.opened.add(page.as_uri())
-        self._navigate(page.as_uri() + fragment)
-
-    def _navigate(self, address: str) -> None:
-        self._loaded = False
-        self.call("Page.navigate", url=address)
-        while not self._loaded:
-            self._next_message()
+        self._tab.goto(page.as_uri() + fragment)
 
     def run(self, script: str) -> Any:
-        """The value of an expression of JavaScript in a page at rest, which it then is again.
+        """The value of a JavaScript expression. The page is at rest before and after its evaluation.
 
-        At rest is two frames later: what an event asks for is drawn, and what came into view has content.
+        A page is at rest after two frames: what an event changed is drawn by then, and images that came into
+        view have content.
         """
-        frames = "await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-        wrapped = f"(async () => {{ {frames}; const value = {script}; {frames}; return value }})()"
-        answer = self.call(
-            "Runtime.evaluate", expression=wrapped, awaitPromise=True, returnByValue=True, userGesture=True
-        )
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
+        rest = "await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        return self.tab.evaluate(f"async () => {{ {rest}; const value = {script}; {rest}; return value }}")
 
     def until(self, condition: str) -> None:
         """Wait for an expression to become true."""
-        end = time.monotonic() + PATIENCE
-        while not self.run(condition):
-            assert time.monotonic() < end, f"never came true: {condition}"
+        self.tab.wait_for_function(condition)
 
     def tap(self, selector: str) -> None:
-        """Touch the middle of an element that is on the screen."""
-        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
-        x, y = self.run(f"(box => [box.x + box.width / 2, box.y + box.height / 2])({box})")
-        self.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
-        self.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        """Touch the middle of an element."""
+        self.tab.tap(selector)
 
     def press(self, key: str) -> None:
-        """A key of the keyboard, by its name in the DOM."""
-        codes = {"Tab": 9, "Enter": 13, "Escape": 27, "End": 35, "ArrowLeft": 37, "ArrowRight": 39}
-        text = {"text": "\r"} if key == "Enter" else {}
-        for kind in ("keyDown", "keyUp"):
-            both = {"key": key, "code": key, "windowsVirtualKeyCode": codes[key]}
-            self.call("Input.dispatchKeyEvent", type=kind, **both, **(text if kind == "keyDown" else {}))
+        """Press a key of the keyboard, by its name in the DOM."""
+        self.tab.keyboard.press(key)
 
     def private_megabytes(self) -> float:
-        """What the tab's process holds for itself alone, in MiB; needs Linux."""
-        tab, self._session = self._session, None  # processes are the whole browser's business
-        processes = self.call("SystemInfo.getProcessInfo")["processInfo"]
-        self._session = tab
+        """Memory in MiB that the tab's process shares with no other; needs Linux."""
+        processes = self._chromium.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
         sizes = []
         for process in processes:
             if process["type"] == "renderer":
@@ -176,30 +100,29 @@ class Browser:
         return max(sizes)
 
     def close(self) -> None:
-        with suppress(OSError, AssertionError):
-            self._session = None
-            self.call("Browser.close")
-        self.process.kill()
-        self.process.wait()
-        os.close(self._read)
-        os.close(self._write)
+        if self._tab is not None:
+            self._tab.context.close()
+            self._tab = None
 
 
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+@pytest.fixture(scope="module")  # Playwright's event loop would be in the way of other files' tests
+def chromium() -> Iterator[playwright.Browser]:
     program = next(filter(None, map(shutil.which, NAMES)), None)
     if program is None:
         pytest.skip(f"no browser on this machine (looked for {', '.join(NAMES)}): apt-get install chromium")
-    browser = Browser(program, tmp_path_factory.mktemp("chromium"))
-    yield browser
-    browser.close()
+    with playwright.sync_playwright() as driver:
+        # Without the sandbox, which root and most containers do not have; the pages are the tests' own.
+        chromium = driver.chromium.launch(executable_path=program, args=list(FLAGS), chromium_sandbox=False)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
-def browser(chromium: Browser) -> Iterator[Browser]:
-    """The browser; in the end no page may have complained, or asked for anything but itself."""
-    chromium.forget()
-    yield chromium
-    chromium.run("0")  # what was said until here has then been heard
-    assert chromium.complaints == []
-    assert {address.partition("#")[0] for address in chromium.requests} == chromium.opened
+def browser(chromium: playwright.Browser) -> Iterator[Browser]:
+    """A browser; in the end no page may have complained, or have asked for any address but its own."""
+    browser = Browser(chromium)
+    yield browser
+    browser.run("0")  # the messages of the page until here have then arrived
+    browser.close()
+    assert browser.complaints == []
+    assert {address.partition("#")[0] for address in browser.requests} == browser.opened

@@ -343,8 +343,7 @@ def luminance(color: str) -> float:
 
 @pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
 def test_text_is_readable_in_either_colour_scheme(browser, page, scheme, dark):
-    browser.wear(scheme)
-    browser.open(page, "#score=-1")
+    browser.open(page, "#score=-1", scheme=scheme)
     body = "getComputedStyle(document.body)"
     ground, ink = (luminance(browser.run(f"{body}.{name}")) for name in ("backgroundColor", "color"))
     assert (ground < 0.05, ink > 0.7) == (dark, dark)
