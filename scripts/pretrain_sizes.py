@@ -20,7 +20,7 @@ from spp_det.data.synthetic import CLASSES, generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.report.tables import classification_table
 
-RECIPE = Path(__file__).resolve().parent.parent / "configs" / "pretrain_small.yaml"
+RECIPE = "pretrain_small"
 PHOTOS = {"train": 700, "test": 250}
 PHOTO_SIZES = ((640, 480), (480, 640))  # so that objects come near the sizes of the crops
 SIZES = {"multi-size": "[180, 224]", "single-size": "[224]"}

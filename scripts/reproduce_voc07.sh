@@ -8,7 +8,7 @@
 #   DRY_RUN=1        print what it would cost and run, and end there
 #   SKIP_SETUP=1     use PYTHON (python3), where spp_det is installed already, instead of making .venv
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH= cd -- "$(dirname -- "$0")/.."
 
 recipe=voc07_alexnet
 if [ $# -gt 0 ] && [[ "$1" != *=* ]]; then
@@ -17,7 +17,7 @@ if [ $# -gt 0 ] && [[ "$1" != *=* ]]; then
 fi
 config=configs/$recipe.yaml
 if [ ! -f "$config" ]; then
-    echo "reproduce_voc07: no recipe is called $recipe; there are $(cd configs && echo voc07*.yaml)" >&2
+    echo "reproduce_voc07: no recipe is called $recipe; there are $(CDPATH= cd -- configs && echo voc07*.yaml)" >&2
     exit 2
 fi
 voc=${VOC:-data}

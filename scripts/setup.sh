@@ -1,26 +1,32 @@
 #!/usr/bin/env bash
-# Make .venv beside this project and install it there; quick when nothing has changed. Safe to repeat.
+# Make .venv beside this project and install it there, with the versions of constraints.txt. Quick when nothing
+# has changed. Safe to repeat.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH= cd -- "$(dirname -- "$0")/.."
 
+# The Pythons for which every version of constraints.txt has a wheel.
+locked='import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))'
 python=""
-for candidate in "${PYTHON:-}" python3 python3.11 python3.12 python3.13 python; do
-    if [ -n "$candidate" ] && "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+for candidate in "${PYTHON:-}" python3 python3.11 python3.12 python3.13 python3.14 python; do
+    if [ -n "$candidate" ] && "$candidate" -c "$locked" 2>/dev/null; then
         python=$candidate
         break
     fi
 done
 if [ -z "$python" ]; then
-    echo "setup: no Python >= 3.11 found; install one, or name it: PYTHON=/path/to/python3.11 $0" >&2
+    echo "setup: no Python from 3.11 to 3.14 found; install one, or name it: PYTHON=/path/to/python3.11 $0" >&2
     exit 2
 fi
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
 stamp=.venv/installed
-wanted=$(cksum < pyproject.toml)
+wanted=$(cat pyproject.toml setup.py constraints.txt | cksum)
 if [ ! -e "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
-    .venv/bin/python -m pip install --quiet --upgrade pip
-    .venv/bin/python -m pip install --quiet --editable '.[dev]'
+    # pip is the one that Python brought. setuptools, which builds the project, is of the tested version too.
+    .venv/bin/python -m pip install --quiet --constraint constraints.txt setuptools
+    # A newer pip repeats what setuptools always says of an editable installation.
+    PYTHONWARNINGS='ignore:Editable installation' \
+        .venv/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
     echo "$wanted" > "$stamp"
 fi
 

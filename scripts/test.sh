@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Set up, then lint, types and tests. Arguments go to pytest.
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH= cd -- "$(dirname -- "$0")/.."
 bash scripts/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

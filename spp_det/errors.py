@@ -1,4 +1,11 @@
-"""The one exception for mistakes that a user can mend."""
+"""The exception for mistakes that a user can mend, and how texts from strangers' files are shown.
+
+Messages, tables, pictures and pages all show such texts, so the functions lie in the lowest room.
+"""
+
+from __future__ import annotations
+
+import unicodedata
 
 
 class UserError(Exception):
@@ -13,24 +20,33 @@ class UserError(Exception):
 
 
 class OthersLostError(UserError):
-    """Another of several processes has ended, or is out of reach: this one cannot go on."""
+    """Another of the processes that share the work has ended or is out of reach, so this one cannot go on."""
 
 
 class CannotResumeError(UserError):
-    """What a folder holds is of another run, or damaged, so that this run cannot go on with it."""
+    """A folder holds the files of another run, or damaged ones, so this run cannot go on with them."""
 
 
 def one_line(text: str) -> str:
-    r"""The text with everything escaped that would not show as itself, such as ``\n``.
+    r"""The text of a message, with every character escaped that would not show as itself, such as ``\n``.
 
-    Names from files of strangers could otherwise end a line, or give a terminal orders.
+    A name from a stranger's file could otherwise end the line, or control the terminal.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable(name: str) -> str:
+    """A name for a table or picture: one line, without control, direction-changing or invalid characters.
+
+    Runs of white space become one blank. A name without any visible character becomes ``"?"``.
+    """
+    visible = (" " if c.isspace() else c for c in name if c.isspace() or unicodedata.category(c)[0] != "C")
+    return " ".join("".join(visible).split()) or "?"
 
 
 NOT_ENOUGH_MEMORY = "take a lower backbone.max_side, fewer scales, fewer workers, or another device"
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether this is torch's way to say that a GPU, or the CPU's memory, is full."""
+    """Whether torch says by this error that the memory of a GPU or of the CPU is full."""
     return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +53,13 @@ def assert_one_line(ended: Ended, *parts: object) -> None:
     assert ended.err.count("\n") == 1
     for part in parts:
         assert str(part) in ended.err
+
+
+def rows_of(folder: Path) -> list[dict]:
+    """The COCO results list of a folder of detections."""
+    return json.loads((folder / "detections.json").read_text())
+
+
+def names_of(folder: Path) -> list[str]:
+    """The images of a folder of detections."""
+    return [image["file_name"] for image in json.loads((folder / "images.json").read_text())["images"]]

@@ -1,154 +1,72 @@
-"""What `spp-det ablate` does: the rows of the paper's table 9 on any data, none of their parts trained twice.
+"""``spp-det ablate``: the rows of the paper's table 9 on any data; no part of them is trained twice.
 
-A row is a run that `spp-det train` could make by itself, with the same model in the end. What rows have in
-common comes from the cache that they share: proposals, the map of each scale, the fine-tuning, which is one
-for fc6 and fc7, and the regressor, which sees pool5 whatever the SVMs see. A row ``+bb`` is the model of the
-row before it with its regressor, so the two are trained at once.
+A row is a run that ``spp-det train`` could make by itself, and ends in the same model. Rows share a cache
+and in it the proposals, the map of each scale, the fine-tuning, which is the same for fc6 and fc7, and the
+regressor, which sees pool5 whatever layer the SVMs see. A row ``+bb`` is the model of the row before it with
+a regressor, so one training makes both.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+from rich.markup import escape
+
+from spp_det.commands import options
+from spp_det.commands.process import FROM_CACHE, goes_on, log_to
 from spp_det.commands.proposals import propose
+from spp_det.commands.terminal import say, show
 from spp_det.commands.train import content_of, finish_training
-from spp_det.config.file import dump_config, parse_config
-from spp_det.config.settings import FC, FIVE_SCALES, BoxRegression, Config, FineTune
-from spp_det.config.settings import Backbone as BackboneSettings
-from spp_det.data.records import Dataset
-from spp_det.detections.reader import read_json
 from spp_det.errors import UserError
-from spp_det.evaluation.results import or_none, read_results
-from spp_det.evaluation.voc import evaluate_voc
-from spp_det.model.detector import Detector
-from spp_det.model.head import IMAGENET
-from spp_det.proposals.source import WindowSource
-from spp_det.report.ablation import ablation_markdown
-from spp_det.runtime.cache import digest, write_json, write_whole
-from spp_det.runtime.run_folder import alone_in
-from spp_det.training.stages import Trained, cache_of, read_dataset, train
-from spp_det.version import __version__
+
+if TYPE_CHECKING:
+    from spp_det.config.settings import Config
+    from spp_det.data.records import Dataset
+    from spp_det.proposals.source import WindowSource
+    from spp_det.training.stages import Trained
+    from spp_det.training.table9 import Row
 
 logger = logging.getLogger(__name__)
 
 Result = dict[str, Any]
 
-MODELS: dict[str, tuple[Literal["pool5", "fc6", "fc7"], bool]] = {
-    "pool5": ("pool5", False),
-    "fc6": ("fc6", False),
-    "ft-fc6": ("fc6", True),
-    "ft-fc7": ("fc7", True),
-}
-"""What the SVMs of a row see, and whether it was fine-tuned (P table 9)."""
 
+def ablate(
+    config: options.Recipe,
+    overrides: options.Overrides = None,
+    rows: Annotated[
+        str | None, typer.Option(help="Only these: pool5,ft-fc7+bb at all scales, pool5-1sc at one.")
+    ] = None,
+    five: Annotated[
+        str | None,
+        typer.Option(help="The several scales; if not said the recipe's own, or 480,576,688,864,1200."),
+    ] = None,
+    strict: options.Strict = False,
+) -> None:
+    """Train and score the rows of the paper's table 9: pool5, fc6, ft-fc6, ft-fc7, +bb, at 1 and 5 scales.
 
-@dataclass(frozen=True)
-class Row:
-    """A row of the table.
-
-    Attributes:
-        kind: a key of `MODELS`, followed by ``+bb`` where boxes are regressed.
-        scales: as names have it: ``1sc``, ``5sc``; ``rcnn`` where windows are warped.
-        config: of the run that makes it; sections that are idle in it are at their defaults.
-        refusal: why there is no such row; None where there is.
-        content: a key of the images, annotations and other files that it is made of.
+    The same command goes on after an interruption, and with other --rows adds those to the table.
     """
+    from spp_det.config.file import load_config
+    from spp_det.report.tables import ablation_table, missing_rows
 
-    kind: str
-    scales: str
-    config: Config
-    refusal: str | None = None
-    content: str = ""
-
-    @property
-    def name(self) -> str:
-        """Of the row and of its folder."""
-        return f"{self.kind}-{self.scales}"
-
-    @property
-    def model(self) -> tuple[str, str]:
-        """Equal for rows that differ in the regressor alone."""
-        return self.kind.removesuffix("+bb"), self.scales
-
-    @property
-    def key(self) -> str:
-        """Of everything that its figures depend on."""
-        asked = self.config.model_dump(
-            mode="json",
-            exclude={"output": True, "strict": True, "runtime": True, "data": {"follow_links"}},
-        )
-        return digest(__version__, asked, self.content)
-
-
-def table_rows(config: Config, several: Sequence[int] | None = None) -> list[Row]:
-    """All rows of a recipe's table: each model, without and with box regression, at one scale and at several.
-
-    The one scale is the recipe's; of a recipe with several it is the one in the middle, as the paper's 688
-    is of its five. ``several`` are the recipe's own if None, or else the paper's five. R-CNN has no scales.
-
-    Raises UserError where ``several`` are not at least two that a recipe could have.
-    """
-    own = config.backbone.scales
-    if config.features == "rcnn":
-        choices = {"rcnn": own}
-    else:
-        several = several or (own if len(own) > 1 else FIVE_SCALES)
-        if len(several) < 2:
-            raise UserError(f"--five: name at least two scales, not {several[0]}")
-        choices = {"1sc": (own[len(own) // 2],), f"{len(several)}sc": tuple(several)}
-    rows = []
-    for label, scales in choices.items():
-        settings = config.backbone.model_dump(mode="json") | {"scales": list(scales)}
-        backbone = parse_config({"backbone": settings}, f"the rows at scales {list(scales)}").backbone
-        for model in MODELS:
-            for kind in (model, f"{model}+bb"):
-                rows.append(_row(config, kind, label, backbone))
-    return rows
-
-
-def _row(config: Config, kind: str, label: str, backbone: BackboneSettings) -> Row:
-    layer, tuned = MODELS[kind.removesuffix("+bb")]
-    asked = config.model_copy(
-        update={
-            "output": config.output / f"{kind}-{label}",
-            "backbone": backbone,
-            "fc": FC() if layer == "pool5" else config.fc.model_copy(update={"layer": layer}),
-            "finetune": (
-                config.finetune.model_copy(update={"enabled": True, "layer": "fc7"}) if tuned else FineTune()
-            ),
-            "scorer": "svm",
-            "bbox": (
-                config.bbox.model_copy(update={"enabled": True})
-                if kind.endswith("+bb")
-                else BoxRegression(enabled=False)
-            ),
-            "runtime": config.runtime.model_copy(update={"cache": cache_of(config).folder}),
-        }
-    )
-    refusal = None
-    if kind.startswith("fc6") and config.fc.weights == "default" and backbone.name not in IMAGENET:
-        refusal = f"torchvision has no fc6 of {backbone.name} to take as it is; fc.weights=FILE names one"
-    return Row(kind, label, asked, refusal)
-
-
-def choose(rows: Sequence[Row], wanted: str | None) -> list[Row]:
-    """Those rows that ``wanted`` names, ``"pool5,ft-fc7+bb-5sc"``: by kind, at all scales, or whole; None
-    chooses all. Raises UserError for a name that none has."""
-    if wanted is None:
-        return list(rows)
-    names = {name.strip() for name in wanted.split(",")}
-    if unknown := sorted(names - {name for row in rows for name in (row.kind, row.name)}):
-        kinds = ", ".join(dict.fromkeys(row.kind for row in rows))
-        raise UserError(
-            f"--rows: no row is called {unknown[0]!r}; there are {kinds}, each at all scales, "
-            f"and by itself as {rows[-1].name}"
-        )
-    return [row for row in rows if {row.kind, row.name} & names]
+    settings = load_config(config, options.overridden(overrides, strict))
+    try:
+        scales = None if five is None else [int(scale) for scale in five.split(",")]
+    except ValueError:
+        raise UserError(f"--five: {five!r} is not a list of scales such as 480,576,688") from None
+    goes_on(FROM_CACHE)
+    figures = run_ablation(settings, scales, rows, lambda: log_to(settings.output / "train.log"))
+    show(ablation_table(figures))
+    for name, error in missing_rows(figures).items():
+        say(f"[yellow]{escape(name)}:[/] {escape(error)}")
+    say(f"table: {escape(str(settings.output / 'ablation.md'))}")
 
 
 def run_ablation(
@@ -159,18 +77,24 @@ def run_ablation(
 ) -> dict[str, Any]:
     """Train and score the rows that are wanted (see `table_rows` and `choose`) and not yet there.
 
-    Each row's folder in the output is that of a training: model, settings, metrics, detections. What is
-    returned is in ``ablation.json``, and for people in ``ablation.md``; both are written again after each
-    row, so that a call after an interruption goes on. A row that cannot be had holds the ``error`` instead of
-    figures, and is tried again by the next call. ``begun`` is called once the output is this call's.
+    Each row has a folder in the output folder, with the files of a training: model, settings, metrics and
+    detections. The returned table is also in ``ablation.json``, and as Markdown in ``ablation.md``. Both are
+    written after each row, so that a call after an interruption goes on. A row whose training fails holds the
+    ``error`` instead of figures, and the next call tries it again. ``begun`` is called once the output folder
+    is claimed.
 
-    Raises UserError where no test split is named, another run is at work in the output, and where none of the
-    wanted rows can be had.
+    Raises UserError where no test split is named, another run is at work in the output folder, and where all
+    wanted rows fail.
     """
+    from spp_det.proposals.source import WindowSource
+    from spp_det.runtime.run_folder import alone_in
+    from spp_det.training.stages import read_dataset
+    from spp_det.training.table9 import choose, table_rows
+
     if config.data.test is None:
         raise UserError("data.test = None: every row is scored, so name a split")
     rows = table_rows(config, several)
-    choose(rows, wanted)  # refused before anything is read
+    choose(rows, wanted)  # a wrong name is refused before any file is read
     test = read_dataset(config.data, config.data.test)
     source = WindowSource(config.proposals)
     source.check((record.path, None) for record in test.records)
@@ -180,11 +104,14 @@ def run_ablation(
     with alone_in(config.output):
         results = _kept(config, rows)
         begun()
-        return _had(config, rows, chosen, results, test, source)
+        return _complete(config, rows, chosen, results, test, source)
 
 
 def _content(config: Config, test: Dataset) -> str:
-    """A key of what the files hold that all rows are made of, whatever their names."""
+    """A digest of the content of all files that the rows are made of, whatever the names of the files."""
+    from spp_det.runtime.cache import digest
+    from spp_det.training.stages import read_dataset
+
     train = read_dataset(config.data, config.data.train, config.data.classes)
     named = (config.backbone.weights, config.fc.weights, config.proposals.file, config.proposals.edge_model)
     files = [Path(name) for name in named if name is not None]
@@ -196,7 +123,7 @@ def _content(config: Config, test: Dataset) -> str:
     return digest(*parts)
 
 
-def _had(
+def _complete(
     config: Config,
     rows: Sequence[Row],
     chosen: Sequence[Row],
@@ -204,9 +131,11 @@ def _had(
     test: Dataset,
     source: WindowSource,
 ) -> dict[str, Any]:
-    """The table after those of the chosen rows that ``results`` lacks were made."""
+    """Make the chosen rows that ``results`` lacks, and return the table."""
+    from spp_det.training.stages import cache_of
+
     missing = [row for row in chosen if "mAP50" not in results.get(row.name, {})]
-    if missing:  # before any detection is timed
+    if missing:  # searched now, so that the timed detections find all windows in the cache
         propose(test, config.proposals, cache_of(config), config.runtime.workers, config.strict)
     for _, group in groupby(missing, key=lambda row: row.model):
         for row, result in _results(list(group), test, source):
@@ -219,7 +148,9 @@ def _had(
 
 
 def _kept(config: Config, rows: Sequence[Row]) -> dict[str, Result]:
-    """What an earlier call found out about rows by the same settings, by name."""
+    """The results of an earlier call for rows of the same settings and content, by name."""
+    from spp_det.detections.reader import read_json
+
     path = config.output / "ablation.json"
     if not path.exists():
         return {}
@@ -237,7 +168,7 @@ def _kept(config: Config, rows: Sequence[Row]) -> dict[str, Result]:
 
 
 def _is_result(row: Row, result: Result) -> bool:
-    """Whether it is one that `_results` gives; the row is made again where it is not."""
+    """Whether a result from a file has the form of those that `_results` makes."""
     if not _described(row).items() <= result.items():
         return False
     if "error" in result:
@@ -250,6 +181,9 @@ def _is_result(row: Row, result: Result) -> bool:
 
 
 def _write(config: Config, rows: Sequence[Row], results: dict[str, Result]) -> dict[str, Any]:
+    from spp_det.report.tables import ablation_markdown
+    from spp_det.runtime.cache import write_json, write_whole
+
     figures = {
         "backbone": config.backbone.name,
         "train": config.data.train,
@@ -262,13 +196,18 @@ def _write(config: Config, rows: Sequence[Row], results: dict[str, Result]) -> d
 
 
 def _results(group: Sequence[Row], test: Dataset, source: WindowSource) -> Iterator[tuple[Row, Result]]:
-    """Train one model, and score each of its rows: as it is and with its regressor, or one of both."""
+    """Train one model and score each of its rows: without its regressor, with it, or both."""
+    from spp_det.config.file import dump_config
+    from spp_det.runtime.cache import write_whole
+    from spp_det.runtime.run_folder import alone_in
+    from spp_det.training import stages
+
     try:
         for row in group:
             if row.refusal is not None:
                 raise UserError(row.refusal)
         logger.info("training %s", group[-1].name)
-        trained = train(group[-1].config)  # the one with the regressor, if it is among them
+        trained = stages.train(group[-1].config)  # the row with the regressor comes last
     except UserError as error:
         logger.warning("%s: %s", group[-1].name, error)
         for row in group:
@@ -288,7 +227,9 @@ def _described(row: Row) -> Result:
 
 
 def _without_regressor(trained: Trained) -> Trained:
-    """The model as a training without box regression makes it, with that one's figures."""
+    """The model and metrics that a training without box regression gives."""
+    from spp_det.model.detector import Detector
+
     d = trained.detector
     seconds = {name: lap for name, lap in trained.metrics["seconds"].items() if name != "bbox"}
     detector = Detector(d.classes, d.features, d.head, d.scorer, (), d.settings)
@@ -296,11 +237,15 @@ def _without_regressor(trained: Trained) -> Trained:
 
 
 def _figures(row: Row, metrics: dict[str, Any], test: Dataset) -> Result:
-    """mAP by area, fractions of 1 (None where the test images hold nothing), and seconds.
+    """mAP by area, fractions of 1 (None where the test images hold no object), and seconds.
 
-    Those of the training are without what the cache had; those of the detection are of the clock, with all
-    cores at work, an image, without the search for its windows; None where an earlier call had found all.
+    The seconds of the training leave out what the cache had. The seconds of the detection are those of the
+    clock with all cores at work, an image, without the search for its windows. They are None where an earlier
+    call had detected in all images.
     """
+    from spp_det.evaluation.results import or_none, read_results
+    from spp_det.evaluation.voc import evaluate_voc
+
     found = read_results(row.config.output / "test" / "detections.json", test).detections
     strict = evaluate_voc(test, found, iou_threshold=0.75).mAP_area
     timed = metrics["test"]["timed_images"]

@@ -1,28 +1,96 @@
-"""What ``spp-det detect`` does: find objects in files and write them to one folder."""
+"""``spp-det detect``: find objects in image files and write the detections to one folder."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-import numpy as np
+import typer
+from rich.markup import escape
 
-from spp_det.config.settings import Proposals
-from spp_det.detections.types import DetectedImage, Result
-from spp_det.detections.writer import DetectionWriter
+from spp_det.commands import options
+from spp_det.commands.process import goes_on
+from spp_det.commands.terminal import say, say_skipped
 from spp_det.errors import UserError
-from spp_det.images import Skipped, UnreadableImageError
-from spp_det.inference import detect_files
-from spp_det.model.detector import label_of, select
-from spp_det.model.ensemble import AnyDetector
-from spp_det.proposals.source import WindowSource, proposals_of
-from spp_det.runtime import distributed
-from spp_det.runtime.cache import Cache, naming
-from spp_det.runtime.progress import track
-from spp_det.runtime.run_folder import alone_in
-from spp_det.runtime.threads import cores
+
+if TYPE_CHECKING:
+    from spp_det.config.settings import Proposals
+    from spp_det.detections.types import Result
+    from spp_det.detections.writer import Output
+    from spp_det.images import Skipped
+    from spp_det.model.ensemble import AnyDetector
+    from spp_det.proposals.source import WindowSource
+    from spp_det.runtime.cache import Cache
+
+
+def detect(
+    model: Annotated[
+        Path, typer.Argument(help="A model.safetensors; more of them may follow, to be combined.")
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(help="Images, folders, patterns, lists (.txt, VOC splits), - for a list on stdin."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for what was found: detections.json, images.json ...")],
+    draw: Annotated[bool, typer.Option("--draw", help="Also pictures with boxes.")] = False,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="Also coco (always written), voc, yolo, csv or devkit; repeatable."),
+    ] = None,
+    save_crops: Annotated[bool, typer.Option("--save-crops", help="Also each object cut out.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what the same command left unfinished there.")
+    ] = False,
+    score: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
+    classes: Annotated[str | None, typer.Option(help="Only these, as a,b,c.")] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    workers: options.Workers = 0,
+    strict: options.Strict = False,
+    proposals: options.ProposalFile = None,
+    edge_model: options.EdgeModel = None,
+    follow_links: options.FollowLinks = False,
+) -> None:
+    """Find objects in images. Scores above 0 say yes: pictures show those unless --score is given.
+
+    Of several models the windows are pooled by NMS: the model that scores higher decides. What an earlier run
+    wrote to the folder is removed, unless --resume goes on with it. By N processes or on N GPUs: torchrun
+    --nproc-per-node N -m spp_det detect MODEL IMAGES --out DIR.
+    """
+    from spp_det.data.folder import find_images
+    from spp_det.detections.writer import Output
+    from spp_det.model.ensemble import load_detector
+    from spp_det.runtime import distributed
+    from spp_det.runtime.devices import choose_device
+
+    others = [Path(name) for name in takewhile(lambda name: name.endswith(".safetensors"), images)]
+    if len(others) == len(images):
+        raise UserError("say which images to look at, after the models")
+    if distributed.world_size() > 1 and "-" in images:
+        raise UserError("several processes cannot share a list on stdin: write it to a file, and name that")
+    paths = find_images(images[len(others) :], follow_links=follow_links)
+    own_device = distributed.own_device(choose_device(device))
+    output = Output(formats or (), draw, save_crops, score)
+    goes_on("the same command goes on after the images that are done" + ("" if resume else ", with --resume"))
+    with distributed.process_group(own_device):
+        detector = load_detector([model, *others], str(own_device), precision)
+        source = windows_for(detector.settings.proposals, proposals, edge_model)
+        summary = detect_to_folder(
+            *(detector, paths, out, output),
+            only=classes,
+            workers=workers,
+            strict=strict,
+            source=source,
+            resume=resume,
+        )
+    if not distributed.is_first():
+        return
+    say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {escape(str(out))}")
+    say_skipped(summary.skipped)
 
 
 @dataclass
@@ -30,10 +98,10 @@ class Summary:
     """What a detection run did.
 
     Attributes:
-        images: how many were read.
+        images: how many images were read.
         found: how many detections were written.
         skipped: the files that could not be read, and why.
-        read_now: how many of the images this call read; the others are of the one that it went on with.
+        read_now: how many of the images this call read; an earlier call that it went on with read the others.
     """
 
     images: int = 0
@@ -46,42 +114,53 @@ def detect_to_folder(
     detector: AnyDetector,
     paths: Sequence[Path],
     folder: Path,
+    output: Output | None = None,
     *,
-    formats: Sequence[str] = (),
-    draw: bool = False,
-    score: float | None = None,
     only: str | None = None,
     workers: int = 0,
     strict: bool = False,
     source: WindowSource | None = None,
-    crops: bool = False,
-    resume: bool = False,
     cache: Cache | None = None,
+    resume: bool = False,
     run: Mapping[str, object] | None = None,
 ) -> Summary:
-    """Detect in every file and write the results; see `DetectionWriter` for what and where.
+    """Detect in every file and write the detections to a folder, whose files `DetectionWriter` describes.
 
-    Several processes share the files out; the first one writes, and alone has a summary.
+    Several processes share the files out. The first process writes, and its summary alone counts anything.
 
     Args:
-        score: leave out detections that score less.
+        output: what the folder holds; None: the COCO results list alone.
         only: names of the classes to keep, ``"a,b"``; None keeps all.
         workers: images at a time; 0 is one a core.
         strict: raise UserError for a file that cannot be read, rather than skip it.
-        source: of the windows; None: those that the detector proposes.
-        resume: go on with what an interrupted run left in the folder, if there is anything. CannotResumeError
-            where that run was another: of another model, other windows, images or options.
+        source: of the windows; None: the detector proposes them.
         cache: where the windows of ``source`` are looked up and kept.
-        run: what else is to be equal for a run to be the same, by name, as JSON has it.
+        resume: go on with what an interrupted run left in the folder. Raises CannotResumeError where that run
+            had another model, other windows, images or options.
+        run: whatever else must be equal for two runs to be the same, by name, as JSON can hold it.
 
     Raises UserError where another run is at work in the folder.
     """
-    labels = _labels(detector.classes, only)
+    import numpy as np
+
+    from spp_det.detections.types import DetectedImage
+    from spp_det.detections.writer import DetectionWriter, Output
+    from spp_det.images import UnreadableImageError
+    from spp_det.inference import detect_files
+    from spp_det.model.detector import label_of, select
+    from spp_det.runtime import distributed
+    from spp_det.runtime.cache import naming
+    from spp_det.runtime.progress import track
+    from spp_det.runtime.run_folder import alone_in
+    from spp_det.runtime.threads import cores
+
+    names = detector.classes if only is None else [name.strip() for name in only.split(",")]
+    labels = [label_of(detector.classes, name) for name in names]
     if source is not None:
         source.check((path, None) for path in paths)
 
     def results(done: int) -> Iterator[Result]:
-        """Of what the first process has not done; it asks for them, the others make them for it."""
+        """Of the images that the first process has not done. It alone knows their number and tells it."""
         shared = distributed.from_first({"done": np.array(done)}) or {}
         todo, alone = paths[int(shared["done"]) :], len(paths) == 1
         return detect_files(detector, todo, workers or cores(), strict, source, cache, alone=alone)
@@ -96,9 +175,7 @@ def detect_to_folder(
         "--strict": strict,
         **(run or {}),
     }
-    writer = DetectionWriter(
-        folder, detector.classes, paths, formats, draw, score, crops=crops, resume=resume, run=about
-    )
+    writer = DetectionWriter(folder, detector.classes, paths, output or Output(), resume, about)
     with alone_in(folder), naming(folder), writer:
         done, before = writer.done, writer.images
         shown = track(results(done), "detection", len(paths), done=done)
@@ -114,8 +191,11 @@ def detect_to_folder(
 def windows_for(trained: Proposals, file: Path | None, edge_model: Path | None) -> WindowSource | None:
     """The windows of a file or of Edge Boxes that the user names; None: selective search, as in the training.
 
-    Raises UserError where the model was trained on windows from elsewhere and nobody says where from.
+    Raises UserError where the model was trained on a file's windows or on Edge Boxes and the user names
+    neither.
     """
+    from spp_det.proposals.source import WindowSource, proposals_of
+
     if file is not None and edge_model is not None:
         raise UserError("windows come from one place: --proposals or --edge-model, not both")
     if file is not None:
@@ -131,8 +211,3 @@ def windows_for(trained: Proposals, file: Path | None, edge_model: Path | None) 
             "the model was trained on Edge Boxes: name OpenCV's model of edges, --edge-model FILE"
         )
     return None
-
-
-def _labels(classes: tuple[str, ...], only: str | None) -> list[int]:
-    names = classes if only is None else [name.strip() for name in only.split(",")]
-    return [label_of(classes, name) for name in names]

@@ -1,4 +1,4 @@
-"""What ``spp-det inspect`` does: figures of one image, of what conv5 makes of it and why a window scores."""
+"""``spp-det inspect``: pictures of what conv5 sees in one image, and of why a window scores as it does."""
 
 from __future__ import annotations
 
@@ -6,50 +6,83 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import typer
+from rich.markup import escape
 
-from spp_det.boxes import Boxes, intersection
-from spp_det.drawing.sheet import Panel
+from spp_det.commands import options
+from spp_det.commands.terminal import say, say_skipped
 from spp_det.errors import UserError
-from spp_det.images import RGB, Skipped, UnreadableImageError, encode_png, read_image, skipped
-from spp_det.model.detector import Detector, label_of
-from spp_det.model.features import ConvMap, SPPFeatures
-from spp_det.model.inspection import (
-    CellGrid,
-    InspectedWindow,
-    Peaks,
-    best_window,
-    bin_cells,
-    energy,
-    find_peaks,
-    inspect_window,
-    spp_features,
-)
-from spp_det.report.inspection import (
-    contributions_sheet,
-    field_panel,
-    filter_panel,
-    filters_sheet,
-    window_sheet,
-)
-from spp_det.runtime.cache import write_json, write_whole
-from spp_det.runtime.progress import track
-from spp_det.runtime.threads import ahead, cores
+
+if TYPE_CHECKING:
+    from spp_det.boxes import Boxes
+    from spp_det.drawing.sheet import Panel
+    from spp_det.images import RGB, Skipped
+    from spp_det.model.detector import Detector
+    from spp_det.model.features import ConvMap, SPPFeatures
+    from spp_det.model.inspection import InspectedWindow, Peaks
 
 logger = logging.getLogger(__name__)
 
-FILTERS = 6  # that are shown where nobody names any
-STRONGEST = 5  # images a filter
+FILTERS = 6  # filters that are shown without --filters
+STRONGEST = 5  # images shown of each filter
+
+
+def inspect(
+    image: Annotated[Path, typer.Argument(help="The image to look at.")],
+    model: Annotated[Path, typer.Option(help="A model.safetensors.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and inspection.json.")],
+    filters: Annotated[
+        str | None, typer.Option(help="Of conv5, as 3,17; those that respond most in the image if not given.")
+    ] = None,
+    over: Annotated[
+        str | None,
+        typer.Option(help="Images (folder, pattern, list) to seek their strongest activations in."),
+    ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="x1,y1,x2,y2 in pixels; the one that scores highest if not given.")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="Whose score to explain; the highest if not given.")
+    ] = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    follow_links: options.FollowLinks = False,
+) -> None:
+    """Draw what conv5 sees: filters at their strongest, a window's cells and bins, which bins say yes."""
+    import numpy as np
+
+    from spp_det.data.folder import find_images
+    from spp_det.model.detector import Detector
+
+    numbers = box = None
+    if filters is not None:
+        numbers = options.comma_separated(filters, int, "--filters", "numbers of filters, as 3,17")
+    if window is not None:
+        sides = options.comma_separated(window, float, "--window", "x1,y1,x2,y2 in pixels")
+        box = np.array(sides, np.float32)
+    paths = [] if over is None else find_images([over], follow_links=follow_links)
+    detector = Detector.load(model, device, precision)
+    inspection = inspect_image(
+        detector, image, out, filters=numbers, over=paths, window=box, class_name=class_name
+    )
+    seen = inspection.seen
+    name, score = escape(detector.classes[seen.label]), seen.scores[seen.label]
+    say(f"window {', '.join(f'{value:g}' for value in seen.window)}: {name} {score:.2f}")
+    if seen.contributions is None:
+        say("no contributions of bins: this model does not score windows by SVMs on pool5 itself")
+    for picture in inspection.pictures:
+        say(f"[bold green]drawn[/] {escape(str(picture))}")
+    say_skipped(inspection.skipped)
 
 
 @dataclass(frozen=True, eq=False)
 class Inspection:
-    """What an inspection wrote and saw.
+    """The results of an inspection.
 
     Attributes:
-        pictures: the files.
+        pictures: the files that were written.
         seen: the window and its score.
         skipped: files of the image set that could not be read, and why.
     """
@@ -81,16 +114,25 @@ def inspect_image(
     """Write ``filters.png``, ``window.png``, ``contributions.png`` and their numbers, ``inspection.json``.
 
     Args:
-        filters: numbers of conv5's filters; None: those that respond most in the image.
-        over: images among which to seek the strongest activations of these filters.
-        window: ``[4]`` in pixels of the image; None: the one that scores highest.
-        class_name: whose score to explain; None: that of the highest score.
+        filters: numbers of conv5's filters; None: the filters that respond most in the image.
+        over: images among which the strongest activations of these filters are sought.
+        window: ``[4]`` in pixels of the image; None: the window that scores highest.
+        class_name: the class whose score is explained; None: the class that scores highest.
 
     There are no contributions where windows are not scored by SVMs on pool5. Raises UserError for an
-    unreadable image, an unknown filter or class, a window outside the image, a model with R-CNN's
-    features, and where no window is given and the model was trained on windows from elsewhere.
+    unreadable image, an unknown filter or class, a window outside the image, and a model with R-CNN's
+    features. Raises it too where no window is given and the model was trained on a file's windows or on
+    Edge Boxes.
     """
-    features = spp_features(detector)
+    import numpy as np
+
+    from spp_det.images import encode_png, read_image
+    from spp_det.model import inspection
+    from spp_det.model.detector import label_of
+    from spp_det.report.conv5_sheets import contributions_sheet, field_panel, filters_sheet, window_sheet
+    from spp_det.runtime.cache import write_json, write_whole
+
+    features = inspection.spp_features(detector)
     label = None if class_name is None else label_of(detector.classes, class_name)
     _check_filters(filters, features.backbone.channels)
     image = read_image(path)
@@ -102,30 +144,34 @@ def inspect_image(
         )
     maps = features.maps(image)
     if window is None:
-        window, label = best_window(detector, maps, detector.propose(image), label)
-    seen = inspect_window(detector, maps, window, label)
-    peaks = find_peaks(maps, features.backbone.geometry, image.shape[1], image.shape[0])
+        window, label = inspection.best_window(detector, maps, detector.propose(image), label)
+    seen = inspection.inspect_window(detector, maps, window, label)
+    peaks = inspection.find_peaks(maps, features.backbone.geometry, image.shape[1], image.shape[0])
     if filters is None:
         filters = np.argsort(-peaks.values, kind="stable")[:FILTERS].tolist()
     filters = list(dict.fromkeys(filters))
     strongest, searched, left_out = _strongest(features, over, filters)
 
+    def panel(activation: _Activation) -> Panel:
+        caption = f"{_short(activation.value)}: {activation.path.name}"
+        return field_panel(read_image(activation.path), activation.field, caption)
+
     rows = [
-        [*_filter_in_image(features, image, maps, peaks, number), *map(_panel, strongest[number])]
+        [*_filter_in_image(features, image, maps, peaks, number), *map(panel, strongest[number])]
         for number in filters
     ]
-    grid = CellGrid.of(features.backbone.geometry, maps[seen.scale].enlargement)
+    grid = inspection.CellGrid.of(features.backbone.geometry, maps[seen.scale].enlargement)
     pictures = {
         "filters.png": filters_sheet(path.name, searched, rows),
         "window.png": window_sheet(
-            path.name, image, energy(maps[seen.scale].cells), grid, features.levels, seen
+            path.name, image, inspection.energy(maps[seen.scale].cells), grid, features.levels, seen
         ),
     }
     if seen.contributions is not None:
         pictures["contributions.png"] = contributions_sheet(
             path.name, image, grid, features.levels, seen, detector.classes
         )
-    else:  # one of another model would be taken for this one's
+    else:  # an earlier model's picture would be taken for this model's
         (folder / "contributions.png").unlink(missing_ok=True)
     for name, picture in pictures.items():
         write_whole(folder / name, encode_png(picture))
@@ -152,6 +198,10 @@ def _check_filters(filters: Sequence[int] | None, channels: int) -> None:
 
 
 def _check_window(window: Boxes, image: RGB, path: Path) -> None:
+    import numpy as np
+
+    from spp_det.boxes import intersection
+
     height, width = image.shape[:2]
     box = ",".join(f"{value:g}" for value in window.tolist())
     if window.shape != (4,) or not np.isfinite(window).all() or not (window[:2] < window[2:]).all():
@@ -163,7 +213,11 @@ def _check_window(window: Boxes, image: RGB, path: Path) -> None:
 def _strongest(
     features: SPPFeatures, paths: Sequence[Path], filters: Sequence[int]
 ) -> tuple[dict[int, list[_Activation]], int, list[Skipped]]:
-    """Of each filter the images that it responds to most; how many images there were; those unreadable."""
+    """Each filter's strongest activations; the number of images that were read; the unreadable images."""
+    from spp_det.images import UnreadableImageError, read_image, skipped
+    from spp_det.model.inspection import find_peaks
+    from spp_det.runtime.progress import track
+    from spp_det.runtime.threads import ahead, cores
 
     def look(path: Path) -> Peaks | UnreadableImageError:
         try:
@@ -184,7 +238,9 @@ def _strongest(
             continue
         for number, best in strongest.items():
             best.append(_Activation(path, float(peaks.values[number]), peaks.fields[number]))
-            best.sort(key=lambda activation: -activation.value)  # equal ones stay in the order of the images
+            best.sort(
+                key=lambda activation: -activation.value
+            )  # equal values stay in the order of the images
             del best[STRONGEST:]
     return strongest, len(paths) - len(left_out), left_out
 
@@ -192,6 +248,9 @@ def _strongest(
 def _filter_in_image(
     features: SPPFeatures, image: RGB, maps: Sequence[ConvMap], peaks: Peaks, number: int
 ) -> tuple[Panel, Panel]:
+    from spp_det.model.inspection import CellGrid
+    from spp_det.report.conv5_sheets import field_panel, filter_panel
+
     conv_map = maps[int(peaks.scales[number])]
     values = conv_map.cells[number].float().cpu().numpy()
     grid = CellGrid.of(features.backbone.geometry, conv_map.enlargement)
@@ -200,11 +259,6 @@ def _filter_in_image(
         field_panel(image, field, f"filter {number}: {_short(float(peaks.values[number]))} here"),
         filter_panel(image, values, grid, field, "its map"),
     )
-
-
-def _panel(activation: _Activation) -> Panel:
-    caption = f"{_short(activation.value)}: {activation.path.name}"
-    return field_panel(read_image(activation.path), activation.field, caption)
 
 
 def _short(value: float) -> str:
@@ -220,6 +274,8 @@ def _numbers(activation: _Activation) -> dict[str, Any]:
 
 
 def _window_numbers(classes: Sequence[str], features: SPPFeatures, seen: InspectedWindow) -> dict[str, Any]:
+    from spp_det.model.inspection import bin_cells
+
     cells = bin_cells(seen.rectangle, features.levels).tolist()
     places = [(n, row, column) for n in features.levels for row in range(n) for column in range(n)]
     shares = [None] * len(places) if seen.contributions is None else seen.contributions.tolist()

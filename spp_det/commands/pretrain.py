@@ -1,54 +1,87 @@
-"""What `spp-det pretrain` does: train a classification network, test it at any size, write to one folder."""
+"""``spp-det pretrain``: train a classification network, test it at several sizes, write it to one folder."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
+from rich.markup import escape
 
-from spp_det.boxes import Ints
-from spp_det.config.pretrain import PretrainConfig, Testing
-from spp_det.data.class_folder import LabelledImages, read_class_folder
-from spp_det.images import RGB, read_image
-from spp_det.pretraining.class_images import readable
-from spp_det.pretraining.classification import rank_of
-from spp_det.pretraining.classifier import PyramidClassifier
-from spp_det.pretraining.pretrain import pretrain, save_network
-from spp_det.runtime import distributed
-from spp_det.runtime.cache import write_json
-from spp_det.runtime.devices import choose_device
-from spp_det.runtime.progress import track
-from spp_det.runtime.run_folder import claimed
-from spp_det.runtime.threads import ahead, cores
+from spp_det.commands import options
+from spp_det.commands.process import goes_on, log_to
+from spp_det.commands.terminal import say, say_skipped, show
 
-# What a run may change when it goes on, or is tested again: no weight depends on it.
+if TYPE_CHECKING:
+    import torch
+
+    from spp_det.boxes import Ints
+    from spp_det.config.pretrain import PretrainConfig, Testing
+    from spp_det.data.class_folder import LabelledImages
+    from spp_det.images import RGB
+    from spp_det.pretraining.classifier import PyramidClassifier
+
+# Settings that may change when a run goes on or is tested again, because no weight depends on them.
 IDLE = frozenset(
     {"output", "strict", "data.follow_links", "data.test", "test", "runtime.device", "runtime.workers"}
 )
 
 Accuracy = dict[str, float]  # top1 and top5, fractions of 1
+View = Callable[["RGB"], "torch.Tensor"]  # RGB uint8 [H, W, 3] -> probabilities [K]
+
+
+def pretrain(
+    config: options.Recipe,
+    overrides: options.Overrides = None,
+    strict: options.Strict = False,
+) -> None:
+    """Train a backbone to classify images, a folder a class: backbone.safetensors for `train`.
+
+    The same command goes on after an interruption. On N GPUs: torchrun --nproc-per-node N -m spp_det
+    pretrain CONFIG.
+    """
+    from spp_det.config.file import load_config
+    from spp_det.config.pretrain import PretrainConfig
+    from spp_det.report.tables import classification_table
+    from spp_det.runtime import distributed
+
+    settings = load_config(config, options.overridden(overrides, strict), kind=PretrainConfig)
+    goes_on("the same command goes on after the last whole epoch")
+    metrics = run_pretraining(settings, lambda: log_to(settings.output / "train.log"))
+    if not distributed.is_first():
+        return
+    test = metrics.get("test", {})
+    if test:
+        show(classification_table({view: test[view] for view in settings.test.views}))
+    say_skipped([*metrics["skipped"], *test.get("skipped", [])])
+    weights = escape(str(settings.output / "backbone.safetensors"))
+    say(f"[bold green]trained[/] on {metrics['images']} images in {metrics['seconds']:.0f} s: {weights}")
+    name = escape(settings.backbone.name)
+    say(f"next: spp-det train CONFIG backbone.name={name} backbone.weights={weights}")
 
 
 def run_pretraining(config: PretrainConfig, begun: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Pre-train by the configuration and, if it names a test split, test there.
+    """Pre-train by the configuration and, if it names a test split, test the network there.
 
-    Writes ``backbone.safetensors``, ``config.yaml`` and ``metrics.json`` to the output, and the checkpoint
-    that the same call goes on from. Returns the metrics; those of the test under ``test``, by view and size.
-    ``begun`` is called once the output is this run's. Raises UserError where it is another configuration's,
-    or another run is at work there; nothing is changed then.
+    Writes ``backbone.safetensors``, ``config.yaml`` and ``metrics.json`` to the output folder, and the
+    checkpoint from which the same call goes on. Returns the metrics. Those of the test are under ``test``, by
+    view and size. ``begun`` is called once the output folder is claimed. Raises UserError where the folder is
+    another configuration's, or another run is at work there; nothing is changed then.
 
-    Under ``torchrun`` every process calls this; the first one writes.
+    Under ``torchrun`` every process calls this function; the first process writes.
     """
+    from spp_det.data.class_folder import read_class_folder
+    from spp_det.runtime import distributed
+    from spp_det.runtime.cache import write_json
+    from spp_det.runtime.devices import choose_device
+    from spp_det.runtime.run_folder import claimed
+
     started = time.perf_counter()
     device = distributed.own_device(choose_device(config.runtime.device))
     with distributed.process_group(device):
         test = None
-        if config.data.test is not None:  # before any work: a mistake in its name should not cost a training
+        if config.data.test is not None:  # a mistake in its name is reported before the training
             root, follow = config.data.root, config.data.follow_links
             classes = read_class_folder(root, config.data.train, follow_links=follow).classes
             test = read_class_folder(root, config.data.test, classes, follow_links=follow)
@@ -58,17 +91,22 @@ def run_pretraining(config: PretrainConfig, begun: Callable[[], object] = lambda
             metrics["seconds"] = round(time.perf_counter() - started, 2)
             if distributed.is_first():
                 write_json(config.output / "metrics.json", metrics)
-            distributed.barrier()  # whoever returns may read the files
+            distributed.barrier()  # no process returns before the files are there
     return metrics
 
 
 def _train_and_test(
     config: PretrainConfig, test: LabelledImages | None, device: torch.device
 ) -> dict[str, Any]:
-    trained = pretrain(config, device)
+    from spp_det.pretraining import pretrain
+    from spp_det.pretraining.class_images import readable
+    from spp_det.runtime import distributed
+    from spp_det.runtime.threads import cores
+
+    trained = pretrain.pretrain(config, device)
     metrics = dict(trained.metrics)
     if distributed.is_first():
-        save_network(trained.network, config.output / "backbone.safetensors")
+        pretrain.save_network(trained.network, config.output / "backbone.safetensors")
     if test is not None:
         workers = config.runtime.workers or cores()
         test, skipped = readable(test, workers, config.strict)
@@ -78,9 +116,6 @@ def _train_and_test(
             by_view[view][str(size)] = accuracy
         metrics["test"] = {"images": len(test), "skipped": skipped, **by_view}
     return metrics
-
-
-View = Callable[[RGB], Tensor]  # RGB uint8 [H, W, 3] -> probabilities [K]
 
 
 def views_of(network: PyramidClassifier, test: Testing) -> dict[tuple[str, int], View]:
@@ -97,6 +132,15 @@ def accuracies(
     images: LabelledImages, views: Mapping[tuple[str, int], View], workers: int, device: torch.device
 ) -> dict[tuple[str, int], Accuracy]:
     """Top-1 and top-5 over the images, of each view by its key. The processes share the images out."""
+    import numpy as np
+    import torch
+
+    from spp_det.images import read_image
+    from spp_det.pretraining.classification import rank_of
+    from spp_det.runtime import distributed
+    from spp_det.runtime.progress import track
+    from spp_det.runtime.threads import ahead
+
     mine = range(distributed.rank(), len(images), distributed.world_size())
 
     def hits(index: int) -> Ints:

@@ -1,4 +1,4 @@
-"""What ``spp-det proposals`` does: the windows of a data set, into a file or held against its objects."""
+"""``spp-det proposals``: write the windows of a data set to a file, or report their recall."""
 
 from __future__ import annotations
 
@@ -6,25 +6,79 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import typer
+from rich.markup import escape
 
-from spp_det.boxes import Boxes
-from spp_det.config.settings import Proposals
-from spp_det.data.bounds import fit_record
-from spp_det.data.records import Dataset, Record
+from spp_det.commands import options
+from spp_det.commands.terminal import say, say_skipped, show
 from spp_det.errors import UserError
-from spp_det.evaluation.recall import Covered, evaluate_recall
-from spp_det.evaluation.results import or_none
-from spp_det.images import Skipped, UnreadableImageError, skipped
-from spp_det.proposals.files import check_writable, write_proposals
-from spp_det.proposals.source import FileWindows, WindowSource, proposals_of
-from spp_det.runtime.cache import Cache
-from spp_det.runtime.progress import track
-from spp_det.runtime.threads import ahead, cores
+
+if TYPE_CHECKING:
+    from spp_det.boxes import Boxes
+    from spp_det.config.settings import Proposals
+    from spp_det.data.records import Dataset, Record
+    from spp_det.evaluation.recall import Covered
+    from spp_det.images import Skipped, UnreadableImageError
+    from spp_det.proposals.source import FileWindows
+    from spp_det.runtime.cache import Cache
 
 logger = logging.getLogger(__name__)
+
+
+def proposals(
+    voc: Annotated[Path, typer.Option(help="A Pascal VOC folder.")],
+    split: Annotated[str, typer.Option(help="The VOC split.")] = "test",
+    recall: Annotated[
+        bool, typer.Option("--recall", help="Hold the windows against the objects instead of writing them.")
+    ] = False,
+    mode: Annotated[
+        list[str] | None,
+        typer.Option(help="fast, paper, quality, edgeboxes or file; repeatable with --recall."),
+    ] = None,
+    max_side: Annotated[
+        int | None, typer.Option(help="Search in copies shrunk to this longer side in pixels.")
+    ] = None,
+    file: options.ProposalFile = None,
+    edge_model: options.EdgeModel = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File for the windows, .npz or .json; with --recall for its figures, .json."),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="A run's cache folder, to read from and add to.")] = None,
+    workers: options.Workers = 0,
+    strict: options.Strict = False,
+    follow_links: options.FollowLinks = False,
+) -> None:
+    """Write the windows of a data set to a file, or report how many of its objects they cover."""
+    from spp_det.data.voc import read_voc
+    from spp_det.report.tables import recall_table
+    from spp_det.runtime.cache import Cache, write_json
+
+    searches = chosen(mode or (), max_side, file, edge_model)
+    kept = None if cache is None else Cache(cache)
+    if recall:
+        if out is not None and out.suffix.lower() != ".json":
+            raise UserError(f"{out}: the figures of --recall are written to a .json file")
+        figures = recall_figures(
+            read_voc(voc, split, follow_links=follow_links), searches, kept, workers, strict
+        )
+        show(recall_table(figures))
+        say_skipped(figures["skipped"])
+        if out is not None:
+            write_json(out, figures)
+            say(f"figures: {escape(str(out))}")
+        return
+    if out is None:
+        raise UserError("say where to write the windows, --out FILE.npz or .json, or ask for --recall")
+    if len(searches) != 1:
+        raise UserError("a file holds the windows of one --mode; several are for --recall")
+    dataset = read_voc(voc, split, follow_links=follow_links)
+    done = write_windows(dataset, searches[0], out, kept, workers, strict)
+    say_skipped(done.skipped)
+    windows = sum(map(len, done.windows))
+    say(f"[bold green]wrote[/] {windows} windows of {len(done.records)} images: {escape(str(out))}")
 
 
 @dataclass
@@ -32,9 +86,9 @@ class Proposed:
     """The windows of the readable images of a data set.
 
     Attributes:
-        records: of these images, fitted to their true sizes.
-        windows: ``[N, 4]`` of each.
-        seconds: what each search took that was not in the cache.
+        records: the annotations of these images, fitted to their true sizes.
+        windows: float32 ``[N, 4]`` in pixels of each image.
+        seconds: the time of each search whose windows were not in the cache.
         skipped: the files that could not be read, and why.
     """
 
@@ -47,10 +101,12 @@ class Proposed:
 def chosen(
     modes: Sequence[str], max_side: int | None, file: Path | None, edge_model: Path | None
 ) -> list[Proposals]:
-    """The settings of each mode, each once; without modes those that the files are for, or else ``fast``.
+    """The settings of each mode, without duplicates. Without modes the given files choose, or else ``fast``.
 
-    Raises UserError for an unknown mode, one without its file, and a file without its mode.
+    Raises UserError for an unknown mode, a mode without its file, and a file without its mode.
     """
+    from spp_det.proposals.source import proposals_of
+
     files = {"file": file, "edgeboxes": edge_model}
     modes = (
         list(dict.fromkeys(modes)) or [mode for mode, path in files.items() if path is not None] or ["fast"]
@@ -69,8 +125,14 @@ def propose(
 ) -> Proposed:
     """The windows of every image of a data set, one image a core.
 
-    An image that cannot be read is left out with a warning, or raised as UserError where ``strict``.
+    An unreadable image is left out with a warning, or raised as UserError where ``strict``.
     """
+    from spp_det.data.bounds import fit_record
+    from spp_det.images import UnreadableImageError, skipped
+    from spp_det.proposals.source import WindowSource
+    from spp_det.runtime.progress import track
+    from spp_det.runtime.threads import ahead, cores
+
     source = WindowSource(search)
     source.check((record.path, record.image_id) for record in dataset.records)
 
@@ -106,6 +168,8 @@ def write_windows(
     strict: bool = False,
 ) -> Proposed:
     """Write the windows of a data set to a ``.npz`` or ``.json`` that ``proposals.file`` reads."""
+    from spp_det.proposals.files import check_writable, write_proposals
+
     check_writable(out)
     proposed = propose(dataset, search, cache, workers, strict)
     ids = [record.image_id for record in proposed.records]
@@ -120,27 +184,32 @@ def recall_figures(
     workers: int = 0,
     strict: bool = False,
 ) -> dict[str, Any]:
-    """Recall of each way of proposing windows, as a tree for JSON: fractions of 1, None where undefined.
+    """Recall of each search, as a tree for JSON: fractions of 1, None where undefined.
 
-    ``seconds`` is the mean of the searches that were not in the cache, each on one core while its
-    neighbours search other images. ``images`` and ``skipped`` count what could and could not be read.
+    ``seconds`` is the mean time of the searches whose windows were not in the cache. Each search has one core
+    while other cores search other images. ``images`` counts the readable images, ``skipped`` names the rest.
     """
+    import numpy as np
+
+    from spp_det.evaluation.recall import evaluate_recall
+    from spp_det.evaluation.results import or_none
+
+    def tree(covered: Covered) -> dict[str, Any]:
+        recall = {f"{threshold:g}": or_none(value) for threshold, value in covered.recall.items()}
+        return {"objects": covered.objects, "recall": recall, "ABO": or_none(covered.abo)}
+
     modes: dict[str, Any] = {}
-    images, left_out = 0, list[Skipped]()
+    images = 0
+    left_out: list[Skipped] = []
     for search in searches:
         proposed = propose(dataset, search, cache, workers, strict)
         images, left_out = len(proposed.records), proposed.skipped
         result = evaluate_recall(replace(dataset, records=proposed.records, coco_ids=()), proposed.windows)
         modes[search.mode] = {
-            **_tree(result.overall),
+            **tree(result.overall),
             "MABO": or_none(result.mabo),
             "windows": or_none(result.windows),
             "seconds": float(np.mean(proposed.seconds)) if proposed.seconds else None,
-            "per_class": {name: _tree(covered) for name, covered in result.per_class.items()},
+            "per_class": {name: tree(covered) for name, covered in result.per_class.items()},
         }
     return {"images": images, "skipped": left_out, "modes": modes}
-
-
-def _tree(covered: Covered) -> dict[str, Any]:
-    recall = {f"{threshold:g}": or_none(value) for threshold, value in covered.recall.items()}
-    return {"objects": covered.objects, "recall": recall, "ABO": or_none(covered.abo)}

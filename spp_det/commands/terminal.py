@@ -1,4 +1,4 @@
-"""What a command shows: figures as tables on stdout, lines about the work on stderr."""
+"""What a command prints: tables of figures on stdout, lines about the work on stderr."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
     from spp_det.images import Skipped
 
-# Consoles and tables are imported when something is shown: --help and refusals should not wait for them.
+# Consoles and tables are imported when something is printed, so that --help and refusals answer at once.
 
 
 def say(text: str) -> None:
-    """Print a line of rich markup on stderr; what comes from the user is to be escaped."""
+    """Print a line of rich markup on stderr. The caller escapes names and other texts of the user."""
     from spp_det.runtime.progress import console
 
     console.print(text, highlight=False, soft_wrap=True)
 
 
 def say_skipped(files: list[Skipped]) -> None:
-    """Count the files that could not be read and name the first of them; nothing where there are none."""
+    """Print the number of unreadable files and the name of the first one, if there are any."""
     if files:
         name = escape(one_line(files[0]["file"]))
         say(f"[yellow]skipped {len(files)} files that could not be read, the first: {name}[/]")
@@ -42,7 +42,7 @@ def show(*tables: Table) -> None:
 def show_figures(figures: dict[str, Any]) -> None:
     """Print the figures of an `Evaluation`: COCO's, VOC's at each IoU with the best F1, errors by kind.
 
-    Where there are none of VOC's, which `evaluate_files` can say, only COCO's are shown.
+    COCO's figures stand alone where VOC's are None (see `evaluate_files`).
     """
     from spp_det.report.tables import coco_table, errors_table, voc_table
 

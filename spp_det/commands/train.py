@@ -1,76 +1,114 @@
-"""What ``spp-det train`` does: train, write the model to one folder, and score it on a test split."""
+"""``spp-det train``: train a detector, write it to one folder, and score it on a test split."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rich.markup import escape
+
+from spp_det.commands import options
 from spp_det.commands.detect import Summary, detect_to_folder
-from spp_det.config.settings import Config
-from spp_det.data.records import Dataset
-from spp_det.detections.reader import read_json
+from spp_det.commands.process import FROM_CACHE, goes_on, log_to
+from spp_det.commands.terminal import say, say_skipped, show_figures
 from spp_det.errors import CannotResumeError
-from spp_det.evaluation.results import evaluate, read_results
-from spp_det.images import UnreadableImageError, check_regular
-from spp_det.model.ensemble import AnyDetector
-from spp_det.proposals.source import WindowSource
-from spp_det.runtime import distributed
-from spp_det.runtime.cache import digest, file_digest, write_json
-from spp_det.runtime.devices import choose_device
-from spp_det.runtime.run_folder import claimed
-from spp_det.training.stages import Trained, cache_of, read_dataset, train
+
+if TYPE_CHECKING:
+    from spp_det.config.settings import Config
+    from spp_det.data.records import Dataset
+    from spp_det.model.ensemble import AnyDetector
+    from spp_det.proposals.source import WindowSource
+    from spp_det.training.stages import Trained
 
 logger = logging.getLogger(__name__)
 
-# What a run may change when it goes on: nothing that is computed depends on it.
+# Settings that may change when a run goes on, because nothing that is computed depends on them.
 IDLE = frozenset(
     {"output", "strict", "data.follow_links", "runtime.device", "runtime.workers", "runtime.cache"}
 )
 
 
-def run_training(config: Config, begun: Callable[[], object] = lambda: None) -> dict[str, Any]:
-    """Train by the configuration and, if it names a test split, detect there and score it.
+def train(
+    config: options.Recipe,
+    overrides: options.Overrides = None,
+    strict: options.Strict = False,
+) -> None:
+    """Train a detector: model.safetensors, config.yaml, metrics.json and train.log in the output folder.
 
-    Writes ``model.safetensors``, ``config.yaml`` and ``metrics.json`` to the output, and what it finds in
-    the test images to the folder ``test`` there. Returns the metrics; those of the test under ``test``, with
-    the seconds of the detection, which reads windows that the cache has.
-
-    Interrupted and called again it goes on, to the same model. After its end it takes every stage from the
-    cache, and writes the same files again. ``begun`` is called once the output is this run's. Raises
-    UserError where it is another configuration's, or another run is at work there; nothing is changed then.
-
-    Under ``torchrun`` every process calls this; the first one writes, and alone has figures of the test. How
-    many they are may change when it goes on.
+    By N processes or on N GPUs: torchrun --nproc-per-node N -m spp_det train CONFIG.
     """
+    from spp_det.config.file import load_config
+    from spp_det.runtime import distributed
+
+    settings = load_config(config, options.overridden(overrides, strict))
+    goes_on(FROM_CACHE)
+    metrics = run_training(settings, lambda: log_to(settings.output / "train.log"))
+    if not distributed.is_first():
+        return
+    if "test" in metrics:
+        show_figures(metrics["test"])
+    say_skipped([*metrics["skipped"], *metrics.get("test", {}).get("skipped", [])])
+    model = escape(str(settings.output / "model.safetensors"))
+    seconds = sum(metrics["seconds"].values())
+    say(f"[bold green]trained[/] on {metrics['images']} images in {seconds:.0f} s: {model}")
+    say(f"next: spp-det detect {model} FOLDER --out found --draw")
+
+
+def run_training(config: Config, begun: Callable[[], object] = lambda: None) -> dict[str, Any]:
+    """Train by the configuration and, if it names a test split, detect there and score the detections.
+
+    Writes ``model.safetensors``, ``config.yaml`` and ``metrics.json`` to the output folder, and the
+    detections in the test images to its folder ``test``. Returns the metrics. Those of the test are under
+    ``test``, with the seconds of the detection, which reads the windows that the cache has.
+
+    An interrupted run goes on when it is called again, and ends in the same model. A finished run that is
+    called again takes every stage from the cache and writes the same files. ``begun`` is called once the
+    output folder is claimed. Raises UserError where the folder is another configuration's, or another run is
+    at work there; nothing is changed then.
+
+    Under ``torchrun`` every process calls this function. The first process writes, and it alone has figures
+    of the test. The number of processes may change between interruption and going on.
+    """
+    from spp_det.runtime import distributed
+    from spp_det.runtime.devices import choose_device
+    from spp_det.runtime.run_folder import claimed
+
     device = distributed.own_device(choose_device(config.runtime.device))
     with distributed.process_group(device), claimed(config, config.output, IDLE):
         begun()
         metrics = train_and_score(config)
-        distributed.barrier()  # whoever returns may read the files
+        distributed.barrier()  # no process returns before the files are there
     return metrics
 
 
 def train_and_score(config: Config) -> dict[str, Any]:
-    """What `run_training` does in an output that is claimed."""
+    """What `run_training` does in an output folder that is claimed."""
+    from spp_det.proposals.source import WindowSource
+    from spp_det.training import stages
+
     if (config.output / "model.safetensors").exists():
         logger.info("%s was trained before: taking what can be taken from the cache", config.output)
-    test = None if config.data.test is None else read_dataset(config.data, config.data.test)
+    test = None if config.data.test is None else stages.read_dataset(config.data, config.data.test)
     source = WindowSource(config.proposals)
-    if test is not None:  # hours later would be late to say so
+    if test is not None:  # a missing window is reported now rather than after hours of training
         source.check((record.path, None) for record in test.records)
-    return finish_training(config, train(config), test, source)
+    return finish_training(config, stages.train(config), test, source)
 
 
 def finish_training(
     config: Config, trained: Trained, test: Dataset | None, source: WindowSource
 ) -> dict[str, Any]:
-    """Write a trained model to the output, and what it finds in the test images with its figures.
+    """Write a trained model, its detections in the test images and their figures to the output folder.
 
-    Writes all that `run_training` does but ``config.yaml``, and returns what it returns.
+    Writes all files of `run_training` but ``config.yaml``, and returns the same metrics.
     """
+    from spp_det.runtime import distributed
+    from spp_det.runtime.cache import write_json
+
     metrics = dict(trained.metrics)
     if distributed.is_first():
         trained.detector.save(config.output / "model.safetensors")
@@ -82,6 +120,11 @@ def finish_training(
 
 
 def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowSource) -> dict[str, Any]:
+    """Figures of the detections in the test images; nothing in all but the first process."""
+    from spp_det.detections.reader import read_json
+    from spp_det.evaluation.results import evaluate, read_results
+    from spp_det.runtime import distributed
+
     start = time.perf_counter()
     summary = _detect(detector, config, test, source)
     if not distributed.is_first():
@@ -95,31 +138,35 @@ def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowS
 
 
 def _detect(detector: AnyDetector, config: Config, test: Dataset, source: WindowSource) -> Summary:
-    """Detect in the test images, after those that the same model has already seen with the same content."""
-    content = content_of([record.path for record in test.records]) if distributed.is_first() else ""
+    """Detect in the test images, except those that the same model has already seen with the same content."""
+    from spp_det.runtime import distributed
+    from spp_det.training.stages import cache_of
 
-    def detect(resume: bool) -> Summary:
-        return detect_to_folder(
-            detector,
-            [record.path for record in test.records],
-            config.output / "test",
-            workers=config.runtime.workers,
-            strict=config.strict,
-            source=source,
-            cache=cache_of(config),
-            resume=resume,
-            run={"content of the images": content},
-        )
+    paths = [record.path for record in test.records]
+    content = content_of(paths) if distributed.is_first() else ""
 
+    detect = partial(
+        detect_to_folder,
+        detector,
+        paths,
+        config.output / "test",
+        workers=config.runtime.workers,
+        strict=config.strict,
+        source=source,
+        cache=cache_of(config),
+        run={"content of the images": content},
+    )
     try:
         return detect(resume=True)
-    except CannotResumeError as error:  # before the others have been asked for anything
+    except CannotResumeError as error:  # raised before the other processes were asked for anything
         logger.info("detecting anew: %s", error)
         return detect(resume=False)
 
 
 def content_of(paths: Iterable[Path]) -> str:
-    """A key of the bytes of all files, in order; one that cannot be read counts as such."""
+    """A digest of the bytes of all files, in order. An unreadable file counts as such, whatever its bytes."""
+    from spp_det.images import UnreadableImageError, check_regular
+    from spp_det.runtime.cache import digest, file_digest
 
     def key(path: Path) -> str:
         try:

@@ -1,6 +1,6 @@
-"""Configurations as people write them: YAML and overrides, read strictly, and one line where they are wrong.
+"""Recipes in YAML and their overrides, read strictly; a mistake is reported in one line.
 
-What may stand in them is in `spp_det.config.settings`.
+`spp_det.config.settings` declares the keys and the values that they may have.
 """
 
 from __future__ import annotations
@@ -15,33 +15,37 @@ from typing import Any, TypeVar, overload
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from spp_det.config.settings import Config, Section
+from spp_det.config.recipes import find_config
+from spp_det.config.settings import Config
+from spp_det.config.values import Section
 from spp_det.errors import UserError
 
 Kind = TypeVar("Kind", bound=Section)
 
 
 @overload
-def load_config(path: Path, overrides: Sequence[str] = ()) -> Config: ...
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config: ...
 
 
 @overload
-def load_config(path: Path, overrides: Sequence[str], kind: type[Kind]) -> Kind: ...
+def load_config(path: str | Path, overrides: Sequence[str], kind: type[Kind]) -> Kind: ...
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), kind: type[Section] = Config) -> Section:
+def load_config(path: str | Path, overrides: Sequence[str] = (), kind: type[Section] = Config) -> Section:
     """Read a YAML recipe and apply overrides ``section.key=value`` (values are YAML: ``a=[1, 2]``).
 
-    ``kind`` is the class of the whole configuration. Raises UserError, one line with the key, the value and
-    what is allowed, on an unreadable file, an unknown key (the nearest known one is named), a wrong type or
-    a value out of range.
+    ``path`` is a file, or the name of a recipe that comes with the package (`find_config`); ``kind`` is the
+    class of the whole configuration. Raises UserError, one line with the key, the value and what is allowed,
+    on an unreadable file, an unknown recipe or key (the nearest known ones are named), a wrong type or a
+    value out of range.
 
-    >>> load_config(Path("recipe.yaml"), ["data.root=photos", "backbone.scales=[96, 128]"]).backbone.scales
+    >>> load_config("squeezenet_svm", ["data.root=photos", "backbone.scales=[96, 128]"]).backbone.scales
     (96, 128)
     """
+    path = find_config(path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:  # of its bytes, or of a name that no file can have
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a name that no file can have
         raise UserError(
             f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}"
         ) from error
@@ -99,7 +103,7 @@ def dotted(section: Section) -> dict[str, object]:
 
 
 def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
-    """What is no longer what it was, on one line: ``svm.C: 0.001 -> 0.01; seed: 0 -> 1``."""
+    """The changed values on one line: ``svm.C: 0.001 -> 0.01; seed: 0 -> 1``."""
     keys = [*before, *(key for key in now if key not in before)]
     return "; ".join(
         f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)
@@ -107,8 +111,8 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Values alone: no tags that name Python's objects, and no aliases, of which a few lines nested in each
-    other stand for gigabytes."""
+    """Refuses tags, which name Python's objects, and aliases: a few lines of nested aliases expand to
+    gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -117,10 +121,10 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def _read_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises ValueError, one line, where it has none."""
+    """The value of a YAML text. Raises ValueError, one line, for a text that is no YAML."""
     try:
         return yaml.load(text, _PlainLoader)
-    except Exception as error:  # the parser's own, and what Python says to 2026-99-99 or [[[[...
+    except Exception as error:  # the parser's errors, and Python's own at 2026-99-99 or [[[[...
         raise ValueError(" ".join(str(error).split())[:300]) from error
 
 
@@ -141,7 +145,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[name] = value
 
 
-_SHORT = reprlib.Repr()  # of values that may be of any size
+_SHORT = reprlib.Repr()  # shortens a wrong value, which may be of any size
 _SHORT.maxstring = _SHORT.maxother = 100
 
 
@@ -151,7 +155,7 @@ def _explain(error: ValidationError, kind: type[Section]) -> str:
     key = ".".join(path)
     if first["type"] == "extra_forbidden":
         known = list(_known_keys(kind))
-        namesakes = [name for name in known if name.split(".")[-1] == path[-1]]  # of other sections
+        namesakes = [name for name in known if name.split(".")[-1] == path[-1]]  # in other sections
         near = difflib.get_close_matches(key, namesakes or known, n=1, cutoff=0 if namesakes else 0.5)
         return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
     message = re.sub(r"^\w+ should ", "must ", first["msg"].removeprefix("Value error, "))
@@ -162,7 +166,7 @@ def _explain(error: ValidationError, kind: type[Section]) -> str:
     elif first["type"] == "model_type":
         message = "must be a section, with keys of its own"
     whole_section = any(name.startswith(f"{key}.") for name in _known_keys(kind))
-    if whole_section and first["type"] == "value_error":  # too long to show, and only a key or two are wrong
+    if whole_section and first["type"] == "value_error":  # too long to show
         return f"{key}: {message}"
     return f"{key} = {_SHORT.repr(first['input'])}: {message}"
 

@@ -10,21 +10,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from spp_det.config.settings import (
-    BelowOne,
-    Count,
-    Levels,
-    MaxSide,
-    NotNegative,
-    PoolMode,
-    Positive,
-    Precision,
-    Section,
-    Seed,
-    Sides,
-    Width,
-    Workers,
-)
+from spp_det.config import values
+from spp_det.config.values import Precision, Run, Section
 
 View = Literal["full", "multi_view"]
 
@@ -35,7 +22,7 @@ class Folders(Section):
     root: Path = Path("data")
     train: str = "train"
     test: str | None = "test"
-    """For the figures that end the training; None leaves them out."""
+    """The split for the test that ends the training; None leaves the test out."""
     follow_links: bool = False
     """Read files that are symbolic links out of their class's folder, too."""
 
@@ -45,62 +32,62 @@ class PretrainBackbone(Section):
 
     name: str = "zf5"
     weights: str = "random"
-    """Where to begin: ``random``, ``default`` (torchvision's), or a ``.safetensors`` or ``.pth`` file."""
+    """Initial weights: ``random``, ``default`` (torchvision's), or a ``.safetensors`` or ``.pth`` file."""
 
 
 class PretrainPyramid(Section):
     """Spatial pyramid pooling before the fc layers (P section 2.2; 3.1 for the levels)."""
 
-    levels: Levels = (6, 3, 2, 1)
-    mode: PoolMode = "max"
+    levels: values.Levels = (6, 3, 2, 1)
+    mode: values.PoolMode = "max"
 
 
 class PretrainFC(Section):
     """The fully connected layers between the pyramid and the classes (P section 3.1)."""
 
     layers: Annotated[int, Field(ge=1, le=2)] = 2
-    """fc6 alone, or fc6 and fc7; the layer of the classes is not counted."""
-    width: Width = 4096
-    dropout: BelowOne = 0.5
-    """The part of each layer's outputs that is set to zero while training."""
+    """1: fc6 alone; 2: fc6 and fc7. The last layer, with an output a class, is not counted."""
+    width: values.Width = 4096
+    dropout: values.BelowOne = 0.5
+    """The fraction of each layer's outputs that is set to zero during the training."""
 
 
 class Training(Section):
     """The course of the training (P section 3.1, Krizhevsky et al. 2012)."""
 
-    sizes: Sides = (224,)
+    sizes: values.Sides = (224,)
     """Sides of the square crops in pixels, taken in turn, one an epoch (P section 2.3: 180, 224)."""
-    epochs: Count = 90
+    epochs: values.Count = 90
     batch: Annotated[int, Field(ge=2)] = 128
     """Images a step, of all processes together."""
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    momentum: BelowOne = 0.9
-    """Of ``sgd``; ``one_cycle`` varies it by itself."""
-    learning_rate: Positive = 0.01
-    """The largest."""
+    momentum: values.BelowOne = 0.9
+    """Momentum of ``sgd``; the schedule ``one_cycle`` varies it."""
+    learning_rate: values.Positive = 0.01
+    """The largest learning rate of the schedule."""
     schedule: Literal["steps", "one_cycle"] = "steps"
-    """``steps``: a tenth from each epoch of ``drops`` on. ``one_cycle``: up for 30% of the steps, then down
-    to nothing (Smith and Topin 2017)."""
-    drops: tuple[Count, ...] = (30, 60)
-    """P divides by 10 twice, when the error stands still; epochs make a run repeat itself."""
-    weight_decay: NotNegative = 5e-4
-    label_smoothing: BelowOne = 0.0
+    """``steps``: the learning rate falls to a tenth at each epoch of ``drops``. ``one_cycle``: it rises for
+    30% of the steps and then falls to nothing (Smith and Topin 2017)."""
+    drops: tuple[values.Count, ...] = (30, 60)
+    """P divides by 10 twice, when the error stops falling. Fixed epochs make the run repeatable."""
+    weight_decay: values.NotNegative = 5e-4
+    label_smoothing: values.BelowOne = 0.0
     flip: bool = True
-    """Mirror half of the crops; not for letters and digits."""
-    colour: BelowOne = 0.2
-    """Brightness, contrast and saturation are multiplied by up to 1 plus or minus this."""
+    """Mirror half of the crops. Set it to false for letters and digits."""
+    colour: values.BelowOne = 0.2
+    """Brightness, contrast and saturation are multiplied by a factor between 1 minus this and 1 plus this."""
 
 
 class Testing(Section):
     """Top-1 and top-5 on the test split after the training (P sections 3.1.4, 3.1.5)."""
 
-    sizes: Sides = (224,)
-    """Any; they need not have been trained on."""
+    sizes: values.Sides = (224,)
+    """Sides in pixels, which may differ from the sides of the training."""
     views: Annotated[tuple[View, ...], Field(min_length=1)] = ("full", "multi_view")
-    """``full``: the whole image, its shorter side of that size. ``multi_view``: 18 windows of that size
-    pooled from the maps of an image 256/224 times as large, and of its mirror image."""
-    max_side: MaxSide = 2400
-    """The longer side never exceeds this, so that a panorama cannot exhaust the memory."""
+    """``full``: the whole image, resized to that shorter side. ``multi_view``: 18 windows of that side,
+    pooled from the maps of the image at 256/224 of the side, and of its mirror image."""
+    max_side: values.MaxSide = 2400
+    """The longer side of a resized image at most, so that a panorama cannot exhaust the memory."""
 
     @field_validator("max_side")
     @classmethod
@@ -115,20 +102,17 @@ class PretrainRuntime(Section):
     """How to run."""
 
     device: str = "auto"
-    """``auto``, ``cpu``, ``cuda``, ``cuda:1``...; under ``torchrun`` each process takes its own GPU."""
-    workers: Workers = 0
-    """Threads that read images, of each process; 0 means one a core."""
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``... Under ``torchrun`` each process takes its own GPU."""
+    workers: values.Workers = 0
+    """Threads of each process that read images; 0 means one a core."""
     precision: Precision = "float32"
-    """Of the convolutions; weights and their updates are float32 all the same."""
+    """Numbers that the convolutions compute with. Weights and their updates are always float32."""
 
 
-class PretrainConfig(Section):
+class PretrainConfig(Run):
     """A whole pre-training run."""
 
     output: Path = Path("runs/pretrain")
-    seed: Seed = 0
-    strict: bool = False
-    """An image that cannot be read is an error, not a warning."""
     data: Folders = Folders()
     backbone: PretrainBackbone = PretrainBackbone()
     pyramid: PretrainPyramid = PretrainPyramid()

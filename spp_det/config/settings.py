@@ -9,63 +9,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-Overlap = Annotated[float, Field(gt=0, le=1)]  # an IoU of boxes that do overlap
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Workers = Annotated[int, Field(ge=0)]
-Side = Annotated[int, Field(ge=16, le=8192)]  # pixels
-Sides = Annotated[tuple[Side, ...], Field(min_length=1)]
-MaxSide = Annotated[int, Field(ge=64, le=32768, validate_default=True)]  # pixels
-Levels = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
-Width = Annotated[int, Field(ge=1, le=16384)]  # of an fc layer
+from spp_det.config import values
+from spp_det.config.values import Precision, Run, Section, at_most
 
-PoolMode = Literal["max", "average"]
-Precision = Literal["auto", "float32", "bfloat16"]
 Features = Literal["spp", "rcnn"]
 Normalize = Literal["none", "hellinger"]
 FIVE_SCALES = (480, 576, 688, 864, 1200)
-"""The paper's, of shorter sides in pixels (section 4.1); its single scale is the one in the middle."""
+"""The paper's five scales, shorter sides in pixels (section 4.1); its single scale is the middle one."""
 PROPOSAL_FILES = (".mat", ".npz", ".json")
 ScorerKind = Literal["svm", "softmax"]
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, and no key but its own."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """YAML reads ``on`` and ``yes`` as true, which would pass for 1."""
-        field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("must not be true or false")
-        return value
 
 
 class Data(Section):
     """Where the annotated images are."""
 
     root: Path = Path("data")
-    """The folder of ``Annotations``, ``JPEGImages`` and ``ImageSets``; or of the images of a COCO file."""
+    """The folder of ``Annotations``, ``JPEGImages`` and ``ImageSets``, or of a COCO file's images."""
     format: Literal["voc", "coco"] = "voc"
     train: str | tuple[str, ...] = "trainval"
-    """A split's name (voc) or an instances file (coco). ``FOLDER:SPLIT`` is a split of the data set in that
-    folder below ``root``; a list joins several: ``[VOC2007:trainval, VOC2012:trainval]``."""
+    """The name of a split (voc) or an instances file (coco). ``FOLDER:SPLIT`` is a split of the data set in
+    that folder below ``root``. A list joins several splits: ``[VOC2007:trainval, VOC2012:trainval]``."""
     test: str | None = None
-    """One of the same for the evaluation that ends the training; None leaves it out."""
+    """The split or file for the evaluation that ends the training; None leaves the evaluation out."""
     classes: tuple[str, ...] | None = None
-    """Names to learn; None takes those of the training annotations, sorted."""
+    """Names of the classes to learn; None takes all names in the training annotations, sorted."""
     follow_links: bool = False
-    """Read files that are symbolic links out of ``root``, too: a data set of a stranger might have one to
-    anywhere."""
+    """Read files that are symbolic links out of ``root``, too. A stranger's links may lead to any file."""
 
     @field_validator("train", mode="before")
     @classmethod
@@ -92,13 +63,14 @@ class Proposals(Section):
     """Where an image's windows come from: selective search (P section 4.1), Edge Boxes or a file."""
 
     mode: Literal["fast", "paper", "quality", "edgeboxes", "file"] = "fast"
-    """``fast``, ``paper`` and ``quality`` are selective search; the other two need what follows."""
-    max_side: Side | None = None
-    """Search in a copy shrunk to this longer side in pixels; ``file`` has no use for it."""
+    """``fast``, ``paper`` and ``quality`` are selective search, ``edgeboxes`` needs ``edge_model``, ``file``
+    needs ``file``."""
+    max_side: values.Side | None = None
+    """Search in a copy of the image, shrunk to this longer side in pixels. Mode ``file`` ignores it."""
     file: Path | None = None
-    """Of ``file``: R-CNN's ``.mat``, an ``.npz`` or a ``.json`` (see `spp_det.proposals.files`)."""
+    """Windows of mode ``file``, in R-CNN's ``.mat``, ``.npz`` or ``.json`` (`spp_det.proposals.files`)."""
     edge_model: Path | None = None
-    """Of ``edgeboxes``: OpenCV's model of structured edges, a ``.yml`` or ``.yml.gz``."""
+    """OpenCV's model of structured edges for mode ``edgeboxes``, a ``.yml`` or ``.yml.gz``."""
 
     @field_validator("file")
     @classmethod
@@ -108,9 +80,9 @@ class Proposals(Section):
         return file
 
     def mismatch(self) -> str | None:
-        """What the mode needs and lacks, or has and never looks at; None where all is well.
+        """The message about a file that the mode needs and lacks, or has and ignores; None without mistake.
 
-        No validator: a model file keeps the mode, but no path of its maker's.
+        It is no validator, because the settings in a model file name a mode and no file.
         """
         paths = {"file": ("file", self.file), "edgeboxes": ("edge_model", self.edge_model)}
         for mode, (key, path) in paths.items():
@@ -121,20 +93,20 @@ class Proposals(Section):
         return None
 
     def without_paths(self) -> Proposals:
-        """For a model file: paths are of no use to whoever gets it, and tell of its maker."""
+        """The settings for a model file: a path of the maker's machine is of no use to others."""
         return self.model_copy(update={"file": None, "edge_model": None})
 
 
 class Backbone(Section):
-    """The convolutional network up to conv5, and the sizes of image it sees."""
+    """The convolutional network up to conv5, and the sizes of the images that it sees."""
 
     name: str = "alexnet"
     weights: str = "default"
     """``default`` (torchvision's), ``random``, or a ``.safetensors`` or ``.pth`` file."""
-    scales: Sides = (688,)
-    """Images are resized so that their shorter side is this (P: 688, or 480, 576, 688, 864, 1200)."""
-    max_side: MaxSide = 2400
-    """The longer side never exceeds this, so that a panorama cannot exhaust the memory."""
+    scales: values.Sides = (688,)
+    """An image is resized to each of these shorter sides (P: 688, or 480, 576, 688, 864, 1200)."""
+    max_side: values.MaxSide = 2400
+    """The longer side of a resized image at most, so that a panorama cannot exhaust the memory."""
 
     @field_validator("scales")
     @classmethod
@@ -155,25 +127,26 @@ class Backbone(Section):
 class Pyramid(Section):
     """Spatial pyramid pooling (P section 2.2; 4.1 for the levels)."""
 
-    levels: Levels = (6, 3, 2, 1)
-    mode: PoolMode = "max"
+    levels: values.Levels = (6, 3, 2, 1)
+    mode: values.PoolMode = "max"
     normalize: Normalize = "none"
-    """``none``: conv5 as it is (P). ``hellinger``: square roots of its cells, then all vectors of one
-    length, so that a few strong channels do not drown the rest."""
+    """``none``: conv5 as it is (P). ``hellinger``: square roots of conv5's cells, then vectors of one length,
+    so that a few strong channels do not outweigh all others."""
 
 
 class FC(Section):
     """The fully connected layers between the pyramid and the SVMs (P section 4.1)."""
 
     layer: Literal["pool5", "fc6", "fc7"] = "pool5"
-    """What the SVMs see; pool5, the pyramid's vector itself, leaves the rest of this section idle."""
+    """The layer whose output the SVMs see. With pool5, the pyramid's own vector, the other keys of this
+    section have no effect."""
     weights: str = "default"
     """``default`` (the ImageNet network's; random where torchvision's has no such layers), ``random``, or a
     ``.safetensors`` or ``.pth`` file of the whole network in torchvision's names."""
-    width: Width = 4096
-    """Outputs of each layer; pre-trained layers insist on their own."""
-    rank: tuple[Count, Count] | None = None
-    """Compress fc6 and fc7 to these ranks after training; Fast R-CNN (section 3.1) took 1024 and 256."""
+    width: values.Width = 4096
+    """Outputs of each layer. Pre-trained layers are accepted with their own width alone."""
+    rank: tuple[values.Count, values.Count] | None = None
+    """Ranks of fc6 and fc7, compressed after training; Fast R-CNN (section 3.1) took 1024 and 256."""
 
     @field_validator("rank", mode="before")
     @classmethod
@@ -184,48 +157,48 @@ class FC(Section):
 
 
 class FineTune(Section):
-    """Fine-tuning of fc6, fc7 and a new fc8 on conv5 maps that stay as they are (P section 4.1, R)."""
+    """Fine-tuning of fc6, fc7 and a new fc8. The convolutions do not change (P section 4.1, R)."""
 
     enabled: bool = False
     layer: Literal["fc6", "fc7"] | None = None
-    """The last layer that learns, fc8 behind it; None is ``fc.layer``. With fc7 and SVMs on fc6 it is the row
-    "ft fc6" of the paper's table 9: fc6 of the network that "ft fc7" takes whole."""
+    """The last layer before fc8; None is ``fc.layer``. With fc7 here and SVMs on fc6, the SVMs see fc6 of a
+    network that learned with fc7, as in the row "ft fc6" of the paper's table 9."""
     batch: Annotated[int, Field(ge=2)] = 128
-    """Windows of a step."""
-    images_per_step: Count = 2
-    """How many images those come from. A step reads all maps of each, so few is fast; with two, Fast R-CNN
-    (section 2.3) saw no slower convergence than with a window from each of 128."""
+    """Windows a step."""
+    images_per_step: values.Count = 2
+    """The number of images that a step's windows come from. A step reads all maps of each image, so a small
+    number is fast. Fast R-CNN (section 2.3) converged with two images as quickly as with 128."""
     positive_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    positive_iou: Overlap = 0.5
-    """A window that overlaps an object at least this much is one of its class."""
-    negative_iou_high: Annotated[Overlap, Field(validate_default=True)] = 0.5
-    """Windows are background if the largest of their overlaps with objects is below this..."""
-    negative_iou_low: Annotated[Fraction, Field(validate_default=True)] = 0.1
-    """...and not below this: those further off are too easy. Images without any such give those."""
-    learning_rate: Positive = 1e-4
-    steps: Count = 250_000
+    positive_iou: values.Overlap = 0.5
+    """A window is a positive of an object's class from this IoU with the object on."""
+    negative_iou_high: Annotated[values.Overlap, Field(validate_default=True)] = 0.5
+    """A window is background if its largest IoU with an object is below this..."""
+    negative_iou_low: Annotated[values.Fraction, Field(validate_default=True)] = 0.1
+    """...and not below this: windows further away are too easy. An image without any such window gives
+    windows below both."""
+    learning_rate: values.Positive = 1e-4
+    steps: values.Count = 250_000
     last_steps: Annotated[int, Field(ge=0)] = 50_000
-    """After ``steps``, at a tenth of the learning rate."""
-    momentum: BelowOne = 0.9
-    weight_decay: NotNegative = 5e-4
-    dropout: BelowOne = 0.5
+    """Steps after ``steps``, at a tenth of the learning rate."""
+    momentum: values.BelowOne = 0.9
+    weight_decay: values.NotNegative = 5e-4
+    dropout: values.BelowOne = 0.5
     flips: bool = True
     """Half of the windows are mirrored."""
     centre: bool = False
-    """While they learn, fc6 sees vectors less their mean: the same network, but random weights learn."""
+    """Subtract the mean vector from fc6's inputs during the training, and correct the bias afterwards: the
+    network can compute the same, and random weights learn."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
-    """Of the images, at most: left out, to log loss and accuracy on. SVMs learn from them too."""
-    log_every: Count = 1000
-    """Steps."""
-    checkpoint_every: Count = 2000
-    """Steps that are at most lost when the training is stopped; mostly it is a few seconds' work."""
+    """The fraction of images held out at most, to log loss and accuracy. SVMs learn from them, too."""
+    log_every: values.Count = 1000
+    """Steps between two lines of the log."""
+    checkpoint_every: values.Count = 2000
+    """Steps between two checkpoints at most: what an interruption loses."""
 
     @field_validator("negative_iou_high")
     @classmethod
     def _below_the_positives(cls, high: float, info: ValidationInfo) -> float:
-        if high > info.data.get("positive_iou", 1):
-            raise ValueError(f"must not exceed finetune.positive_iou, {info.data['positive_iou']:g}")
-        return high
+        return at_most(high, info, "finetune.positive_iou")
 
     @field_validator("negative_iou_low")
     @classmethod
@@ -238,84 +211,80 @@ class FineTune(Section):
 class SVM(Section):
     """One linear SVM a class, with one pass of hard-negative mining (P section 4.1, R)."""
 
-    C: Positive = 1e-3
-    bias: Positive = 10.0
-    """Value of the constant feature that carries the bias."""
-    positive_weight: Positive = 2.0
-    norm: Positive = 20.0
-    """Features are scaled so that the mean norm of sampled windows is this."""
-    positive_iou: Overlap = 1.0
-    """Windows that overlap an object at least this much are positives too; 1: the objects alone (P)."""
-    negative_iou: Annotated[Fraction, Field(validate_default=True)] = 0.3
-    """A window is a negative of a class if its IoU with all the class's objects is below this."""
-    duplicate_iou: Fraction = 0.7
-    """A negative that overlaps a kept one of its image by more than this is dropped."""
+    C: values.Positive = 1e-3
+    bias: values.Positive = 10.0
+    """The constant feature whose weight is the bias."""
+    positive_weight: values.Positive = 2.0
+    norm: values.Positive = 20.0
+    """The mean norm of sampled windows to which the features are scaled."""
+    positive_iou: values.Overlap = 1.0
+    """A window is a positive from this IoU with an object on; 1: the objects' own boxes alone (P)."""
+    negative_iou: Annotated[values.Fraction, Field(validate_default=True)] = 0.3
+    """A window is a negative of a class if its IoU with every object of the class is below this value."""
+    duplicate_iou: values.Fraction = 0.7
+    """A negative is a duplicate, and dropped, above this IoU with another negative of its image."""
     hard_score: float = -1.0001
     evict_score: float = -1.2
-    memory_mb: Count = 896
-    """For the vectors of the examples; beyond it the easiest negatives are forgotten."""
-    retrain_after: Count = 2000
-    """New negatives of any one class that call for a new fit."""
+    memory_mb: values.Count = 896
+    """Memory for the examples' vectors. When it is full, the easiest negatives are dropped."""
+    retrain_after: values.Count = 2000
+    """New hard negatives of a class after which its SVM is trained again."""
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4
     """A fit ends when its relative duality gap is below this."""
 
     @field_validator("negative_iou")
     @classmethod
     def _below_the_positives(cls, negative_iou: float, info: ValidationInfo) -> float:
-        if negative_iou > info.data.get("positive_iou", 1):
-            raise ValueError(f"must not exceed svm.positive_iou, {info.data['positive_iou']:g}")
-        return negative_iou
+        return at_most(negative_iou, info, "svm.positive_iou")
 
 
 class BoxRegression(Section):
     """Ridge regression from pool5 vectors to boxes, one a class (R-CNN appendix C, R)."""
 
     enabled: bool = True
-    ridge: Positive = 4000.0
-    min_iou: Overlap = 0.5
-    """Windows that overlap an object at least this much are examples."""
-    norm: Positive = 20.0
-    max_windows: Count = 5000
-    """Examples of one class, drawn at random where there are more."""
+    ridge: values.Positive = 4000.0
+    min_iou: values.Overlap = 0.5
+    """A window is an example from this IoU with an object on."""
+    norm: values.Positive = 20.0
+    max_windows: values.Count = 5000
+    """Examples of a class at most, drawn at random."""
     passes: Literal[1, 2] = 1
-    """2: boxes that were moved are looked at once more, scored again and moved by a second regressor, and
-    what is found is the mean of both looks. 1 is the paper's."""
+    """With 2, refined boxes are pooled and scored again and refined by a second regressor; scores and boxes
+    are then the means of both passes. The paper has 1."""
 
 
 class Detection(Section):
     """From scores to detections (P section 4.1, R)."""
 
     score_threshold: float = -1.5
-    nms: Fraction = 0.3
-    soft_nms: Positive | None = None
-    """Sigma: boxes that overlap a better one of their class score less, instead of going; ``nms`` is idle."""
-    max_per_image: Count = 100
-    """Detections of one class in one image."""
+    nms: values.Fraction = 0.3
+    soft_nms: values.Positive | None = None
+    """Sigma of soft suppression: a box that overlaps a better box of its class gets a lower score and stays.
+    ``nms`` then has no effect."""
+    max_per_image: values.Count = 100
+    """Detections of a class in an image at most."""
 
 
 class Runtime(Section):
-    """How to run, without effect on what is computed."""
+    """How to run. No setting here changes what is computed, except for the rounding of ``precision``."""
 
     device: str = "auto"
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``..."""
-    workers: Workers = 0
-    """Threads for images in parallel; 0 means one a core."""
+    workers: values.Workers = 0
+    """Images that are processed in parallel; 0 means one a core."""
     precision: Precision = "auto"
-    """Of the network: ``auto`` is bfloat16 where the device has it in hardware and conv5 stays the same."""
+    """The network's numbers: ``auto`` is bfloat16 where hardware computes it and conv5 stays the same."""
     cache: Path | None = None
-    """Folder for proposals and conv5 maps, may be shared by runs; None means OUTPUT/cache."""
+    """Folder for proposals, maps and other results; runs may share it. None means OUTPUT/cache."""
 
 
-class Config(Section):
-    """A whole run."""
+class Config(Run):
+    """A whole run: training, and detection in the test split."""
 
     output: Path = Path("runs/spp")
-    seed: Seed = 0
-    strict: bool = False
-    """An image that cannot be read is an error, not a warning."""
     features: Features = "spp"
-    """What windows are described by: ``spp`` pools one map of the image, ``rcnn``, the baseline, warps each
-    window and passes it through the network by itself (``backbone.scales`` and ``pyramid`` are then idle)."""
+    """The features of a window. ``spp`` pools them from one map of the image. ``rcnn``, the baseline, warps
+    each window and passes it through the network; ``backbone.scales`` and ``pyramid`` then have no effect."""
     data: Data = Data()
     proposals: Proposals = Proposals()
     backbone: Backbone = Backbone()
@@ -323,8 +292,8 @@ class Config(Section):
     fc: FC = FC()
     finetune: FineTune = FineTune()
     scorer: ScorerKind = "svm"
-    """``svm``: one a class, on ``fc.layer`` (P). ``softmax``: the fc8 of the fine-tuning, on its last layer;
-    scores are then log-odds, above 0 where the class is more likely than all else together."""
+    """``svm``: one SVM a class, on ``fc.layer`` (P). ``softmax``: fc8 of the fine-tuning. Its scores are
+    log-odds, above 0 where the class is more likely than all other classes and background together."""
     svm: SVM = SVM()
     bbox: BoxRegression = BoxRegression()
     detection: Detection = Detection()

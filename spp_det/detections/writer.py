@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -25,6 +26,31 @@ from spp_det.runtime.cache import digest, write_whole
 from spp_det.version import __version__
 
 FORMATS = ("coco", "voc", "yolo", "csv", "devkit")
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a folder of detections holds beside the COCO results list. Names of formats are checked.
+
+    Attributes:
+        formats: any of `FORMATS`.
+        draw: pictures of the images with their detections.
+        crops: every detected object, cut out of its image.
+        score: detections that score less are left out of everything; None keeps all.
+        draw_score: without ``score``, the least score of detections in pictures and crops.
+    """
+
+    formats: Sequence[str] = ()
+    draw: bool = False
+    crops: bool = False
+    score: float | None = None
+    draw_score: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise UserError for a format that is none of `FORMATS`."""
+        unknown = sorted(set(self.formats) - set(FORMATS))
+        if unknown:
+            raise UserError(f"no format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
 
 
 class DetectionWriter:
@@ -54,24 +80,16 @@ class DetectionWriter:
         folder: Path,
         classes: Sequence[str],
         paths: Sequence[Path],
-        formats: Sequence[str] = (),
-        draw: bool = False,
-        score: float | None = None,
-        draw_score: float = 0.0,
-        crops: bool = False,
+        output: Output = Output(),
         resume: bool = False,
         run: Mapping[str, object] | None = None,
     ) -> None:
-        """``score`` drops detections below it from everything, ``draw_score`` from pictures and crops alone.
+        """``run`` says what the detections depend on: only a run that says the same is resumed. The output
+        and the paths need not be in it.
 
-        ``run`` says what the detections depend on: only a run that says the same is resumed. Options and
-        paths need not be in it.
-
-        Raises UserError for a format that is none of `FORMATS` or cannot hold a name.
+        Raises UserError for a format that cannot hold a name.
         """
-        unknown = sorted(set(formats) - set(FORMATS))
-        if unknown:
-            raise UserError(f"no format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
+        formats = frozenset(output.formats)
         broken = [path for path in paths if "\n" in str(path)] if "devkit" in formats else []
         if broken:
             raise UserError(f"the devkit's files have a line an image, which {str(broken[0])!r} is not")
@@ -80,11 +98,8 @@ class DetectionWriter:
             raise UserError(f"VOC's XML cannot hold the class {odd[0]!r}")
         self.folder = folder
         self.classes = tuple(classes)
-        self.formats = frozenset(formats)
-        self.draw = draw
-        self.crops = crops
-        self.score = score
-        self.draw_score = draw_score
+        self.formats = formats
+        self.output = output
         self.done, self.images, self.found = 0, 0, 0
         self.skipped: list[Skipped] = []
         self._resume = resume
@@ -98,11 +113,11 @@ class DetectionWriter:
             "spp_det": __version__,
             **(run or {}),
             "images": [len(paths), digest([str(path) for path in whole])[:12]],
-            "--format": sorted(self.formats - {"coco"}),
-            "--score": score,
-            "--draw": draw,
-            "the score drawn": draw_score,
-            "--save-crops": crops,
+            "--format": sorted(formats - {"coco"}),
+            "--score": output.score,
+            "--draw": output.draw,
+            "the score drawn": output.draw_score,
+            "--save-crops": output.crops,
         }
 
     def __enter__(self) -> DetectionWriter:
@@ -138,7 +153,7 @@ class DetectionWriter:
         """Write what one image adds."""
         name = _absolute(found.path).relative_to(self._base).as_posix()
         height, width = found.image.shape[:2]
-        lowest = -np.inf if self.score is None else self.score
+        lowest = -np.inf if self.output.score is None else self.output.score
         detections = select(found.detections, found.detections["scores"] >= lowest)
         entry: Entry = {"file_name": name, "width": width, "height": height, "found": _rows(detections)}
         stem = self._count(entry)
@@ -160,12 +175,12 @@ class DetectionWriter:
         if "yolo" in self.formats:
             text = yolo_text(((label, score, box) for label, score, *box in entry["found"]), (width, height))
             yield f"yolo/{stem}.txt", text
-        lowest = self.draw_score if self.score is None else self.score
+        lowest = self.output.draw_score if self.output.score is None else self.output.score
         shown = select(detections, scores >= lowest)
-        if self.draw:
+        if self.output.draw:
             picture = draw_detections(image, shown["boxes"], shown["labels"], shown["scores"], self.classes)
             yield f"pictures/{stem}.jpg", encode_jpeg(picture)
-        if self.crops:
+        if self.output.crops:
             pixels, visible = visible_pixels(shown["boxes"], width, height)
             for (x1, y1, x2, y2), index in zip(pixels, visible, strict=True):
                 folder = self._crop_folders[shown["labels"][index]]

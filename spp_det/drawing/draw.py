@@ -13,7 +13,7 @@ from spp_det.boxes import Boxes, Ints
 from spp_det.drawing.font import set_text
 from spp_det.drawing.palette import BLACK, Color, class_color, text_color
 from spp_det.drawing.tags import Place, place_tags
-from spp_det.drawing.text import printable
+from spp_det.errors import printable
 from spp_det.images import RGB
 
 LONGEST_NAME = 24  # characters

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from spp_det.drawing.font import set_text
 from spp_det.drawing.palette import BLACK, WHITE, Color
-from spp_det.drawing.text import printable
+from spp_det.errors import printable
 from spp_det.images import RGB
 
 MARGIN, GAP = 20, 14  # pixels: around the sheet, between panels

@@ -17,7 +17,7 @@ import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from spp_det.config.settings import Precision
+from spp_det.config.values import Precision
 from spp_det.errors import UserError
 from spp_det.model.architectures import BACKBONES
 from spp_det.model.geometry import derive_geometry

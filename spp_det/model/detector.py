@@ -14,7 +14,8 @@ import PIL.Image
 import torch
 
 from spp_det.boxes import Boxes, Floats, Ints, clip, nms, soft_nms
-from spp_det.config.settings import Detection, Precision
+from spp_det.config.settings import Detection
+from spp_det.config.values import Precision
 from spp_det.errors import UserError
 from spp_det.images import RGB, as_image
 from spp_det.model.backbone import Backbone

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from spp_det.boxes import Boxes
-from spp_det.config.settings import Precision
+from spp_det.config.values import Precision
 from spp_det.errors import UserError
 from spp_det.images import RGB
 from spp_det.model.detector import AnyImage, Detections, Detector, detect_each, ranked, suppress

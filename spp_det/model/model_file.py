@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from spp_det.config.settings import FC, Backbone, Detection, Features, Proposals, Pyramid, ScorerKind, Section
+from spp_det.config.settings import FC, Backbone, Detection, Features, Proposals, Pyramid, ScorerKind
+from spp_det.config.values import Section
 from spp_det.errors import UserError, is_out_of_memory
 from spp_det.model.geometry import Geometry
 from spp_det.runtime.cache import checksum, write_whole

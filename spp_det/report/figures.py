@@ -7,18 +7,19 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from spp_det.drawing.text import printable
+from spp_det.errors import printable
+from spp_det.report.tables import NOT_DEFINED, markdown_table, percent
 
 ROW = ("protocol", "iou", "class", "figure", "value")
 BEST = ("score", "precision", "recall", "F1")
 
 
 def figures_csv(figures: Mapping[str, Any]) -> str:
-    """The figures of an `Evaluation`, one line a figure: protocol, IoU (but of COCO's), class, figure, value.
+    """The figures of an `Evaluation`, one line a figure: protocol, IoU (COCO has none), class, figure, value.
 
-    Protocols are ``coco`` and ``voc``; ``best F1``, the score to cut at and what it gives; and ``errors``,
-    counts at that score. Values are fractions of 1 with all their digits, scores, or counts; empty where not
-    defined. The class is empty where a figure is of all classes.
+    The protocols are ``coco``, ``voc``, ``best F1`` (the score threshold, and precision, recall and F1 there)
+    and ``errors`` (counts at that threshold). Values are fractions of 1 with all their digits, scores, or
+    counts; an undefined value is empty. The class is empty where a figure is of all classes.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -46,23 +47,23 @@ def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, floa
 
 
 def figures_markdown(figures: Mapping[str, Any]) -> str:
-    """The figures of an `Evaluation` as tables of a row a class, those of AP with one for all classes.
+    """The figures of an `Evaluation` as tables with a row a class; the tables of AP add a row of all classes.
 
-    Fractions of 1 are shown as per cent, what is not defined as a dash.
+    Fractions of 1 are shown as per cent, undefined figures as a dash.
     """
     coco = [("all", figures["coco"]), *figures["coco_per_class"].items()]
     parts = [
         "## COCO",
-        _table(list(figures["coco"]), [(name, _percents(row.values())) for name, row in coco]),
+        _table(list(figures["coco"]), [(name, map(percent, row.values())) for name, row in coco]),
     ]
     by_iou = _by_iou(figures)
     if by_iou:
         columns = [f"AP@{iou} {way}" for iou in by_iou for way in ("area", "11-point")]
         means = [voc[key] for voc in by_iou.values() for key in ("mAP_area", "mAP_11point")]
-        rows = [("all", _percents(means))]
+        rows: list[tuple[str, Iterable[str]]] = [("all", map(percent, means))]
         for name in next(iter(by_iou.values()))["per_class"]:
-            classes = [voc["per_class"][name] for voc in by_iou.values()]
-            rows.append((name, _percents(values[way] for values in classes for way in ("area", "11point"))))
+            ap = [voc["per_class"][name][way] for voc in by_iou.values() for way in ("area", "11point")]
+            rows.append((name, map(percent, ap)))
         parts += ["## Pascal VOC", _table(columns, rows)]
     if figures["thresholds"]:
         rows = [(name, _best(best)) for name, best in figures["thresholds"].items()]
@@ -78,23 +79,17 @@ def _by_iou(figures: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {} if figures["voc"] is None else {"0.5": figures["voc"], **figures["voc_at"]}
 
 
-def _percents(values: Iterable[float | None]) -> list[str]:
-    return ["-" if value is None or value < 0 else f"{100 * value:.1f}" for value in values]
-
-
 def _best(best: Mapping[str, float] | None) -> list[str]:
-    """A class's best F1: its score in four digits, the rest in per cent."""
+    """The score of a class's best F1 in four digits; precision, recall and F1 there in per cent."""
     if best is None:
-        return ["-"] * len(BEST)
-    return [f"{best['score']:.4g}", *_percents(best[name] for name in BEST[1:])]
+        return [NOT_DEFINED] * len(BEST)
+    return [f"{best['score']:.4g}", *(percent(best[name]) for name in BEST[1:])]
 
 
-def _table(columns: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> str:
-    lines = [["class", *columns], ["---", *["---:"] * len(columns)]]
-    lines += [[_escaped(name), *cells] for name, cells in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def _table(columns: Sequence[str], rows: Iterable[tuple[str, Iterable[str]]]) -> str:
+    return markdown_table(["class", *columns], ((_escaped(name), *cells) for name, cells in rows))
 
 
 def _escaped(name: str) -> str:
-    """A class name that stays in its cell and is no markup."""
+    """A class name with Markdown's special characters escaped."""
     return "".join("\\" + c if c in "\\`*_{}[]<>()#+!|~" else c for c in printable(name))

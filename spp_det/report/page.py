@@ -1,8 +1,8 @@
-"""One HTML file that shows what was found: figures, curves, every error, every image. It needs no network.
+"""One HTML file that shows an evaluation: figures, curves, every error, every image. It needs no network.
 
-The page trusts nothing that it is given. Names reach it escaped, or as JSON that cannot end its element; its
-script writes them as text, never as markup; and its policy admits only the script and the style whose digests
-it states, and loads nothing at all: the images lie in the page as text.
+The page trusts no name and no image. Names reach it escaped, or as JSON that cannot end its HTML element; the
+script writes them as text, never as markup. The page's policy admits only the script and the style whose
+digests it states, and loads nothing at all: the images lie in the page as text.
 """
 
 from __future__ import annotations
@@ -14,35 +14,43 @@ import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader
+from jinja2 import Environment, FileSystemLoader
 
 from spp_det.data.records import Record
 from spp_det.detections.types import ImageDetections
-from spp_det.drawing.text import printable
+from spp_det.errors import printable
 from spp_det.evaluation.curves import Curve, best_f1, pooled_curve
 from spp_det.evaluation.errors import ImageErrors, Kind
 from spp_det.evaluation.results import Evaluation
 from spp_det.images import UnreadableImageError, encode_jpeg, read_image, resize_shorter_side
+from spp_det.report.tables import percent
 from spp_det.runtime.cache import write_whole
 from spp_det.runtime.progress import track
 from spp_det.runtime.threads import ahead, cores
 
 logger = logging.getLogger(__name__)
 
-LONGEST_SIDE, SHORTEST_SIDE = 640, 320  # pixels of an embedded image's longer side: few images, very many
-FULL_SIZE_IMAGES = 400  # as many have the longest side; of more, together about as many pixels
+LONGEST_SIDE, SHORTEST_SIDE = (
+    640,
+    320,
+)  # pixels, longer side of an embedded image: of few, of very many
+FULL_SIZE_IMAGES = 400  # up to this number images have the longest side; more share about as many pixels
 JPEG_QUALITY = 78
 NOT_DEFINED = "\N{EN DASH}"
-CURVE_GRID = 400  # steps to a side that a curve is drawn in; no figure is computed from that
+CURVE_GRID = 400  # steps to a side that a curve is drawn in; no figure is computed from them
+TEMPLATES = Path(__file__).parent / "templates"
+# Parts of the page's one script, in the order in which each uses the names of those before it.
+SCRIPTS = ("data", "elements", "classes", "crops", "gallery", "viewer", "controls")
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """An image as the page holds it: base64 of a small JPEG, and the size that boxes refer to."""
+    """An image in the page: base64 of a small JPEG, and the size in pixels that boxes refer to."""
 
     jpeg: str
     width: int
@@ -54,9 +62,9 @@ def write_page(path: Path, title: str, evaluation: Evaluation) -> None:
 
     Args:
         path: the file, ``.html``.
-        title: what was evaluated, of any characters.
-        evaluation: of its data set the image files are read. Those that cannot be are blank on the page,
-            and one warning counts them.
+        title: the name of what was evaluated, of any characters.
+        evaluation: the image files of its data set are read. Unreadable images are blank on the page, and
+            one warning counts them.
     """
     write_whole(path, _render(title, evaluation, _pictures(evaluation.dataset.records)))
 
@@ -64,13 +72,15 @@ def write_page(path: Path, title: str, evaluation: Evaluation) -> None:
 def _render(title: str, evaluation: Evaluation, pictures: Sequence[_Picture]) -> str:
     dataset, detections, voc = evaluation.dataset, evaluation.detections, evaluation.voc
     environment = Environment(
-        loader=PackageLoader("spp_det.report", "templates"),
+        loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["percent"] = _percent
-    style, script = (_source(environment, name) for name in ("page.css", "page.js"))
+    environment.filters["percent"] = partial(percent, undefined=NOT_DEFINED)
+    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
+    parts = "\n".join((TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
+    script = f'"use strict";\n(() => {{\n{parts}\n}})();'
     names = [printable(name) for name in dataset.classes]
     classes = [
         {
@@ -114,12 +124,6 @@ def _render(title: str, evaluation: Evaluation, pictures: Sequence[_Picture]) ->
     )
 
 
-def _source(environment: Environment, name: str) -> str:
-    """A file of the package's templates as it is."""
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
-
-
 def _policy(style: str, script: str) -> str:
     """The Content-Security-Policy: this style, this script, and nothing else."""
     digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
@@ -136,10 +140,11 @@ def _embedded_json(tree: object) -> str:
 
 
 def _image(record: Record, picture: _Picture, found: ImageDetections, errors: ImageErrors) -> dict[str, Any]:
-    """What the script knows of an image.
+    """An image's part of the JSON that the script reads.
 
-    ``objects``: rows of a box to a tenth of a pixel, label, and the score at which it is found: null where
-    never, true where it need not be. ``found``: rows of a box, label, score, kind, object, IoU.
+    ``objects`` are rows of a box to a tenth of a pixel, a label, and the score of the object's correct
+    detection: null where no detection is correct, true where the object does not count (difficult, crowd).
+    ``found`` are rows of a box, label, score, kind, object, IoU.
     """
     easy = ~(record.difficult | record.crowd)
     rows = zip(_rounded(record.boxes), record.labels.tolist(), easy, errors.found_at.tolist(), strict=True)
@@ -162,7 +167,7 @@ def _rounded(boxes: np.ndarray[Any, Any]) -> list[list[float]]:
 
 
 def _pictures(records: Sequence[Record]) -> list[_Picture]:
-    """The images, small enough that a page of a thousand is still light."""
+    """The images of the page, so small that a page of a thousand images still opens quickly."""
     shrink = math.sqrt(min(1.0, FULL_SIZE_IMAGES / max(1, len(records))))
     side = max(SHORTEST_SIDE, round(LONGEST_SIDE * shrink))
     pictures = ahead(lambda record: _picture(record, side), records, cores())
@@ -204,8 +209,3 @@ def _path(points: Curve) -> str:
     steps = np.round(CURVE_GRID * np.stack([points.recall, 1 - points.precision], 1))  # [P, 2]
     moves = np.diff(steps, axis=0, prepend=-1).any(axis=1)
     return "".join(f"{'L' if i else 'M'}{x:g} {y:g}" for i, (x, y) in enumerate(steps[moves] / CURVE_GRID))
-
-
-def _percent(value: float) -> str:
-    """A fraction of 1 as per cent with a decimal; a dash where it is not defined, NaN or COCO's -1."""
-    return f"{100 * value:.1f}" if value >= 0 else NOT_DEFINED

@@ -1,29 +1,53 @@
-"""The figures of an evaluation as tables for the terminal."""
+"""The figures of every command as tables for the terminal; the ablation's as Markdown, too."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from spp_det.drawing.text import printable
+from spp_det.errors import printable
 from spp_det.evaluation.coco import FIGURES
 from spp_det.runtime.cache import Usage
 
+NOT_DEFINED = "-"
+ABLATION_COLUMNS = ("row", "scales", "mAP@.5 %", "mAP@.75 %", "training s", "detection s/image")
+ABLATION_CAPTION = (
+    "mAP by area. Training is what the row added to the rows above it, which share maps, fine-tuning and "
+    "regressor; detection is after the proposals."
+)
+
+
+def percent(value: float | None, undefined: str = NOT_DEFINED) -> str:
+    """A fraction of 1 as per cent with one decimal; an undefined figure (None, NaN, COCO's -1) as a dash."""
+    return f"{100 * value:.1f}" if value is not None and value >= 0 else undefined
+
+
+def _table(title: str, *columns: str, left: int = 1) -> Table:
+    """A table without rows. Columns after the first ``left`` ones hold numbers, in line at their right."""
+    table = Table(title=escape(title), title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right")
+    return table
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Iterable[str]], left: int = 1) -> str:
+    """A table in Markdown, its cells unescaped. Columns after the first ``left`` ones hold numbers."""
+    rule = ["---"] * left + ["---:"] * (len(columns) - left)
+    return "\n".join(f"| {' | '.join(row)} |" for row in (columns, rule, *rows))
+
 
 def coco_table(figures: Mapping[str, float]) -> Table:
-    """The 12 figures of `evaluate_coco`, fractions of 1 shown as per cent; a dash where -1."""
-    table = Table(title="COCO", title_justify="left")
-    table.add_column("figure")
-    table.add_column("of", style="dim")
-    table.add_column("%", justify="right")
+    """The 12 figures of `evaluate_coco`, fractions of 1 shown as per cent."""
+    table = _table("COCO", "figure", "of", "%", left=2)
+    table.columns[1].style = "dim"
     for position, (name, value) in enumerate(figures.items()):
         # The only name that FIGURES may lack is that of AR at another limit than 100.
         what = FIGURES.get(name) or f"{name.removeprefix('AR')} detections"
-        table.add_row(name, what, _percent(None if value < 0 else value), end_section=position % 3 == 2)
+        table.add_row(name, what, percent(value), end_section=position % 3 == 2)
     return table
 
 
@@ -32,50 +56,41 @@ def voc_table(
     iou: str = "0.5",
     thresholds: Mapping[str, Mapping[str, float] | None] | None = None,
 ) -> Table:
-    """Average precision per class and its mean, fractions of 1 shown as per cent; a dash where None.
+    """Average precision per class and its mean, fractions of 1 shown as per cent.
 
-    ``figures`` is what `Evaluation.figures` holds under ``"voc"``, or under ``"voc_at"`` for another IoU;
-    ``thresholds``, what it holds under that name, adds the score of each class's best F1.
+    ``figures`` is what `Evaluation.figures` holds under ``"voc"``, or under ``"voc_at"`` for another IoU. Its
+    ``thresholds``, where given, add the score of each class's best F1.
     """
-    table = Table(title=f"Pascal VOC, AP at IoU {iou}", title_justify="left")
-    table.add_column("class")
-    table.add_column("area %", justify="right")
-    table.add_column("11-point %", justify="right")
-    if thresholds is not None:
-        table.add_column("best F1 at", justify="right")
+    best_f1 = () if thresholds is None else ("best F1 at",)
+    table = _table(f"Pascal VOC, AP at IoU {iou}", "class", "area %", "11-point %", *best_f1)
     for name, values in figures["per_class"].items():
-        best = None if thresholds is None else thresholds[name]
-        cells = [_percent(values["area"]), _percent(values["11point"])]
+        cells = [percent(values["area"]), percent(values["11point"])]
         if thresholds is not None:
-            cells.append("-" if best is None else f"{best['score']:.2f}")
+            best = thresholds[name]
+            cells.append(NOT_DEFINED if best is None else f"{best['score']:.2f}")
         table.add_row(escape(printable(name)), *cells)
     table.add_section()
-    table.add_row("mean", _percent(figures["mAP_area"]), _percent(figures["mAP_11point"]), style="bold")
+    table.add_row("mean", percent(figures["mAP_area"]), percent(figures["mAP_11point"]), style="bold")
     return table
 
 
 def errors_table(errors: Mapping[str, Mapping[str, int]]) -> Table:
-    """How many detections and objects of all classes are of each kind.
+    """Detections and missed objects of all classes, counted by kind.
 
-    ``errors`` is what `Evaluation.figures` holds under that name, counted at each class's best F1.
+    ``errors`` is that part of `Evaluation.figures`, counted at each class's best F1.
     """
     total = Counter[str]()
     for counts in errors.values():
         total.update(counts)
-    table = Table(title="Right and wrong at the best F1", title_justify="left")
-    table.add_column("kind")
-    table.add_column("count", justify="right")
+    table = _table("Right and wrong at the best F1", "kind", "count")
     for kind, count in total.items():
         table.add_row(kind, str(count))
     return table
 
 
 def cache_table(stages: Mapping[str, Usage]) -> Table:
-    """How many artefacts each stage of a cache has, and their size."""
-    table = Table(title="cache", title_justify="left")
-    table.add_column("stage")
-    table.add_column("artefacts", justify="right")
-    table.add_column("MiB", justify="right")
+    """The number of artefacts that each stage of a cache has, and their size."""
+    table = _table("cache", "stage", "artefacts", "MiB")
     for name, usage in stages.items():
         table.add_row(escape(printable(name)), str(usage.artefacts), f"{usage.bytes / 2**20:.1f}")
     table.add_section()
@@ -85,36 +100,30 @@ def cache_table(stages: Mapping[str, Usage]) -> Table:
 
 
 def classification_table(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    """Top-1 and top-5 by view and size of the image, fractions of 1 shown as per cent.
+    """Top-1 and top-5 accuracy by view and image size, fractions of 1 shown as per cent.
 
     ``figures[view][size]`` holds ``top1`` and ``top5``.
     """
-    table = Table(title="classification", title_justify="left")
-    table.add_column("view")
-    table.add_column("size", justify="right")
-    table.add_column("top-1 %", justify="right")
-    table.add_column("top-5 %", justify="right")
+    table = _table("classification", "view", "size", "top-1 %", "top-5 %")
     for view, by_size in figures.items():
         for size, accuracy in by_size.items():
-            table.add_row(view, size, _percent(accuracy["top1"]), _percent(accuracy["top5"]))
+            table.add_row(view, size, percent(accuracy["top1"]), percent(accuracy["top5"]))
         table.add_section()
     return table
 
 
 def recall_table(figures: Mapping[str, Any]) -> Table:
-    """Recall of each mode, then of its classes, fractions of 1 shown as per cent; a dash where None.
+    """Recall of each mode and then of its classes, fractions of 1 shown as per cent.
 
-    ABO is the average best overlap; windows and seconds (of one core) are means of an image.
+    ABO is the average best overlap. Windows and seconds of one core are means of an image.
     ``figures`` is what `recall_figures` returns.
     """
     title = f"Recall of proposals, {figures['images']} images; difficult and crowd objects left out"
-    table = Table(title=title, title_justify="left")
-    table.add_column("mode, class")
-    for column in ("objects", "IoU .50 %", "IoU .70 %", "ABO %", "windows", "seconds"):
-        table.add_column(column, justify="right")
+    columns = ("objects", "IoU .50 %", "IoU .70 %", "ABO %", "windows", "seconds")
+    table = _table(title, "mode, class", *columns)
     for mode, whole in figures["modes"].items():
         table.add_section()
-        windows = "-" if whole["windows"] is None else f"{whole['windows']:.0f}"
+        windows = NOT_DEFINED if whole["windows"] is None else f"{whole['windows']:.0f}"
         seconds = "cached" if whole["seconds"] is None else f"{whole['seconds']:.2f}"
         table.add_row(mode, *_covered(whole), windows, seconds, style="bold")
         for name, covered in whole["per_class"].items():
@@ -125,19 +134,14 @@ def recall_table(figures: Mapping[str, Any]) -> Table:
 def _covered(figures: Mapping[str, Any]) -> list[str]:
     recall = figures["recall"]
     values = (recall["0.5"], recall["0.7"], figures["ABO"])
-    return [str(figures["objects"]), *map(_percent, values)]
+    return [str(figures["objects"]), *map(percent, values)]
 
 
 def benchmark_table(figures: Mapping[str, Any]) -> Table:
-    """Times and ratios of `run_benchmark`; a ratio says how much longer this, or R-CNN, takes than ours."""
+    """Times and ratios of `run_benchmark`; a ratio compares a row's time, or R-CNN's, with spp_det's own."""
     machine = figures["machine"]
     title = f"{machine['processor']}, {machine['cores']} cores, {machine['device']}; {figures['backbone']}"
-    table = Table(title=escape(title), title_justify="left")
-    table.add_column("what")
-    table.add_column("ms", justify="right")
-    table.add_column("ratio", justify="right")
-    table.add_column("images/s", justify="right")
-    table.add_column("peak MiB", justify="right")
+    table = _table(title, "what", "ms", "ratio", "images/s", "peak MiB")
     for topic, rows in figures["figures"].items():
         table.add_section()
         table.add_row(topic, style="bold")
@@ -149,5 +153,37 @@ def benchmark_table(figures: Mapping[str, Any]) -> Table:
     return table
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
+def ablation_table(figures: Mapping[str, Any]) -> Table:
+    """The rows that `run_ablation` returns."""
+    table = _table(_ablation_title(figures), *ABLATION_COLUMNS, left=2)
+    table.caption = ABLATION_CAPTION
+    for row in figures["rows"]:
+        table.add_row(*_ablation_cells(row))
+    return table
+
+
+def ablation_markdown(figures: Mapping[str, Any]) -> str:
+    """The same as Markdown: the table, and below it why a row has no figures."""
+    table = markdown_table(ABLATION_COLUMNS, map(_ablation_cells, figures["rows"]), left=2)
+    errors = "\n".join(f"- {name}: {error}" for name, error in missing_rows(figures).items())
+    parts = (_ablation_title(figures), table, ABLATION_CAPTION, errors)
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def missing_rows(figures: Mapping[str, Any]) -> dict[str, str]:
+    """The reasons of the rows that failed, by name, each on one line."""
+    return {row["name"]: printable(row["error"]) for row in figures["rows"] if "error" in row}
+
+
+def _ablation_title(figures: Mapping[str, Any]) -> str:
+    return f"Ablation, {printable(figures['backbone'])}, scored on {printable(figures['test'])}"
+
+
+def _ablation_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    scales = "warped windows" if row["scales"] is None else ", ".join(map(str, row["scales"]))
+    if "error" in row:
+        return row["name"], scales, *[NOT_DEFINED] * 4
+    each = row["detect_seconds"]
+    detection = NOT_DEFINED if each is None else f"{each:.2f}"
+    training = f"{row['train_seconds']:.0f}"
+    return row["name"], scales, percent(row["mAP50"]), percent(row["mAP75"]), training, detection

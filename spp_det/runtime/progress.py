@@ -1,4 +1,4 @@
-"""Progress: a bar on stderr for whoever waits, a line in the log now and then for whoever reads it later."""
+"""The progress of a loop: a bar on the terminal (stderr), and lines in the log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class _Console(Console):
-    """Whose terminal may be gone, or the disk under it full: no line is worth the end of the work."""
+    """A console that ignores a closed terminal and a full disk, so that no message ends the work."""
 
     def __exit__(self, *error: Any) -> None:
         try:
@@ -35,7 +35,7 @@ class _Console(Console):
             del self._buffer[:]
 
     def on_broken_pipe(self) -> None:
-        """Nobody reads any more."""
+        """Print nothing from now on: rich would end the process."""
         self.quiet = True
 
 
@@ -57,13 +57,14 @@ class _Rate(ProgressColumn):
 def track(
     items: Iterable[T], title: str, total: int | None = None, unit: str = "images", done: int = 0
 ) -> Iterator[T]:
-    """Pass the items on and show how far it got: on a terminal as a bar, in the log every half minute as
-    ``title: 120 of 385 images, 2.1 images/s, 0:02:06 left``. Silent in all but the first of several processes
-    (``torchrun``).
+    """Yield the items and show the progress: on a terminal as a bar, in the log every half minute as
+    ``title: 120 of 385 images, 2.1 images/s, 0:02:06 left``. Of several processes (``torchrun``) the first
+    one alone shows a bar.
 
     Args:
-        unit: what one item is.
-        done: how many of ``total`` were done before the first of these.
+        total: the number of items; None: their length, if they have any.
+        unit: the plural of what an item is.
+        done: the number of items of ``total`` that were done before the first of these items.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -78,7 +79,7 @@ def track(
 
 
 def _logged(items: Iterable[T], title: str, total: int | None, unit: str, done: int) -> Iterator[T]:
-    """Pass the items on; between two of them, where it is time, write a line to the log."""
+    """Yield the items, and write a line to the log whenever `LOG_EVERY` seconds have passed."""
     start = last = time.monotonic()
     for count, item in enumerate(items, 1):
         yield item

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from spp_det.config.file import differences, dotted, dump_config, load_config
-from spp_det.config.settings import Section
+from spp_det.config.values import Section
 from spp_det.errors import UserError
 from spp_det.runtime import distributed
 from spp_det.runtime.cache import sweep, write_whole

@@ -1,4 +1,4 @@
-"""The rows of the paper's table 9: which there are, and that no part of them is trained twice."""
+"""The rows of the paper's table 9, trained and scored: no part of them is trained twice."""
 
 from __future__ import annotations
 
@@ -11,118 +11,23 @@ from unittest.mock import patch
 import pytest
 
 from spp_det.commands import ablate as ablation
-from spp_det.commands.ablate import _kept, choose, run_ablation, table_rows
+from spp_det.commands.ablate import _kept, run_ablation
 from spp_det.config.file import load_config, parse_config
-from spp_det.config.settings import FIVE_SCALES, Config
+from spp_det.config.settings import Config
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.model.detector import Detector
-from spp_det.training import finetune, mining, regression
+from spp_det.training import finetune, mining, regression, stages
 from spp_det.training.stages import train
+from spp_det.training.table9 import table_rows
+from tests.command_line import spp_det
 
 KINDS = ["pool5", "pool5+bb", "fc6", "fc6+bb", "ft-fc6", "ft-fc6+bb", "ft-fc7", "ft-fc7+bb"]
 
 
 def recipe(**sections: object) -> Config:
     return parse_config(sections, "test")
-
-
-# ---------------------------------------------------------------- which rows there are
-
-
-def test_the_paper_s_table_has_each_model_at_one_scale_and_at_five():
-    rows = table_rows(recipe(backbone={"scales": [480]}))
-    assert [row.name for row in rows] == [f"{kind}-{scales}" for scales in ("1sc", "5sc") for kind in KINDS]
-    assert [row.config.backbone.scales for row in rows] == [(480,)] * 8 + [FIVE_SCALES] * 8
-    asked = [row.config for row in rows[:8]]
-    assert [c.fc.layer for c in asked] == ["pool5"] * 2 + ["fc6"] * 4 + ["fc7"] * 2
-    assert [c.finetune.enabled for c in asked] == [False] * 4 + [True] * 4
-    assert {c.finetune.layer for c in asked[4:]} == {"fc7"}  # one network for both
-    assert [c.bbox.enabled for c in asked] == [False, True] * 4
-    assert not any(row.refusal for row in rows)  # an ImageNet AlexNet has fc6 and fc7
-
-
-@pytest.mark.parametrize(
-    ("own", "several", "one", "many"),
-    [
-        ([480], None, 480, FIVE_SCALES),
-        ([480], [240, 480], 480, (240, 480)),
-        (list(FIVE_SCALES), None, 688, FIVE_SCALES),  # the paper's single scale
-        ([240, 400, 640], None, 400, (240, 400, 640)),
-        ([240, 400, 640], [96, 128], 400, (96, 128)),
-    ],
-)
-def test_the_scales_are_the_recipe_s_or_those_asked_for(own, several, one, many):
-    rows = table_rows(recipe(backbone={"scales": own}), several)
-    assert {row.config.backbone.scales for row in rows} == {(one,), many}
-    assert rows[-1].name == f"ft-fc7+bb-{len(many)}sc"
-
-
-def test_every_row_is_a_recipe_that_can_be_written_and_read(tmp_path):
-    for row in table_rows(recipe(output=str(tmp_path), scorer="svm", fc={"layer": "fc6"})):
-        (tmp_path / "row.yaml").write_text(ablation.dump_config(row.config))
-        assert load_config(tmp_path / "row.yaml") == row.config
-        assert row.config.output == tmp_path / row.name
-        assert row.config.runtime.cache == tmp_path / "cache"
-
-
-def test_a_recipe_with_a_softmax_is_compared_by_svms():
-    tuned = {"fc": {"layer": "fc7"}, "finetune": {"enabled": True}, "scorer": "softmax"}
-    assert {row.config.scorer for row in table_rows(recipe(**tuned))} == {"svm"}
-
-
-def test_rcnn_has_no_scales():
-    rows = table_rows(recipe(features="rcnn"))
-    assert [row.name for row in rows] == [f"{kind}-rcnn" for kind in KINDS]
-
-
-def test_fc6_as_it_is_must_have_been_trained_somewhere():
-    refused = [row.kind for row in table_rows(recipe(backbone={"name": "squeezenet1_0"})) if row.refusal]
-    assert refused == ["fc6", "fc6+bb"] * 2
-    drawn = recipe(backbone={"name": "squeezenet1_0"}, fc={"weights": "random"})
-    assert not any(row.refusal for row in table_rows(drawn))
-
-
-def test_a_row_is_kept_while_nothing_changes_that_it_depends_on():
-    def keys(**sections: object) -> dict[str, str]:
-        return {row.name: row.key for row in table_rows(recipe(**sections))}
-
-    before = keys()
-    assert len(set(before.values())) == len(before)
-    assert keys(output="elsewhere", runtime={"workers": 1}) == before
-
-    def changed(**sections: object) -> set[str]:
-        return {name.rsplit("-", 1)[0] for name, key in keys(**sections).items() if key != before[name]}
-
-    assert changed(svm={"C": 0.1}) == set(KINDS)
-    assert changed(finetune={"steps": 5}) == {"ft-fc6", "ft-fc6+bb", "ft-fc7", "ft-fc7+bb"}
-    assert changed(fc={"width": 8}) == set(KINDS[2:])
-    assert changed(bbox={"ridge": 5}) == {kind for kind in KINDS if kind.endswith("+bb")}
-
-
-def test_rows_are_chosen_by_kind_or_by_name():
-    rows = table_rows(recipe())
-    assert choose(rows, None) == rows
-    assert [row.name for row in choose(rows, "ft-fc7+bb-5sc, pool5")] == [
-        "pool5-1sc",
-        "pool5-5sc",
-        "ft-fc7+bb-5sc",
-    ]
-    with pytest.raises(UserError, match=r"'fc9'; there are pool5, .*ft-fc7.bb, .* as ft-fc7.bb-5sc"):
-        choose(rows, "pool5,fc9")
-
-
-@pytest.mark.parametrize(
-    ("several", "said"),
-    [([480], "at least two"), ([480, 480], "must ascend"), ([480, 9000], "9000"), ([480, 3000], "max_side")],
-)
-def test_scales_that_no_recipe_could_have_are_refused(several, said):
-    with pytest.raises(UserError, match=said):
-        table_rows(recipe(), several)
-
-
-# ---------------------------------------------------------------- running them
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +132,7 @@ def test_a_second_call_keeps_what_is_finished(folder, figures, monkeypatch):
     def forbidden(*_: object) -> None:
         raise AssertionError("nothing was left to do")
 
-    monkeypatch.setattr(ablation, "train", forbidden)
+    monkeypatch.setattr(stages, "train", forbidden)
     monkeypatch.setattr(ablation, "propose", forbidden)
     assert run_ablation(small(folder), [64, 96], "pool5,ft-fc7") == figures
 
@@ -273,7 +178,7 @@ def test_an_interrupted_table_goes_on(folder, figures, monkeypatch):
     held = [row for row in figures["rows"] if row["kind"][:6] != "ft-fc7" or len(row["scales"]) == 1]
     path.write_text(json.dumps(figures | {"rows": held}))
     trained = []
-    monkeypatch.setattr(ablation, "train", lambda config: trained.append(config.output.name) or train(config))
+    monkeypatch.setattr(stages, "train", lambda config: trained.append(config.output.name) or train(config))
     again = run_ablation(small(folder), [64, 96])
     assert trained == ["ft-fc7+bb-2sc"]
     shares = [[(row["name"], row.get("mAP50")) for row in found["rows"]] for found in (figures, again)]
@@ -288,7 +193,7 @@ def test_a_row_that_fails_does_not_stop_the_others(folder, figures, monkeypatch,
             raise UserError("out of luck")
         return train(config)
 
-    monkeypatch.setattr(ablation, "train", train_but_not_pool5)
+    monkeypatch.setattr(stages, "train", train_but_not_pool5)
     config = small(folder).model_copy(update={"output": tmp_path})
     config = config.model_copy(
         update={"runtime": config.runtime.model_copy(update={"cache": folder / "run" / "cache"})}
@@ -316,3 +221,37 @@ def test_a_file_that_is_no_table_is_refused(folder, tmp_path, text):
     (tmp_path / "ablation.json").write_text(text)
     with pytest.raises(UserError, match=r"ablation\.json"):
         run_ablation(small(folder).model_copy(update={"output": tmp_path}))
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_ablation_prints_its_table_and_what_is_missing(cli_folder, model, tmp_path):
+    assert model.exists()  # so the cache holds the proposals and maps
+    cache = f"runtime.cache={cli_folder / 'run' / 'cache'}"
+    words = ("data.test=test", f"output={tmp_path}", cache, "--rows", "pool5-1sc,fc6-1sc")
+    ended = spp_det("ablate", cli_folder / "recipe.yaml", *words)
+    assert ended.code == 0, ended.err
+    assert "pool5-1sc" in ended.out
+    assert "fc6-1sc: torchvision has no fc6 of zf5_small" in ended.err
+    assert {"ablation.json", "ablation.md", "train.log", "pool5-1sc"} == {p.name for p in tmp_path.iterdir()}
+    assert (tmp_path / "pool5-1sc" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ((), ("data.test = None",)),
+        (("data.test=test", "--rows", "pool6"), ("--rows", "'pool6'", "ft-fc7+bb")),
+        (("data.test=test", "--five", "480,many"), ("--five", "480,many")),
+        (("data.test=test", "--five", "480"), ("--five", "at least two")),
+        (("data.test=test", "--five", "576,480"), ("[576, 480]", "must ascend")),
+        (("data.test=test", "--rows", "fc6"), ("no row could be had", "fc6-1sc", "zf5_small")),
+    ],
+)
+def test_a_wrong_request_for_an_ablation_is_one_line(cli_folder, tmp_path, words, parts):
+    cache = f"runtime.cache={cli_folder / 'run' / 'cache'}"
+    ended = spp_det("ablate", cli_folder / "recipe.yaml", f"output={tmp_path}", cache, *words)
+    assert ended.code == 2
+    assert ended.err.splitlines()[-1].startswith("error: ")
+    assert all(part in ended.err.splitlines()[-1] for part in parts)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from spp_det.cli import app
 from spp_det.commands import benchmark
+from spp_det.commands import benchmark_topics as topics
 from spp_det.config.settings import FC
 from spp_det.report.tables import benchmark_table
 from spp_det.runtime.devices import has_bfloat16
@@ -21,16 +22,16 @@ from spp_det.runtime.devices import has_bfloat16
 def figures():
     """All of it, but for the processes that each start anew: the next test starts one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "_in_process", lambda job, *arguments: benchmark._timed(job, arguments))
+        patch.setattr(topics, "_in_process", lambda job, *words: topics._timed(job, words))
         return benchmark.run_benchmark("zf5_small", quick=True)
 
 
 def test_a_job_has_a_process_and_its_memory_to_itself():
-    seconds, memory = benchmark._in_process(bytearray, 300 * 2**20)
+    seconds, memory = topics._in_process(bytearray, 300 * 2**20)
     assert seconds > 0
     assert memory is None or memory > 300
     with pytest.raises(ZeroDivisionError):
-        benchmark._in_process(divmod, 1, 0)
+        topics._in_process(divmod, 1, 0)
 
 
 def test_every_topic_has_rows_with_times(figures):
@@ -74,9 +75,9 @@ def test_ratios_are_those_of_the_times(figures):
 
 
 def test_where_images_pass_together_the_time_is_that_of_each(monkeypatch):
-    monkeypatch.setattr(benchmark, "images_at_once", lambda _: 3)
-    monkeypatch.setattr(benchmark, "_seconds", lambda jobs, *_, **__: [6.0] * len(jobs))
-    rows = benchmark.after_proposals("zf5_small", "cpu", (200, 192), 20)
+    monkeypatch.setattr(topics, "images_at_once", lambda _: 3)
+    monkeypatch.setattr(topics, "_seconds", lambda jobs, *_, **__: [6.0] * len(jobs))
+    rows = topics.after_proposals("zf5_small", "cpu", (200, 192), 20)
     (row,) = (row for row in rows if "3 photos together" in row["name"])
     assert row["seconds"] == 2
 
@@ -92,7 +93,7 @@ def test_speeds_are_those_of_the_times(figures):
 
 
 def test_random_windows_lie_inside():
-    windows = benchmark.random_windows(500, (64, 48))
+    windows = topics.random_windows(500, (64, 48))
     assert windows.shape == (500, 4)
     assert windows.dtype == np.float32
     assert (windows[:, :2] >= 0).all()
@@ -105,12 +106,12 @@ def test_random_windows_lie_inside():
 def test_some_windows_of_the_timed_detector_pass_and_most_do_not(layer, precision):
     """Otherwise suppression and regression would cost nothing, or everything."""
     fc = FC(layer=layer, weights="random", width=64)
-    detector = benchmark.detector("zf5_small", "cpu", fc=fc, precision=precision)
+    detector = topics.detector("zf5_small", "cpu", fc=fc, precision=precision)
     assert detector.features.backbone.precision == getattr(torch, precision)
     assert (detector.head is None) == (layer == "pool5")
-    windows = benchmark.random_windows(200, (160, 120))
-    found = detector.detect(benchmark.photo(0, (160, 120)), windows)
-    assert 0 < len(found["boxes"]) < 200 * benchmark.CLASSES / 2
+    windows = topics.random_windows(200, (160, 120))
+    found = detector.detect(topics.photo(0, (160, 120)), windows)
+    assert 0 < len(found["boxes"]) < 200 * topics.CLASSES / 2
 
 
 def test_the_table_shows_every_row(figures):

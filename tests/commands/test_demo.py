@@ -10,6 +10,7 @@ import pytest
 from spp_det import Detector
 from spp_det.commands import demo
 from spp_det.data.voc import read_voc
+from spp_det.pretraining import crops
 from spp_det.pretraining.crops import pretrain_on_crops
 
 
@@ -24,7 +25,7 @@ def ran(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "SPLITS", {"pretrain": 8, "trainval": 7, "test": 4})
         patch.setattr(demo, "SCALES", (160,))
-        patch.setattr(demo, "pretrain_on_crops", hastily)
+        patch.setattr(crops, "pretrain_on_crops", hastily)
         return folder, demo.run_demo(folder, seed=0)
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from spp_det.commands.detect import Summary, detect_to_folder, windows_for
 from spp_det.config.settings import Proposals
-from spp_det.detections.writer import DetectionWriter
+from spp_det.data.synthetic import CLASSES
+from spp_det.data.voc import read_annotation
+from spp_det.detections.writer import DetectionWriter, Output
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, read_image
 from spp_det.model.detector import Detector
 from spp_det.proposals.files import write_proposals
+from tests.command_line import assert_one_line, names_of, rows_of, spp_det
 
 
 def test_the_summary_counts_what_the_folder_holds(run_detector, run_paths, tmp_path):
@@ -36,7 +42,7 @@ def test_the_summary_counts_what_the_folder_holds(run_detector, run_paths, tmp_p
 
 def test_the_number_of_workers_changes_no_byte(run_detector, run_paths, tmp_path):
     for workers in (1, 3):
-        detect_to_folder(run_detector, run_paths, tmp_path / str(workers), workers=workers, formats=["csv"])
+        detect_to_folder(run_detector, run_paths, tmp_path / str(workers), Output(["csv"]), workers=workers)
     for name in ("detections.json", "images.json", "detections.csv"):
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "3" / name).read_bytes()
 
@@ -48,7 +54,7 @@ def test_strict_raises_and_leaves_no_list(run_detector, run_paths, tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.jsonl"]
 
 
-@pytest.mark.parametrize("options", [{"only": "koala"}, {"only": ","}, {"formats": ["pdf"]}])
+@pytest.mark.parametrize("options", [{"only": "koala"}, {"only": ","}])
 def test_a_wrong_request_makes_no_folder(run_detector, run_paths, tmp_path, options):
     with pytest.raises(UserError):
         detect_to_folder(run_detector, run_paths, tmp_path / "out", **options)
@@ -111,7 +117,7 @@ def interrupted(killed_at: int) -> Iterator[None]:
         pytest.fail("it was not stopped")
 
 
-OPTIONS = {"formats": ("voc", "yolo", "csv", "devkit"), "draw": True, "score": -10.0}
+EVERYTHING = Output(("voc", "yolo", "csv", "devkit"), draw=True, score=-10.0)
 
 
 @pytest.mark.parametrize("killed_at", [0, 3])
@@ -120,16 +126,16 @@ def test_an_interrupted_detection_goes_on_without_repeating_what_was_done(
 ):
     (tmp_path / "text.jpg").write_text("not a photo")
     images = [run_paths[0], tmp_path / "text.jpg", *run_paths[1:]]
-    whole = detect_to_folder(run_detector, images, tmp_path / "whole", **OPTIONS)
+    whole = detect_to_folder(run_detector, images, tmp_path / "whole", EVERYTHING)
     with interrupted(killed_at):
-        detect_to_folder(run_detector, images, tmp_path / "parts", workers=1, **OPTIONS)
+        detect_to_folder(run_detector, images, tmp_path / "parts", EVERYTHING, workers=1)
     read = []
     monkeypatch.setattr("spp_det.inference.read_image", lambda path: read.append(path) or read_image(path))
-    parts = detect_to_folder(run_detector, images, tmp_path / "parts", resume=True, **OPTIONS)
+    parts = detect_to_folder(run_detector, images, tmp_path / "parts", EVERYTHING, resume=True)
     assert read == images[killed_at:]
     assert parts == whole
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-    assert detect_to_folder(run_detector, images, tmp_path / "parts", resume=True, **OPTIONS) == whole
+    assert detect_to_folder(run_detector, images, tmp_path / "parts", EVERYTHING, resume=True) == whole
     assert read == images[killed_at:]
 
 
@@ -137,13 +143,18 @@ def test_several_processes_go_on_with_what_one_left_and_the_first_one_writes(
     run_detector, run_paths, tmp_path, in_ranks
 ):
     """All with the same rest, of which the first one alone knows: here each has a folder of its own."""
-    whole = detect_to_folder(run_detector, run_paths, tmp_path / "whole", **OPTIONS)
+    whole = detect_to_folder(run_detector, run_paths, tmp_path / "whole", EVERYTHING)
     with interrupted(1):
-        detect_to_folder(run_detector, run_paths, tmp_path / "0", workers=1, **OPTIONS)
+        detect_to_folder(run_detector, run_paths, tmp_path / "0", EVERYTHING, workers=1)
 
     def work(rank: int) -> Summary:
         return detect_to_folder(
-            run_detector, run_paths, tmp_path / str(rank), workers=1, resume=True, **OPTIONS
+            run_detector,
+            run_paths,
+            tmp_path / str(rank),
+            EVERYTHING,
+            workers=1,
+            resume=True,
         )
 
     assert in_ranks(3, work) == [whole, Summary(), Summary()]
@@ -164,3 +175,209 @@ def test_what_another_model_began_is_refused_in_one_line(run_folder, run_detecto
     source = windows_for(run_detector.settings.proposals, tmp_path / "a.json", None)
     with pytest.raises(UserError, match='windows was "its own" and is now "file '):
         detect_to_folder(run_detector, run_paths[:1], tmp_path, resume=True, source=source)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_detection_writes_every_format_that_was_asked_for(detected, found):
+    names = [f"test_{i:05d}" for i in range(3)]
+    for kind, suffix in (("voc", "xml"), ("yolo", "txt"), ("pictures", "jpg")):
+        assert sorted(path.name for path in (found / kind).iterdir()) == [
+            f"{name}.{suffix}" for name in names
+        ]
+    assert names_of(found) == [f"{name}.jpg" for name in names]
+    rows = rows_of(found)
+    assert len(rows) > 10  # or the tests below say little
+    assert len((found / "detections.csv").read_text().splitlines()) == len(rows) + 1
+    for number, name in enumerate(names, 1):
+        mine = sum(row["image_id"] == number for row in rows)
+        assert len((found / "yolo" / f"{name}.txt").read_text().splitlines()) == mine
+        assert len(read_annotation(found / "voc" / f"{name}.xml").boxes) == mine
+        assert Image.open(found / "pictures" / f"{name}.jpg").size == (130, 110)
+    assert f"found {len(rows)} detections in 3 images: {found}" in detected.err
+
+
+def test_the_folder_holds_what_the_detector_finds(cli_folder, model, found):
+    detector = Detector.load(model)
+    rows = [row for row in rows_of(found) if row["image_id"] == 2]
+    mine = detector(cli_folder / "voc" / "JPEGImages" / "test_00001.jpg")
+    np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), mine["scores"])
+    np.testing.assert_array_equal([row["category_id"] - 1 for row in rows], mine["labels"])
+    np.testing.assert_array_equal(np.float32([row["bbox"][:2] for row in rows]), mine["boxes"][:, :2])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_network_computes_at_the_precision_that_is_asked_for(
+    cli_folder, model, split, tmp_path, precision
+):
+    options = ("--device", "cpu", "--precision", precision)
+    assert spp_det("detect", model, split, "--out", tmp_path / "out", *options).code == 0
+    rows = [row for row in rows_of(tmp_path / "out") if row["image_id"] == 2]
+    photo = cli_folder / "voc" / "JPEGImages" / "test_00001.jpg"
+    mine, other = (
+        Detector.load(model, precision=p)(photo)["scores"]
+        for p in (precision, {"float32": "bfloat16", "bfloat16": "float32"}[precision])
+    )
+    np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), mine)
+    assert not np.array_equal(mine, other)
+
+
+def test_without_options_only_the_coco_files_and_the_journal_are_written(model, split, tmp_path):
+    assert spp_det("detect", model, split, "--out", tmp_path / "out", "--device", "cpu").code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("detections.json", "images.json", "detections.jsonl")
+    }
+
+
+def test_several_processes_take_no_list_from_standard_input(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert_one_line(spp_det("detect", model, "-", "--out", tmp_path), "stdin", "file")
+
+
+def test_images_of_standard_input_are_gone_on_with(cli_folder, model, split, tmp_path, monkeypatch):
+    names = "".join(f"{cli_folder}/voc/JPEGImages/test_{i:05d}.jpg\n" for i in range(3))
+    words = ("detect", model, "-", "--out", tmp_path / "out", "--device", "cpu", "--resume")
+    words = (*words, "--save-crops", "--score", -9)
+    for _ in range(2):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(names.encode())))
+        ended = spp_det(*words)
+        assert ended.code == 0, ended.err
+        assert "in 3 images" in ended.err
+    assert any((tmp_path / "out" / "crops").rglob("*.jpg"))
+    other = spp_det("detect", model, split, "--out", tmp_path / "out", "--resume", "--classes", CLASSES[0])
+    assert_one_line(other, tmp_path / "out", "--classes", "--resume")
+
+
+def test_score_leaves_out_exactly_what_scores_less(model, split, found, tmp_path):
+    scores = sorted(row["score"] for row in rows_of(found))
+    limit = scores[len(scores) // 2]
+    ended = spp_det("detect", model, split, "--out", tmp_path, "--score", limit, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert rows_of(tmp_path) == [row for row in rows_of(found) if row["score"] >= limit]
+
+
+def test_classes_leaves_out_exactly_the_others(model, split, found, tmp_path):
+    wanted = sorted({row["category_id"] for row in rows_of(found)})[:2]
+    names = ", ".join(Detector.load(model).classes[i - 1] for i in wanted)
+    ended = spp_det("detect", model, split, "--out", tmp_path, "--classes", names, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    kept = [row for row in rows_of(found) if row["category_id"] in wanted]
+    assert rows_of(tmp_path) == kept
+    assert 0 < len(kept) < len(rows_of(found))
+
+
+def test_several_models_are_combined(model, split, found, tmp_path):
+    """Leading arguments that are models; of a model and itself, what it finds alone."""
+    copy = shutil.copy(model, tmp_path / "copy.safetensors")
+    ended = spp_det("detect", model, copy, model, split, "--out", tmp_path / "out", "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert rows_of(tmp_path / "out") == rows_of(found)
+
+
+def test_models_that_do_not_fit_together_or_have_nothing_to_look_at_are_an_error(model, split, tmp_path):
+    strange = Detector.load(model)
+    strange.classes = ("koala", *strange.classes[1:])
+    strange.save(tmp_path / "strange.safetensors")
+    ended = spp_det("detect", model, tmp_path / "strange.safetensors", split, "--out", tmp_path / "out")
+    assert_one_line(ended, "model 2", "same classes", "koala")
+    ended = spp_det("detect", model, tmp_path / "strange.safetensors", "--out", tmp_path / "out")
+    assert_one_line(ended, "which images")
+    ended = spp_det("detect", model, tmp_path / "none.safetensors", split, "--out", tmp_path / "out")
+    assert_one_line(ended, "no such model", tmp_path / "none.safetensors")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def photos(cli_folder, tmp_path) -> Path:
+    """A folder of two photos with a text file between them that calls itself a photo."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index, name in enumerate(("a.jpg", "c.jpg")):
+        shutil.copy(cli_folder / "voc" / "JPEGImages" / f"test_{index:05d}.jpg", photos / name)
+    (photos / "b.jpg").write_text("not a photo")
+    return photos
+
+
+def test_an_unreadable_image_is_skipped_and_counted(model, photos, found, tmp_path):
+    ended = spp_det("detect", model, photos, "--out", tmp_path / "out", "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert f"skipped 1 files that could not be read, the first: {photos / 'b.jpg'}" in ended.err
+    assert "in 2 images" in ended.err
+    assert names_of(tmp_path / "out") == ["a.jpg", "c.jpg"]
+    assert rows_of(tmp_path / "out") == [row for row in rows_of(found) if row["image_id"] <= 2]
+
+
+def test_strict_makes_an_unreadable_image_an_error_and_leaves_no_list(model, photos, tmp_path):
+    ended = spp_det("detect", model, photos, "--out", tmp_path / "out", "--device", "cpu", "--strict")
+    assert_one_line(ended, photos / "b.jpg")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["detections.jsonl"]
+
+
+def test_names_in_brackets_are_shown_as_they_are(model, split, tmp_path):
+    """Brackets are markup to the library that prints."""
+    out = tmp_path / "found[red]"
+    ended = spp_det("detect", model, split, "--out", out, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert f"3 images: {out}" in ended.err
+
+
+def test_a_missing_model_or_image_is_named(split, model, tmp_path):
+    ended = spp_det("detect", tmp_path / "none.safetensors", split, "--out", tmp_path / "out")
+    assert_one_line(ended, "no such model", tmp_path / "none.safetensors")
+    ended = spp_det("detect", model, tmp_path / "none.jpg", "--out", tmp_path / "out")
+    assert_one_line(ended, tmp_path / "none.jpg")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("damage", ["half", "flipped", "text", "empty"])
+def test_a_damaged_model_is_refused(model, split, tmp_path, damage):
+    data = bytearray(model.read_bytes())
+    flipped = data[:-40] + bytes([data[-40] ^ 1]) + data[-39:]  # one bit of one weight
+    broken = {"half": data[: len(data) // 2], "flipped": flipped, "text": b"hello there", "empty": b""}
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(broken[damage])
+    ended = spp_det("detect", path, split, "--out", tmp_path / "out", "--device", "cpu")
+    assert_one_line(ended, path, "damaged")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "parts"),
+    [
+        ("--classes", "koala", ("koala", "it knows")),
+        ("--classes", "", ("no class ''",)),
+        ("--format", "pdf", ("pdf", "coco, voc, yolo, csv")),
+        ("--device", "abacus", ("abacus", "cpu")),
+    ],
+)
+def test_an_option_that_means_nothing_is_named(model, split, tmp_path, option, value, parts):
+    ended = spp_det("detect", model, split, "--out", tmp_path / "out", option, value)
+    assert_one_line(ended, *parts)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_precision_that_there_is_not_names_those_there_are(model, split, tmp_path):
+    ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--precision", "half")
+    assert_one_line(ended, "--precision", "half", "auto", "float32", "bfloat16", "detect --help")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_an_error(model, split, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--device", "cpu")
+    assert_one_line(ended, tmp_path / "out", "exists")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_detection_in_windows_that_were_written_finds_the_same(model, split, found, written, tmp_path):
+    ended = spp_det("detect", model, split, "--out", tmp_path, "--proposals", written, "--device", "cpu")
+    assert ended.code == 0, ended.err
+    assert rows_of(tmp_path) == rows_of(found)
+
+
+def test_detection_by_edge_boxes_wants_a_model_of_edges(model, split, tmp_path):
+    (tmp_path / "model.yml").write_text("hello")
+    ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--edge-model", tmp_path / "model.yml")
+    assert_one_line(ended, tmp_path / "model.yml", "structured edges")
+    assert not (tmp_path / "out").exists()

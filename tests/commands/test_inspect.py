@@ -13,7 +13,7 @@ from PIL import Image
 from spp_det.commands.inspect import FILTERS, STRONGEST, inspect_image
 from spp_det.config.settings import FC, Proposals, Pyramid
 from spp_det.config.settings import Backbone as BackboneSettings
-from spp_det.data.synthetic import scene
+from spp_det.data.synthetic import CLASSES, scene
 from spp_det.errors import UserError
 from spp_det.images import read_image
 from spp_det.model.backbone import Backbone
@@ -22,6 +22,7 @@ from spp_det.model.features import SPPFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import Settings
 from spp_det.model.svm import LinearSVMs
+from tests.command_line import assert_one_line, spp_det
 
 WINDOW = np.float32([20, 10, 90, 80])
 
@@ -169,3 +170,40 @@ def test_windows_from_elsewhere_have_to_be_named(detector, paths, tmp_path):
     with pytest.raises(UserError, match="--window"):
         inspect_image(subject, paths[0], tmp_path)
     inspect_image(subject, paths[0], tmp_path, window=WINDOW)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_an_image_is_inspected(cli_folder, model, split):
+    photo, out = next((cli_folder / "voc" / "JPEGImages").iterdir()), cli_folder / "inspected"
+    ended = spp_det(
+        *("inspect", photo, "--model", model, "--out", out, "--over", split, "--device", "cpu"),
+        *("--filters", "5,17", "--window", "10,10,90,80", "--class", CLASSES[1]),
+    )
+    assert ended.code == 0, ended.err
+    assert f"window 10, 10, 90, 80: {CLASSES[1]}" in ended.err
+    for name in ("filters", "window", "contributions"):
+        assert Image.open(out / f"{name}.png").size[0] > 600
+        assert f"{name}.png" in ended.err.replace("\n", "")
+    numbers = json.loads((out / "inspection.json").read_text())
+    assert [len(entry["strongest"]) for entry in numbers["filters"]] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (("--filters", "3,x"), ("--filters 3,x", "3,17")),
+        (("--window", "1,2,three,4"), ("--window", "x1,y1,x2,y2")),
+        (("--window", "500,500,600,600"), ("--window 500,500,600,600", "covers nothing")),
+        (("--class", "horse"), ("'horse'", CLASSES[0])),
+        (("--over", "nowhere"), ("nowhere",)),
+    ],
+)
+def test_a_wrong_wish_to_inspect_is_one_line(cli_folder, model, options, parts):
+    photo = next((cli_folder / "voc" / "JPEGImages").iterdir())
+    out = cli_folder / "never"
+    assert_one_line(
+        spp_det("inspect", photo, "--model", model, "--out", out, "--device", "cpu", *options), *parts
+    )
+    assert not out.exists()

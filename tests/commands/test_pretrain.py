@@ -14,14 +14,19 @@ import pytest
 import torch
 import yaml
 
-import spp_det
-from spp_det.commands.pretrain import pretrain, run_pretraining
+from spp_det import __file__ as package
+from spp_det.commands.pretrain import run_pretraining
 from spp_det.config.file import load_config
 from spp_det.config.pretrain import PretrainConfig
+from spp_det.data.class_folder import write_class_folder
+from spp_det.data.synthetic import CLASSES
+from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.images import encode_jpeg
 from spp_det.model.backbone import Backbone
 from spp_det.model.head import FCHead
+from spp_det.pretraining import pretrain
+from tests.command_line import Ended, assert_one_line, spp_det
 
 COLOURS = {"blue": (40, 60, 200), "green": (40, 190, 60), "red": (210, 50, 40)}
 RECIPE = {
@@ -200,7 +205,7 @@ import torch
 torch.set_num_threads(1)
 from spp_det import cli
 from spp_det.runtime import distributed
-from spp_det.commands import pretrain as pretraining
+from spp_det.pretraining import pretrain as pretraining
 
 def noted(*arguments):
     trained = train(*arguments)
@@ -221,7 +226,7 @@ def test_two_processes_end_with_the_same_weights_and_one_writes(folder, tmp_path
             *(tmp_path / "rank.py", "pretrain", folder / "recipe.yaml", f"output={tmp_path}"),
             *("train.epochs=2", "train.batch=10"),  # 24 images: an uneven share
         ],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(spp_det.__file__).parents[1])},
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(package).parents[1])},
         capture_output=True,
         text=True,
         timeout=300,
@@ -235,3 +240,48 @@ def test_two_processes_end_with_the_same_weights_and_one_writes(folder, tmp_path
     figures = json.loads((tmp_path / "metrics.json").read_text())
     assert (figures["images"], figures["test"]["images"], len(figures["epochs"])) == (24, 9, 2)
     assert figures["skipped"] == [skipped(folder, "train")]
+
+
+# ---------------------------------------------------------------- the command
+
+
+@pytest.fixture(scope="module")
+def pretrained(cli_folder) -> Ended:
+    for split in ("train", "test"):
+        dataset = read_voc(cli_folder / "voc", {"train": "trainval"}.get(split, split), CLASSES)
+        write_class_folder(dataset, cli_folder / "objects" / split, smallest=30)
+    recipe = {
+        "output": str(cli_folder / "pretrained"),
+        "data": {"root": str(cli_folder / "objects")},
+        "backbone": {"name": "zf5_small"},
+        "fc": {"layers": 1, "width": 8},
+        "train": {"sizes": [32, 40], "epochs": 2, "batch": 8},
+        "test": {"sizes": [36]},
+        "runtime": {"device": "cpu"},
+    }
+    (cli_folder / "pretrain.yaml").write_text(yaml.safe_dump(recipe))
+    return spp_det("pretrain", cli_folder / "pretrain.yaml")
+
+
+def test_pretraining_leaves_a_backbone_that_train_takes(cli_folder, pretrained, tmp_path):
+    assert pretrained.code == 0, pretrained.err
+    run = cli_folder / "pretrained"
+    assert {"backbone.safetensors", "checkpoint.safetensors", "config.yaml", "metrics.json", "train.log"} == {
+        path.name for path in run.iterdir()
+    }
+    assert "multi_view" in pretrained.out
+    assert f"backbone.name=zf5_small backbone.weights={run / 'backbone.safetensors'}" in pretrained.err
+    assert "epoch 2 of 2: size 40" in (run / "train.log").read_text()
+    weights = f"backbone.weights={run / 'backbone.safetensors'}"
+    ended = spp_det("train", cli_folder / "recipe.yaml", weights, f"output={tmp_path}")
+    assert ended.code == 0, ended.err
+
+
+def test_mistakes_of_pretraining_end_in_one_line(cli_folder, pretrained, tmp_path):
+    assert pretrained.code == 0
+    recipe = cli_folder / "pretrain.yaml"
+    assert_one_line(spp_det("pretrain", recipe, "train.size=[32]"), "did you mean train.sizes?")
+    changed = spp_det("pretrain", recipe, "train.epochs=3")
+    assert_one_line(changed, "train.epochs: 2 -> 3", "name another output")
+    missing = spp_det("pretrain", recipe, f"data.root={tmp_path}", f"output={tmp_path / 'out'}")
+    assert_one_line(missing, tmp_path / "train", "one folder of images a class")

@@ -97,7 +97,9 @@ def test_a_signal_ends_a_process_that_is_not_in_python(again):
 
 def run(program: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
     """A program that begins with the usual imports, in a process of its own."""
-    whole = "import logging, os, signal, sys\nfrom pathlib import Path\nfrom spp_det import process\n"
+    whole = (
+        "import logging, os, signal, sys\nfrom pathlib import Path\nfrom spp_det.commands import process\n"
+    )
     command = [sys.executable, "-c", whole + textwrap.dedent(program), *arguments]
     return subprocess.run(command, text=True, timeout=120, check=False, **options)
 

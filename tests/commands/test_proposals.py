@@ -21,6 +21,7 @@ from spp_det.images import UnreadableImageError, read_image
 from spp_det.proposals import selective_search
 from spp_det.proposals.files import read_proposals, write_proposals
 from spp_det.runtime.cache import Cache
+from tests.command_line import assert_one_line, spp_det
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +179,40 @@ def test_a_wordsthat_makes_no_sense_is_refused(words, said):
         chosen(*words)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_recall_is_printed_and_written(cli_folder, model, tmp_path):
+    assert model.exists()  # so the training's cache holds the windows of fast
+    ended = spp_det(
+        *("proposals", "--voc", cli_folder / "voc", "--split", "trainval", "--recall"),
+        *("--mode", "fast", "--mode", "paper", "--cache", cli_folder / "run" / "cache"),
+        *("--out", tmp_path / "recall.json"),
+    )
+    assert ended.code == 0, ended.err
+    modes = json.loads((tmp_path / "recall.json").read_text())["modes"]
+    assert list(modes) == ["fast", "paper"]
+    assert modes["fast"]["seconds"] is None
+    assert modes["paper"]["seconds"] > 0
+    assert f"{100 * modes['fast']['recall']['0.5']:.1f}" in ended.out
+    assert "Recall of proposals, 6 images" in ended.out
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ((), ("--out FILE.npz",)),
+        (("--out", "a.mat"), ("a.mat", ".npz or .json")),
+        (("--mode", "fast", "--mode", "paper", "--out", "a.npz"), ("one --mode",)),
+        (("--recall", "--mode", "slow"), ("proposals.mode", "slow", "paper")),
+        (("--recall", "--mode", "file"), ("--proposals FILE",)),
+        (("--recall", "--max-side", "8"), ("proposals.max_side = 8",)),
+        (("--recall", "--out", "a.npz"), ("a.npz", ".json")),
+        (("--split", "nosuch", "--recall"), ("nosuch.txt",)),
+        (("--recall", "--proposals", "none.mat"), ("none.mat", "No such file")),
+    ],
+)
+def test_a_wrong_request_for_proposals_is_one_line(cli_folder, words, parts):
+    assert_one_line(spp_det("proposals", "--voc", cli_folder / "voc", *words), *parts)

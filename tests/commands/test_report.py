@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from spp_det.commands.report import Truth, run_report, score, write_report
+from spp_det.commands.report import run_report, write_report
+from spp_det.commands.truth import Truth, score
 from spp_det.data.coco import coco_instances
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
+from tests.command_line import assert_one_line, spp_det
 
 
 @pytest.fixture(scope="module")
@@ -101,34 +103,6 @@ def test_what_is_missing_is_named(tmp_path, data):
         run_report(tmp_path / "run")
 
 
-def test_the_truth_comes_from_one_place(tmp_path, data):
-    with pytest.raises(UserError, match="say what to compare with: --voc"):
-        score(tmp_path, Truth())
-    with pytest.raises(UserError, match="say what to compare with: either --voc"):
-        Truth(voc=data, coco=data.parent / "instances.json")
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"split": "val"}, "--split val .*--voc"),
-        ({"split": "test", "coco": Path("x.json")}, "--split test .*--voc"),
-        ({"images": Path("photos")}, "--images photos .*--coco"),
-        ({"images": Path("photos"), "voc": Path("voc")}, "--images photos .*--coco"),
-    ],
-)
-def test_an_option_that_says_nothing_of_the_truth_is_refused(options, said):
-    with pytest.raises(UserError, match=said) as caught:
-        Truth(**options)
-    assert "\n" not in str(caught.value)
-
-
-def test_the_split_is_test_unless_another_is_named(data):
-    assert len(Truth(voc=data).read()[0]) == len(Truth(voc=data, split="test").read()[0]) == 2
-    with pytest.raises(UserError, match=r"val\.txt"):
-        Truth(voc=data, split="val").read()
-
-
 def test_a_page_is_called_after_the_folder_of_its_detections(tmp_path, data, monkeypatch):
     write_detections(tmp_path / "run" / "found", data)
     evaluation = score(tmp_path / "run" / "found", Truth(voc=data))
@@ -148,3 +122,14 @@ def test_figures_at_further_ious_are_on_the_page(tmp_path, data):
     rows = re.findall(r"<tr data-label.*?</tr>", text, re.DOTALL)
     assert {row.count("<td") for row in rows} == {len(columns) - 1}
     assert "mAP at IoU 0.9" in text
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_report_of_a_folder_is_a_page_in_it(cli_folder, found):
+    ended = spp_det("report", found, "--voc", cli_folder / "voc")
+    assert ended.code == 0, ended.err
+    assert str(found / "report.html") in ended.err
+    assert (found / "report.html").read_text().startswith("<!doctype html>")
+    assert_one_line(spp_det("report", cli_folder / "voc"), cli_folder / "voc", "holds neither")

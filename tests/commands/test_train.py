@@ -11,6 +11,7 @@ import pytest
 from spp_det.commands.detect import detect_to_folder, windows_for
 from spp_det.commands.proposals import write_windows
 from spp_det.commands.train import run_training
+from spp_det.config.file import load_config
 from spp_det.config.settings import Config, Proposals
 from spp_det.data.coco import coco_instances
 from spp_det.data.voc import read_voc
@@ -19,6 +20,7 @@ from spp_det.errors import UserError
 from spp_det.images import read_image
 from spp_det.model.detector import Detector
 from spp_det.proposals.files import write_proposals
+from tests.command_line import assert_one_line, spp_det
 from tests.small_run import configure
 
 
@@ -201,3 +203,39 @@ def test_a_file_that_lacks_the_test_images_is_refused_before_the_training(run_fo
     with pytest.raises(UserError, match=r"train.json: has no windows for the image test_00000"):
         run_training(config)
     assert not (tmp_path / "cache").exists()
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_training_leaves_a_model_the_settings_the_figures_and_a_log(cli_folder, trained, model):
+    run = cli_folder / "run"
+    assert {"model.safetensors", "config.yaml", "metrics.json", "train.log", "test"} <= {
+        path.name for path in run.iterdir()
+    }
+    assert Detector.load(model).classes == read_voc(cli_folder / "voc", "trainval").classes
+    overrides = ["data.test=test"]
+    assert load_config(run / "config.yaml") == load_config(cli_folder / "recipe.yaml", overrides)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["images"] == 6
+    assert metrics["skipped"] == []
+    log = (run / "train.log").read_text()
+    assert "WARNING spp_det.model.backbone: backbone.weights: random" in log
+    assert "INFO spp_det.training.stages: svm took" in log
+    assert f"trained on 6 images in {sum(metrics['seconds'].values()):.0f} s: {model}" in trained.err
+    assert "AP50" in trained.out
+
+
+def test_an_unknown_key_is_named_with_the_one_that_was_meant(cli_folder, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text((cli_folder / "recipe.yaml").read_text() + "detection: {nsm: 0.5}\n")
+    assert_one_line(spp_det("train", recipe), recipe, "detection.nsm", "did you mean detection.nms")
+    assert_one_line(spp_det("train", cli_folder / "recipe.yaml", "svm.c=1"), "unknown key svm.c")
+
+
+def test_a_missing_recipe_or_split_is_named_before_any_work(cli_folder, tmp_path):
+    assert_one_line(spp_det("train", tmp_path / "none.yaml"), "none.yaml")
+    for key in ("train", "test"):
+        ended = spp_det("train", cli_folder / "recipe.yaml", f"data.{key}=nosuch", f"output={tmp_path / key}")
+        assert_one_line(ended, "nosuch.txt", "those of", "test, trainval")
+        assert not (tmp_path / key / "cache").exists()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from spp_det.data.records import Dataset, Record
 from spp_det.detections.types import DetectedImage
-from spp_det.detections.writer import FORMATS, DetectionWriter
+from spp_det.detections.writer import FORMATS, DetectionWriter, Output
 from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate, read_results
 
@@ -53,7 +53,7 @@ def detections_of(rows):
 
 
 def write(folder: Path, found) -> None:
-    writer = DetectionWriter(folder, CLASSES, PATHS, FORMATS)
+    writer = DetectionWriter(folder, CLASSES, PATHS, Output(FORMATS))
     with writer:
         for path, detections in zip(PATHS, found, strict=True):
             writer.add(DetectedImage(path, np.zeros((60, 70, 3), np.uint8), detections))

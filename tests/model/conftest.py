@@ -9,8 +9,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from spp_det.config.settings import FC, Detection, Precision, Proposals, Pyramid, ScorerKind
+from spp_det.config.settings import FC, Detection, Proposals, Pyramid, ScorerKind
 from spp_det.config.settings import Backbone as BackboneSettings
+from spp_det.config.values import Precision
 from spp_det.data.synthetic import scene
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import math
+
+import pytest
 from rich.console import Console
 
 from spp_det.evaluation.coco import FIGURES
-from spp_det.report.tables import classification_table, coco_table, errors_table, recall_table, voc_table
+from spp_det.report.tables import (
+    ABLATION_COLUMNS,
+    ablation_markdown,
+    ablation_table,
+    classification_table,
+    coco_table,
+    errors_table,
+    missing_rows,
+    percent,
+    recall_table,
+    voc_table,
+)
 
 
 def shown(table):
-    console = Console(width=100, force_terminal=False)
+    console = Console(width=140, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
     return capture.get()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.1234, "12.3"), (1, "100.0"), (0, "0.0"), *((v, "-") for v in (None, math.nan, -1))],
+)
+def test_a_fraction_is_per_cent_and_an_undefined_figure_a_dash(value, shown):
+    assert percent(value) == shown
 
 
 def test_coco_figures_are_per_cent_and_undefined_ones_a_dash():
@@ -99,3 +121,54 @@ def test_recall_of_each_mode_and_of_its_classes():
 
 def test_the_iou_of_average_precision_is_in_its_title():
     assert "AP at IoU 0.75" in shown(voc_table({"mAP_area": 0, "mAP_11point": 0, "per_class": {}}, "0.75"))
+
+
+ABLATION = {
+    "backbone": "zf5",
+    "train": "trainval",
+    "test": "te[s]t",
+    "rows": [
+        {
+            **{"name": "pool5-1sc", "scales": [688], "mAP50": 0.43, "mAP75": 0.1234},
+            **{"train_seconds": 61.7, "detect_seconds": 0.142},
+        },
+        {
+            **{"name": "ft-fc7+bb-2sc", "scales": [480, 688], "mAP50": 0.592, "mAP75": None},
+            **{"train_seconds": 3600.0, "detect_seconds": None},
+        },
+        {"name": "fc6-1sc", "scales": [688], "error": "no\nfc6 | [red]here"},
+        {"name": "pool5-rcnn", "scales": None, "error": "x"},
+    ],
+}
+
+
+def test_the_markdown_of_an_ablation_has_a_line_for_each_row_and_the_reasons_below():
+    text = ablation_markdown(ABLATION)
+    lines = text.splitlines()
+    assert lines[0] == "Ablation, zf5, scored on te[s]t"
+    table = [line for line in lines if line.startswith("|")]
+    assert [line.count("|") for line in table] == [len(ABLATION_COLUMNS) + 1] * 6
+    assert table[2] == "| pool5-1sc | 688 | 43.0 | 12.3 | 62 | 0.14 |"
+    assert table[3] == "| ft-fc7+bb-2sc | 480, 688 | 59.2 | - | 3600 | - |"
+    assert table[4] == "| fc6-1sc | 688 | - | - | - | - |"
+    assert table[5] == "| pool5-rcnn | warped windows | - | - | - | - |"
+    assert lines[-2:] == ["- fc6-1sc: no fc6 | [red]here", "- pool5-rcnn: x"]
+    assert text.endswith("\n")
+
+
+def test_the_terminal_shows_the_rows_of_an_ablation():
+    text = shown(ablation_table(ABLATION))
+    assert "te[s]t" in text
+    for name in ("pool5-1sc", "ft-fc7+bb-2sc", "480, 688", "59.2", "3600", "fc6-1sc"):
+        assert name in text
+
+
+def test_an_ablation_without_failures_gives_no_reasons():
+    whole = ABLATION | {"rows": ABLATION["rows"][:2]}
+    assert missing_rows(whole) == {}
+    assert not [line for line in ablation_markdown(whole).splitlines() if line.startswith("-")]
+
+
+@pytest.mark.parametrize("rows", [[], ABLATION["rows"][2:]])
+def test_an_ablation_of_no_figures_is_a_table(rows):
+    assert ablation_markdown(ABLATION | {"rows": rows}).count("|") >= 2 * (len(ABLATION_COLUMNS) + 1)

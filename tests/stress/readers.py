@@ -21,6 +21,7 @@ from PIL import Image
 from PIL import features as pillow
 from safetensors.torch import save
 from scipy.io import savemat
+from spp_det.report.ablation import ablation_table
 
 from spp_det.boxes import as_boxes
 from spp_det.commands import ablate as ablation
@@ -39,7 +40,7 @@ from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.detections.reader import read_json
 from spp_det.detections.types import DetectedImage
-from spp_det.detections.writer import FORMATS, DetectionWriter
+from spp_det.detections.writer import FORMATS, DetectionWriter, Output
 from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate, evaluate_files, read_results
 from spp_det.images import UnreadableImageError, image_size, read_image
@@ -55,7 +56,6 @@ from spp_det.pretraining.pretrain import save_backbone
 from spp_det.proposals.edges import EdgeBoxes
 from spp_det.proposals.files import write_proposals
 from spp_det.proposals.source import WindowSource, proposals_of
-from spp_det.report.ablation import ablation_table
 from spp_det.runtime.cache import Cache
 from spp_det.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from spp_det.training.mining import Mining
@@ -147,7 +147,7 @@ def _write_found(folder: Path) -> None:
         labels=np.array([0, 1]),
         scores=np.array([0.5, -0.25], np.float32),
     )
-    with DetectionWriter(folder / "found", _CLASSES, paths, FORMATS, crops=True) as writer:
+    with DetectionWriter(folder / "found", _CLASSES, paths, Output(FORMATS, crops=True)) as writer:
         for path in paths:
             writer.add(DetectedImage(path, read_image(path), found))
     shutil.rmtree(folder / "found" / "crops")  # are not read
@@ -175,7 +175,7 @@ def _resume(folder: Path, _out: Path) -> None:
     for resume in (True, False):
         try:
             with DetectionWriter(
-                folder / "found", _CLASSES, paths, FORMATS, crops=True, resume=resume
+                folder / "found", _CLASSES, paths, Output(FORMATS, crops=True), resume
             ) as writer:
                 for path in paths[writer.done :]:
                     writer.add(DetectedImage(path, np.zeros(SHAPE, np.uint8), nothing))

@@ -13,7 +13,7 @@ from spp_det.drawing.heat import heat
 from spp_det.model.geometry import Geometry
 from spp_det.model.inspection import CellGrid, InspectedWindow
 from spp_det.model.projection import project
-from spp_det.report.inspection import (
+from spp_det.report.conv5_sheets import (
     NO_CELL,
     View,
     contributions_sheet,

@@ -1,4 +1,4 @@
-"""Figures of what conv5 sees: filters at their strongest, the cells and bins of a window, what bins say."""
+"""Pictures of conv5: filters at their strongest, cells and bins of a window, each bin's share of a score."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from spp_det.runtime.opencv import cv2
 
 WINDOW: Color = (255, 122, 0)
 CELLS: Color = (86, 220, 255)
-NO_CELL: Color = (216, 216, 216)  # the border of an image that no cell stands for
-# Pixels that panels fit into, of which two, four or seven make a row.
+NO_CELL: Color = (216, 216, 216)  # the border of an image, which belongs to no cell
+# The largest width and height in pixels of a panel, of which two, four or seven make a row.
 _HALF, _HALF_FLAT, _QUARTER, _SEVENTH = (560, 560), (560, 420), (273, 400), (200, 200)
 _A_ROW = 4
-_AROUND = 0.1  # of a window's longer side is shown on each side of it
-_NUMBER = 12  # size of text
+_AROUND = 0.1  # margin that is shown around a window, a fraction of its longer side
+_NUMBER = 12  # size of the numbers in bins
 
 Pixels = tuple[int, int, int, int]
 
@@ -44,7 +44,7 @@ class View:
 
     @classmethod
     def of(cls, image: RGB, room: tuple[int, int], around: Boxes | None = None) -> View:
-        """The image, or some of it around a box ``[4]``, as large as so wide and high a place allows."""
+        """The image, or its part around a box ``[4]``, as large as fits into ``room``, a width and height."""
         height, width = image.shape[:2]
         x1, y1, x2, y2 = 0, 0, width, height
         if around is not None:
@@ -58,14 +58,14 @@ class View:
         return cls((x1, y1, x2, y2), (max(1, round((x2 - x1) * factor)), max(1, round((y2 - y1) * factor))))
 
     def photo(self, image: RGB) -> RGB:
-        """That part of the image."""
+        """The view's part of the image, at the panel's size."""
         x1, y1, x2, y2 = self.part
         method = cv2.INTER_AREA if self.size[0] < x2 - x1 else cv2.INTER_CUBIC
         part = cv2.resize(image[y1:y2, x1:x2], self.size, interpolation=method)
         return np.asarray(part, np.uint8)
 
     def map(self, values: Floats, grid: CellGrid) -> RGB:
-        """A map ``[h, w]`` as colours, every cell as its tile; the colours are those of the whole map."""
+        """A map ``[h, w]`` in colours, every cell as its tile. The whole map sets the range of colours."""
         index, inside = [], []
         for axis, (length, cells) in enumerate(zip(self.size, reversed(values.shape), strict=True)):
             first, last = self.part[axis], self.part[axis + 2]
@@ -89,9 +89,6 @@ class View:
         return [(a, b, c, d) for a, b, c, d in rows]
 
 
-# ---------------------------------------------------------------- filters
-
-
 def field_panel(image: RGB, field: Boxes, caption: str) -> Panel:
     """An image, small, with one receptive field ``[4]`` on it."""
     view = View.of(image, _SEVENTH)
@@ -105,10 +102,10 @@ def filter_panel(image: RGB, values: Floats, grid: CellGrid, field: Boxes, capti
 
 
 def filters_sheet(name: str, over: int, rows: Sequence[Sequence[Panel]]) -> RGB:
-    """The paper's figure 2: a row a filter, its panels from `field_panel` and `filter_panel`.
+    """The paper's figure 2: a row of panels a filter, made by `field_panel` and `filter_panel`.
 
-    ``over`` is the number of images that the strongest were sought in; without any, several filters
-    share a row.
+    ``over`` is the number of images in which the strongest activations were sought. Where it is 0, several
+    filters share a row.
     """
     here = "where it responds most in this image, its map (dark is 0, yellow the most)"
     notes = [
@@ -122,18 +119,15 @@ def filters_sheet(name: str, over: int, rows: Sequence[Sequence[Panel]]) -> RGB:
     return compose(f"{name}: conv5 filters", notes, rows)
 
 
-# ---------------------------------------------------------------- a window
-
-
 def window_sheet(
     name: str, image: RGB, values: Floats, grid: CellGrid, levels: Sequence[int], seen: InspectedWindow
 ) -> RGB:
-    """A window, its rectangle of cells and its pyramid's bins, over the image and over its map.
+    """A window, its rectangle of cells and its pyramid's bins, over the image and over the image's map.
 
     Args:
         values: float32 ``[h, w]``, the energy of the map that the window is pooled from.
-        grid: where the cells of that map lie.
-        levels: of the pyramid.
+        grid: the places of that map's cells in the image.
+        levels: the pyramid's levels.
     """
     window = as_boxes(seen.window[None])
     cells = grid.tiles(seen.rectangle[None])
@@ -146,7 +140,7 @@ def window_sheet(
         picture = _boxed(picture, whole.boxes(cells), CELLS)
         pair.append(Panel(_boxed(picture, whole.boxes(window), WINDOW), caption))
     close = View.of(image, _QUARTER, _extent(grid, seen))
-    # Darker, so that white lines are seen on white things too.
+    # The photo is darkened, so that white lines are visible on white objects.
     backgrounds = (close.photo(image) * 0.75).astype(np.uint8), close.map(values, grid)
     over_image, over_map = (
         [Panel(_with_bins(picture, close, grid, seen.rectangle, n), _level(n)) for n in levels]
@@ -165,13 +159,13 @@ def window_sheet(
 
 
 def _extent(grid: CellGrid, seen: InspectedWindow) -> Boxes:
-    """The box ``[4]`` around the window and its cells: a small one's reach beyond it."""
+    """The box ``[4]`` around the window and its cells, which reach beyond a small window."""
     tiles = grid.tiles(seen.rectangle[None])[0]
     return np.concatenate([np.minimum(seen.window, tiles)[:2], np.maximum(seen.window, tiles)[2:]])
 
 
 def _with_bins(picture: RGB, view: View, grid: CellGrid, rectangle: Ints, n: int) -> RGB:
-    """The bins of one level; cells that several of them pool are shaded."""
+    """The bins of one level. Cells that belong to several bins are shaded."""
     bins = bin_cells(rectangle, [n])
     x1, y1, x2, y2 = rectangle.tolist()
     shared = [(left, y1, right, y2) for left, right in _overlaps(bins[:n, [0, 2]])]
@@ -189,13 +183,10 @@ def _with_bins(picture: RGB, view: View, grid: CellGrid, rectangle: Ints, n: int
 
 
 def _overlaps(bounds: Ints) -> Iterator[tuple[int, int]]:
-    """What neighbours of half-open ``[n, 2]`` stretches, in order, have in common."""
+    """The intersection of each two neighbours among half-open intervals ``[n, 2]``, in order."""
     for (_, end), (start, _) in pairwise(bounds.tolist()):
         if start < end:
             yield start, end
-
-
-# ---------------------------------------------------------------- what the bins say
 
 
 def contributions_sheet(
@@ -206,10 +197,10 @@ def contributions_sheet(
     seen: InspectedWindow,
     classes: Sequence[str],
 ) -> RGB:
-    """What each bin of a window adds to the score of a class, a panel a level.
+    """The share of each bin of a window in the score of a class, a panel a level.
 
-    A level of n x n bins has its full colour at an n-th of what one bin would need: shares tend to
-    shrink so, and small bins would be pale in one scale for all.
+    The full colour of a level of n x n bins stands for an n-th of the share that has the full colour at the
+    level of one bin. Shares shrink about so fast, and with one range of colours small bins would be pale.
 
     Raises ValueError where the window has no contributions.
     """
@@ -242,7 +233,7 @@ def contributions_sheet(
 def _with_shares(
     background: RGB, view: View, grid: CellGrid, rectangle: Ints, n: int, shares: Doubles, limit: float
 ) -> RGB:
-    """One level's contributions ``[n * n]``, each over its n-th of the rectangle."""
+    """The contributions ``[n * n]`` of a level, each drawn over its own n-th of the rectangle's sides."""
     x1, y1, x2, y2 = rectangle.tolist()
     across, down = np.linspace(x1, x2, n + 1), np.linspace(y1, y2, n + 1)
     places = [(across[j], down[i], across[j + 1], down[i + 1]) for i in range(n) for j in range(n)]
@@ -265,7 +256,7 @@ def _with_shares(
 
 
 def _bars(sums: Sequence[tuple[str, float]], score: float, width: int) -> RGB:
-    """Names, bars and numbers of what adds up to the score."""
+    """Names, bars and numbers of the terms that add up to the score."""
     size, line = 15, 34
     rows = [*sums, ("score", score)]
     name_width = max(text_width(name, size) for name, _ in rows) + 16

@@ -1,0 +1,32 @@
+"""The cache of a run, shown and pruned."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from spp_det.runtime.cache import Cache
+from tests.command_line import assert_one_line, spp_det
+
+
+@pytest.mark.usefixtures("model")
+def test_the_cache_is_shown_and_pruned(cli_folder, tmp_path):
+    kept = tmp_path / "cache"
+    shutil.copytree(cli_folder / "run" / "cache", kept)
+    shown = spp_det("cache", kept)
+    assert shown.code == 0
+    stages = ("maps", "norms", "proposals", "regressors", "svms")
+    assert all(stage in shown.out for stage in (*stages, "MiB", "all"))
+    assert "mining" not in shown.out  # the checkpoint has gone
+    assert Cache(kept).stages() == stages
+    assert spp_det("cache", kept, "--prune", "maps", "--older-than", "1").code == 0
+    assert Cache(kept).stages() == stages
+    pruned = spp_det("cache", kept, "--prune", "maps")
+    assert "removed 6 artefacts of maps" in pruned.err
+    assert Cache(kept).stages() == stages[1:]
+    assert_one_line(spp_det("cache", kept, "--prune", "maps"), "maps", "norms, proposals")
+    assert_one_line(spp_det("cache", kept, "--older-than", "1"), "--prune")
+    assert_one_line(spp_det("cache", tmp_path / "nosuch"), "nosuch")
+    assert spp_det("cache", kept, "--prune", "all").code == 0
+    assert Cache(kept).stages() == ()
