@@ -2,7 +2,7 @@
 
 A box is ``(x1, y1, x2, y2)`` in pixels of the original image, 0-based and half-open: it covers the
 pixels ``x1 <= x < x2``, so its width is ``x2 - x1`` and nothing is ever "+1". Arrays of boxes are
-float32 ``[N, 4]``; no boxes is ``[0, 4]``. Readers convert other conventions once, at the door.
+float32 ``[N, 4]``; an array without boxes is ``[0, 4]``. Readers of files convert other conventions.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
-F = TypeVar("F", np.float32, np.float64)  # what is computed keeps the precision that it is given
+F = TypeVar("F", np.float32, np.float64)  # results have the precision of the arguments
 
 
 def as_boxes(values: npt.ArrayLike) -> Boxes:
-    """Any nested sequence of boxes as float32 ``[N, 4]``; an empty one as ``[0, 4]``.
+    """Any nested sequence of boxes as float32 ``[N, 4]``; an empty sequence as ``[0, 4]``.
 
     Raises ValueError where the values are not rows of four.
 
@@ -80,7 +80,7 @@ def iou(a: npt.NDArray[F], b: npt.NDArray[F]) -> npt.NDArray[F]:
 
 
 def exact_iou(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Doubles:
-    """`iou` in float64, for comparing with thresholds: in float32 7/10 is less than 0.7.
+    """`iou` in float64, to compare with thresholds: in float32 7/10 is less than 0.7.
 
     >>> window, target = as_boxes([(0, 0, 7, 10)]), as_boxes([(0, 0, 10, 10)])
     >>> bool(iou(window, target) >= np.float64(0.7)), bool(exact_iou(window, target) >= 0.7)
@@ -90,7 +90,7 @@ def exact_iou(a: npt.NDArray[Any], b: npt.NDArray[Any]) -> Doubles:
 
 
 def clip(boxes: Boxes, width: float, height: float) -> Boxes:
-    """A copy of ``[N, 4]`` boxes with every corner moved inside an image of that size in pixels.
+    """A copy of ``[N, 4]`` boxes with every corner moved inside an image of ``width x height`` pixels.
 
     >>> clip(as_boxes([(-5, 10, 700, 90)]), width=640, height=480).tolist()
     [[0.0, 10.0, 640.0, 90.0]]
@@ -99,7 +99,7 @@ def clip(boxes: Boxes, width: float, height: float) -> Boxes:
 
 
 def encode_deltas(boxes: Boxes, targets: Boxes) -> Floats:
-    """Regression targets ``(dx/w, dy/h, log dw, log dh)`` that carry each box to its target.
+    """Regression targets ``(dx/w, dy/h, log dw, log dh)`` that move each box onto its target.
 
     ``[N, 4], [N, 4] -> [N, 4]``, both of positive size (R-CNN, appendix C). Inverse:
     ``decode_deltas(boxes, encode_deltas(boxes, targets)) == targets``.
@@ -131,17 +131,17 @@ def decode_deltas(boxes: Boxes, deltas: Floats) -> Boxes:
 def nms(boxes: Boxes, scores: Floats, threshold: float) -> Ints:
     """Greedy non-maximum suppression of one class.
 
-    ``[N, 4], [N] -> [M]`` indices of the kept boxes, best score first; a box goes when its IoU with
-    a kept one is greater than ``threshold``. Ties keep the order of the input.
+    ``[N, 4], [N] -> [M]`` indices of the kept boxes, best score first. A box is suppressed when its IoU with
+    a kept box is greater than ``threshold``. Boxes of equal score keep the order of the input.
 
     >>> boxes = as_boxes([(0, 0, 10, 10), (1, 0, 11, 10), (30, 0, 40, 10)])
     >>> nms(boxes, np.float32([0.5, 0.9, 0.7]), threshold=0.3).tolist()
     [1, 2]
     """
-    # torchvision sorts ties by an unstable sort on some devices: hand it boxes already in order.
+    # On some devices torchvision's sort does not keep the order of equal scores: it gets sorted boxes.
     order = np.argsort(-scores, kind="stable")
     ranks = -np.arange(len(order), dtype=np.float32)
-    # The IoUs are float32: beside one of just 3/10, a threshold of 0.3 in float64 is too small.
+    # torchvision's IoUs are float32: an IoU of 3/10 would be above a threshold of 0.3 in float64.
     limit = float(np.float32(threshold))
     kept = torchvision.ops.nms(torch.from_numpy(boxes[order]), torch.from_numpy(ranks), limit)
     return np.asarray(order[kept.numpy()], dtype=np.int64)
@@ -152,12 +152,13 @@ def soft_nms(
 ) -> tuple[Ints, Floats]:
     """Suppression of one class that lowers scores instead of removing boxes (Bodla et al., ICCV 2017).
 
-    A score s stands for the probability ``sigmoid(s)``. The best box stays as it is, and the probability
-    of every other is multiplied by ``exp(-IoU^2 / sigma)``; then comes the best of the rest, and so on. So
-    objects that hide one another are found, and what is said twice of one comes late.
+    A score s stands for the probability ``sigmoid(s)``. The box with the highest score is kept, and the
+    probability of every other box is multiplied by ``exp(-IoU^2 / sigma)``. The same is repeated with the
+    remaining boxes. Objects that hide one another are thus found, and duplicates rank low.
 
-    ``[N, 4], [N] -> [M]`` indices, best lowered score first, and these scores ``[M]``, float32: at most
-    ``most`` of them, all above ``lowest``. Ties keep the order of the input.
+    ``[N, 4], [N] -> [M]`` indices of the kept boxes, highest lowered score first, and the lowered scores
+    ``[M]``, float32. At most ``most`` boxes are kept, all with scores above ``lowest``. Boxes of equal score
+    keep the order of the input.
 
     >>> boxes = as_boxes([(0, 0, 10, 10), (0, 0, 10, 5), (30, 0, 40, 10)])
     >>> kept, scores = soft_nms(boxes, np.float32([2, 1, 0]), sigma=0.5)
@@ -181,7 +182,7 @@ def soft_nms(
 
 
 def _less_probable(scores: Doubles, by: Doubles) -> Doubles:
-    """The scores ``logit(exp(-by) * sigmoid(score))``, by logarithms: a sure box's rounds to 1."""
+    """The scores ``logit(exp(-by) * sigmoid(score))``, by logarithms: sigmoid(score) may round to 1."""
     logs = -by - np.logaddexp(0, -scores)
     lowered: Doubles = logs - np.log(-np.expm1(logs))
     return lowered

@@ -1,4 +1,4 @@
-"""Any image file, array or PIL image as RGB uint8 ``[H, W, 3]``; nothing past here decodes or rotates."""
+"""Any image file, array or PIL image as RGB uint8 ``[H, W, 3]``; no other module decodes images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, TypedDict
+from typing import BinaryIO, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 """Suffixes, in lower case, of the files that a search for images picks up."""
 
-# Naming the formats keeps away from the rest of what Pillow opens, such as EPS, which runs Ghostscript.
+# Pillow is told the formats, for it opens others that may be harmful, such as EPS, which runs Ghostscript.
 # AVIF is younger than the oldest Pillow that this package accepts.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000") + (
     ("AVIF",) if "avif" in features.modules else ()
@@ -43,7 +43,7 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation -> what undoes it
+}  # EXIF orientation -> the operation that undoes it
 _SIDEWAYS = (5, 6, 7, 8)  # the orientations that exchange width and height
 _ORIENTATION_TAG = 0x0112
 
@@ -53,15 +53,22 @@ class UnreadableImageError(UserError):
 
 
 class Skipped(TypedDict):
-    """A file that a run went on without, as its figures name it."""
+    """A file that a run has left out, as the figures of the run name it."""
 
     file: str
     reason: str
 
 
 def skipped(path: Path, error: UnreadableImageError) -> Skipped:
-    """What to note of a file that cannot be read."""
+    """The entry in the figures for a file that cannot be read."""
     return {"file": str(path), "reason": str(error).removeprefix(one_line(f"{path}: "))}
+
+
+class Decoded(NamedTuple):
+    """The pixels of an image file, and whether the file is a truncated JPEG."""
+
+    pixels: RGB
+    truncated: bool
 
 
 def read_image(path: str | os.PathLike[str]) -> RGB:
@@ -70,35 +77,40 @@ def read_image(path: str | os.PathLike[str]) -> RGB:
     The format is told by the content, never by the suffix; of an animation the first frame counts.
 
     - Grayscale, palette and CMYK images are converted; embedded colour profiles are not applied.
-    - Transparent pixels are laid over white, as a browser shows them: what a file stores beneath them
-      is arbitrary and was never seen by whoever drew the boxes.
-    - 16-bit channels keep their high byte, so that 65535 becomes 255. 32-bit integers and floats state
-      no range: 0..1 (floats only), 0..255 or 0..65535, the first that holds every value, else the
-      image's own minimum to maximum, is mapped to 0..255.
+    - Transparent pixels are laid over white, as a browser shows them: the colours that a file stores beneath
+      them are arbitrary, and people who drew the boxes never saw them.
+    - 16-bit channels keep their high byte, so that 65535 becomes 255. For 32-bit integers and floats a file
+      states no range: the first of 0..1 (floats only), 0..255 and 0..65535 that holds every value is mapped
+      to 0..255, else the image's own minimum to maximum.
     - A truncated JPEG has its full size, the missing part filled in by the decoder; a warning names
       the file, once in a process.
 
     Safe to call from several threads at once. Raises `UnreadableImageError` for a file that is missing,
     empty, no image, damaged beyond use, or over Pillow's limit of pixels (a decompression bomb).
     """
-    path = Path(path)
-    with _opened(path) as (file, image):
+    pixels, truncated = decode(path)
+    if truncated:
+        warn_truncated(Path(path))
+    return pixels
+
+
+def decode(path: str | os.PathLike[str]) -> Decoded:
+    """What `read_image` returns, without its warning, and whether there is cause for one."""
+    with _opened(Path(path)) as (file, image):
         try:
             image.load()
         except OSError:
             if image.format not in ("JPEG", "MPO"):
                 raise
-            pixels = _to_rgb(_load_truncated_jpeg(file))
-            warn_truncated(path)
-            return pixels
-        return _to_rgb(image)
+            return Decoded(_to_rgb(_load_truncated_jpeg(file)), truncated=True)
+        return Decoded(_to_rgb(image), truncated=False)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """``(width, height)`` that `read_image` would give, in pixels, from the file's header alone.
 
-    A PNG that does carry EXIF data after its pixels is the exception: it is decoded. Raises
-    `UnreadableImageError` as `read_image` does, but cannot see damage past the header.
+    Only a PNG with EXIF data after its pixels is decoded. Raises `UnreadableImageError` as `read_image` does,
+    but cannot see damage past the header.
     """
     path = Path(path)
     with _opened(path) as (_, image):
@@ -265,11 +277,11 @@ _HEADERS = (b"\xff\xc4", b"\xff\xdb", b"\xff\xda")  # Huffman tables, quantisati
 
 
 def _load_truncated_jpeg(file: BinaryIO) -> Image.Image:
-    """Decode what there is of a JPEG by giving it the end marker that it lost.
+    """Decode the part of a JPEG that is there, by adding the end marker that is lost.
 
     Pillow's own switch for this, ``ImageFile.LOAD_TRUNCATED_IMAGES``, is a global that would act on every
     thread and on the caller's program. A progressive file may also be cut inside a header between two
-    scans; it then ends before that header. Raises OSError where even that does not decode.
+    scans; the marker then takes the place of that header. Raises OSError where no part can be decoded.
     """
     file.seek(0)
     data = file.read()
@@ -287,19 +299,13 @@ _warned_lock = threading.Lock()
 
 
 def warn_truncated(path: Path) -> None:
-    """Log that a file is a truncated JPEG, once in this process; for results from a cache as well."""
+    """Log that a file is a truncated JPEG, once in this process; also for results from a cache."""
     key = path.absolute()
     with _warned_lock:
         if key in _warned:
             return
         _warned.add(key)
     logger.warning("%s: truncated JPEG; the part that can be decoded is used", path)
-
-
-def warned_truncated(path: Path) -> bool:
-    """Whether this process has found the file to be a truncated JPEG."""
-    with _warned_lock:
-        return path.absolute() in _warned
 
 
 def _reason(error: Exception) -> str:

@@ -1,13 +1,11 @@
-"""Detection in many image files, on all cores and by all processes, in order, few in memory at a time."""
+"""Detection in many image files, in order, on all cores and by all processes, few images in memory."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import cycle, islice
+from itertools import islice
 from pathlib import Path
-
-import numpy as np
 
 from spp_det.boxes import Boxes
 from spp_det.detections.types import DetectedImage, Result
@@ -16,8 +14,8 @@ from spp_det.model.detector import Detections
 from spp_det.model.ensemble import AnyDetector
 from spp_det.model.features import images_at_once
 from spp_det.proposals.source import WindowSource
-from spp_det.runtime import distributed
 from spp_det.runtime.cache import Cache
+from spp_det.runtime.sharing import Shared, share
 from spp_det.runtime.threads import ahead
 
 logger = logging.getLogger(__name__)
@@ -30,25 +28,37 @@ def detect_files(
     detector: AnyDetector,
     paths: Sequence[Path],
     workers: int,
+    source: WindowSource,
     strict: bool = False,
-    source: WindowSource | None = None,
     cache: Cache | None = None,
     alone: bool = True,
 ) -> Iterator[Result]:
     """Detect in each file, in the order given.
 
     A file that cannot be read yields its error after a warning, or raises it where ``strict``. Few images
-    are in memory at a time, however many paths there are. ``source`` gives the windows; None: the detector
-    proposes them. ``cache`` keeps those of the source. A single path gets all cores, unless it is not
-    ``alone`` but the rest of many, whose sums are to be rounded alike.
+    are in memory at a time, however many paths there are. Several processes, all with the same paths, share
+    the files out; the first process yields all results, the others none.
 
-    Several processes, all with the same paths, take the files in turn. The first one yields what all have
-    found, the others nothing.
+    Args:
+        workers: images at a time, one a core. A single image gets all cores.
+        source: gives the windows; None: the detector proposes them.
+        cache: keeps the windows of the source.
+        alone: whether ``paths`` are all files. A single path that is the rest of many gets one core, like the
+            others: the number of cores changes how sums are rounded.
     """
+    shared = share(paths)
     single = len(paths) == 1 and alone
-    rank, processes = distributed.rank(), distributed.world_size()
-    results = _detect_own(detector, paths[rank::processes], workers, source, cache, single)
-    for result in results if processes == 1 else _of_all(paths, results):
+    own = Shared(_detect_own(detector, shared.own, workers, source, cache, single), shared.owners)
+
+    def receive(place: int, found: Detections | UnreadableImageError) -> Result:
+        if isinstance(found, UnreadableImageError):
+            return found
+        try:
+            return DetectedImage(paths[place], read_image(paths[place]), found)
+        except UnreadableImageError as error:
+            return error
+
+    for result in own.in_first(_without_image, receive):
         if isinstance(result, UnreadableImageError):
             if strict:
                 raise result
@@ -56,41 +66,22 @@ def detect_files(
         yield result
 
 
-def _of_all(paths: Sequence[Path], own: Iterable[Result]) -> Iterator[Result]:
-    """What all processes found, in the first one. It reads the images again: they are not sent."""
-    owners = islice(cycle(range(distributed.world_size())), len(paths))
-    for path, found in zip(paths, distributed.in_order(map(_as_arrays, own), owners), strict=True):
-        if not distributed.is_first():
-            continue
-        if "unreadable" in found:
-            yield UnreadableImageError(found["unreadable"].tobytes().decode(errors="surrogateescape"))
-            continue
-        try:
-            image = read_image(path)
-        except UnreadableImageError as error:
-            yield error
-        else:
-            detections = Detections(boxes=found["boxes"], labels=found["labels"], scores=found["scores"])
-            yield DetectedImage(path, image, detections)
-
-
-def _as_arrays(result: Result) -> distributed.Arrays:
-    if isinstance(result, UnreadableImageError):
-        return {"unreadable": np.frombuffer(str(result).encode(errors="surrogateescape"), np.uint8)}
-    return {name: result.detections[name] for name in ("boxes", "labels", "scores")}
+def _without_image(result: Result) -> Detections | UnreadableImageError:
+    """The part of a result that is sent to the first process, which reads the image again."""
+    return result if isinstance(result, UnreadableImageError) else result.detections
 
 
 def _detect_own(
     detector: AnyDetector,
-    paths: Sequence[Path],
+    paths: Iterable[Path],
     workers: int,
-    source: WindowSource | None,
+    source: WindowSource,
     cache: Cache | None,
     single: bool,
 ) -> Iterator[Result]:
     """Detect in each file, in the order given, by this process alone."""
-    # One image gets all cores. Of many, each core takes its own, and on a CPU through the network too: a core
-    # is then never asked for by two threads, and nothing waits for the slowest share of an operation.
+    # A single image gets all cores. Of many images each core takes one at a time, on a CPU through the
+    # network too: two threads then never want one core, and no operation waits for its slowest thread.
     threads = None if single else 1
 
     def prepare(path: Path) -> Prepared:
@@ -98,8 +89,6 @@ def _detect_own(
             image = read_image(path)
         except UnreadableImageError as error:
             return error
-        if source is None:
-            return image, detector.propose(image, threads)
         if cache is not None:
             return image, source.windows_of_file(path, None, cache).boxes
         return image, source.windows(image, path, threads=threads)
@@ -120,9 +109,9 @@ def _detect_own(
 
 
 def _in_batches(
-    detector: AnyDetector, paths: Sequence[Path], prepared: Iterator[Prepared], size: int
+    detector: AnyDetector, paths: Iterable[Path], prepared: Iterator[Prepared], size: int
 ) -> Iterator[Result]:
-    """Detect in so many images at a time, as one thread feeds a GPU."""
+    """Detect in ``size`` images at a time, as one thread feeds a GPU."""
     pairs = zip(paths, prepared, strict=True)
     while batch := list(islice(pairs, size)):
         readable = [given for _, given in batch if not isinstance(given, UnreadableImageError)]

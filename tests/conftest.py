@@ -76,7 +76,7 @@ def in_ranks() -> Callable[[int, Callable[[int], Any]], list[Any]]:
     """``in_ranks(count, work)``: what ``work(rank)`` returns in each of so many processes.
 
     They are threads, which start at once. What they exchange is real, the transport is not: see
-    tests/test_distributed.py for that.
+    tests/runtime/test_distributed.py for that.
     """
     from spp_det.runtime import distributed
 

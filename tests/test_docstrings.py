@@ -16,13 +16,12 @@ import torch
 import yaml
 
 import spp_det
-from spp_det.config.settings import Backbone as BackboneSettings
-from spp_det.config.settings import Pyramid
+from spp_det.config.settings import BackboneSettings, Pyramid
 from spp_det.data.synthetic import generate_voc
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector
 from spp_det.model.features import SPPFeatures
-from spp_det.model.model_file import Settings
+from spp_det.model.model_file import ModelSettings
 from spp_det.model.svm import LinearSVMs
 
 ROOT = Path(spp_det.__file__).parent
@@ -52,11 +51,11 @@ def folder(tmp_path_factory) -> Path:
     shutil.copy(sorted((folder / "photos" / "JPEGImages").iterdir())[0], folder / "photo.jpg")
     backbone = {"name": "zf5_small", "weights": "random", "scales": [96]}
     (folder / "recipe.yaml").write_text(yaml.safe_dump({"backbone": backbone}))
-    settings = Settings(
+    settings = ModelSettings(
         backbone=BackboneSettings(name="zf5_small", weights="random", scales=(96,)),
         pyramid=Pyramid(levels=(2, 1)),
     )
-    features = SPPFeatures.of(Backbone("zf5_small"), settings)
+    features = SPPFeatures.of(Backbone("zf5_small"), settings.backbone, settings.pyramid)
     for seed, name in enumerate(("model", "other")):
         weight = torch.randn(2, features.dimension, generator=torch.Generator().manual_seed(seed))
         svms = LinearSVMs(0.05 * weight, torch.zeros(2))

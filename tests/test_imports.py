@@ -161,5 +161,5 @@ def test_nothing_imports_pickle():
 def test_imports_are_seen_wherever_they_stand():
     assert "spp_det.inference" in ours("spp_det.commands.detect")  # inside a function
     assert "spp_det.model.detector" in ours("spp_det")  # for type checkers alone
-    assert "spp_det.proposals" in ours("spp_det.model.detector")  # at the top
+    assert "spp_det.proposals.source" in ours("spp_det.model.detector")  # at the top
     assert len(MODULES) > 30

@@ -14,31 +14,32 @@ import torch
 from PIL import Image
 
 from spp_det import inference
-from spp_det.config.settings import Backbone as BackboneSettings
-from spp_det.config.settings import Detection, Pyramid
+from spp_det.config.settings import BackboneSettings, Detection, Proposals, Pyramid
 from spp_det.data.synthetic import scene
 from spp_det.detections.types import DetectedImage
 from spp_det.images import UnreadableImageError, read_image
 from spp_det.inference import detect_files
-from spp_det.model import detector as detector_module
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector
 from spp_det.model.features import SPPFeatures
-from spp_det.model.model_file import Settings
+from spp_det.model.model_file import ModelSettings
 from spp_det.model.svm import LinearSVMs
+from spp_det.proposals import selective
 from spp_det.proposals.source import WindowSource
 from spp_det.runtime.cache import Cache
+
+SEARCH = WindowSource(Proposals())
 
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
     """Two classes of random weights, without box regression."""
-    settings = Settings(
+    settings = ModelSettings(
         backbone=BackboneSettings(name="zf5_small", weights="random", scales=(96,)),
         pyramid=Pyramid(levels=(2, 1)),
         detection=Detection(score_threshold=-1e3),
     )
-    features = SPPFeatures.of(Backbone("zf5_small"), settings)
+    features = SPPFeatures.of(Backbone("zf5_small"), settings.backbone, settings.pyramid)
     weight = torch.randn(2, features.dimension, generator=torch.Generator().manual_seed(0))
     return Detector(("a", "b"), features, None, LinearSVMs(0.05 * weight, torch.zeros(2)), (), settings)
 
@@ -57,7 +58,7 @@ def paths(tmp_path_factory) -> list[Path]:
 @pytest.mark.parametrize("workers", [1, 4])
 def test_each_file_gets_in_its_turn_what_the_detector_alone_finds_in_it(detector, paths, workers):
     order = [paths[i] for i in (3, 0, 7, 1)]
-    results = list(detect_files(detector, order, workers))
+    results = list(detect_files(detector, order, workers, SEARCH))
     assert [result.path for result in results] == order
     for path, result in zip(order, results, strict=True):
         np.testing.assert_array_equal(result.image, read_image(path))
@@ -68,10 +69,10 @@ def test_each_file_gets_in_its_turn_what_the_detector_alone_finds_in_it(detector
 
 
 def test_windows_that_the_cache_has_are_not_searched_again(detector, paths, tmp_path, monkeypatch):
-    source, cache = WindowSource(detector.settings.proposals), Cache(tmp_path)
+    cache = Cache(tmp_path)
 
     def found(cache: Cache | None) -> list[bytes]:
-        results = detect_files(detector, paths[:3], 2, source=source, cache=cache)
+        results = detect_files(detector, paths[:3], 2, SEARCH, cache=cache)
         return [result.detections["boxes"].tobytes() for result in results]
 
     searched = found(None)
@@ -81,14 +82,14 @@ def test_windows_that_the_cache_has_are_not_searched_again(detector, paths, tmp_
 
 
 def test_a_single_file_is_searched_by_all_cores_to_the_same_result(detector, paths):
-    (single,) = detect_files(detector, paths[:1], 2)
-    first, _ = detect_files(detector, paths[:2], 2)
+    (single,) = detect_files(detector, paths[:1], 2, SEARCH)
+    first, _ = detect_files(detector, paths[:2], 2, SEARCH)
     np.testing.assert_array_equal(single.detections["boxes"], first.detections["boxes"])
     np.testing.assert_array_equal(single.detections["scores"], first.detections["scores"])
 
 
 def test_the_number_of_workers_changes_no_detection(detector, paths):
-    one, two = (list(detect_files(detector, paths, workers)) for workers in (1, 2))
+    one, two = (list(detect_files(detector, paths, workers, SEARCH)) for workers in (1, 2))
     assert [result.path for result in one] == [result.path for result in two] == paths
     for a, b in zip(one, two, strict=True):
         assert len(a.detections["scores"]) > 0
@@ -100,7 +101,7 @@ def test_the_number_of_workers_changes_no_detection(detector, paths):
 def looks(monkeypatch):
     """Of every search and every pass through the network: the thread, its cores for OpenCV and for torch."""
     searches, passes = [], []
-    search, maps_at = detector_module.selective_search, SPPFeatures.maps_at
+    search, maps_at = selective.selective_search, SPPFeatures.maps_at
 
     def noted_search(image, mode, max_side, threads):
         searches.append((threading.get_ident(), threads))
@@ -110,7 +111,7 @@ def looks(monkeypatch):
         passes.append((threading.get_ident(), torch.get_num_threads()))
         return maps_at(self, images, index)
 
-    monkeypatch.setattr(detector_module, "selective_search", noted_search)
+    monkeypatch.setattr(selective, "selective_search", noted_search)
     monkeypatch.setattr(SPPFeatures, "maps_at", noted_maps)
     return searches, passes
 
@@ -118,7 +119,7 @@ def looks(monkeypatch):
 @pytest.mark.usefixtures("three_threads")
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_of_several_files_each_is_searched_and_seen_by_one_core(detector, paths, looks, workers):
-    for _ in detect_files(detector, paths, workers):
+    for _ in detect_files(detector, paths, workers, SEARCH):
         assert torch.get_num_threads() == 3  # whoever draws or writes keeps what it had
     searches, passes = looks
     assert [threads for _, threads in searches] == [1] * 10
@@ -131,7 +132,7 @@ def test_of_several_files_each_is_searched_and_seen_by_one_core(detector, paths,
 
 @pytest.mark.usefixtures("three_threads")
 def test_a_single_file_gets_all_cores(detector, paths, looks):
-    list(detect_files(detector, paths[:1], 2))
+    list(detect_files(detector, paths[:1], 2, SEARCH))
     assert looks == ([(threading.get_ident(), None)], [(threading.get_ident(), 3)])
 
 
@@ -145,9 +146,9 @@ def test_on_a_gpu_files_are_searched_ahead_and_seen_a_batch_after_the_other(
         batches.append((len(images), threading.get_ident()))
         return detector.detect_batch(images, windows)
 
-    there = SimpleNamespace(device=torch.device("cuda"), propose=detector.propose, detect_batch=seen)
+    there = SimpleNamespace(device=torch.device("cuda"), detect_batch=seen)
     files = [*paths[:5], *blemished, *paths[5:]]
-    results = list(detect_files(there, files, 2))
+    results = list(detect_files(there, files, 2, SEARCH))
     searches, _ = looks
     assert threading.get_ident() not in {ident for ident, _ in searches}
     assert {threads for _, threads in searches} == {1}
@@ -155,7 +156,7 @@ def test_on_a_gpu_files_are_searched_ahead_and_seen_a_batch_after_the_other(
     assert sum(unreadable) == 2
     here = threading.get_ident()
     assert batches == [(8 - sum(unreadable[:8]), here), (len(files) - 8 - sum(unreadable[8:]), here)]
-    for path, found, expected in zip(files, results, detect_files(detector, files, 2), strict=True):
+    for path, found, expected in zip(files, results, detect_files(detector, files, 2, SEARCH), strict=True):
         if isinstance(expected, UnreadableImageError):
             assert str(found) == str(expected)
             continue
@@ -172,7 +173,7 @@ def test_as_many_files_are_seen_at_once_as_there_are_workers(detector, paths, mo
         return maps_at(self, images, index)
 
     monkeypatch.setattr(SPPFeatures, "maps_at", waiting)
-    assert len(list(detect_files(detector, paths, 5))) == 10
+    assert len(list(detect_files(detector, paths, 5, SEARCH))) == 10
 
 
 def test_an_error_of_the_detector_comes_in_its_turn(detector, paths, monkeypatch):
@@ -185,7 +186,7 @@ def test_an_error_of_the_detector_comes_in_its_turn(detector, paths, monkeypatch
         return maps_at(self, images, index)
 
     monkeypatch.setattr(SPPFeatures, "maps_at", failing)
-    results = detect_files(detector, paths, 3)
+    results = detect_files(detector, paths, 3, SEARCH)
     assert [next(results).path for _ in range(2)] == paths[:2]
     with pytest.raises(MemoryError, match="too large"):
         next(results)
@@ -195,9 +196,9 @@ def test_several_processes_share_the_files_and_the_first_one_has_them_all(
     blemished, paths, detector, in_ranks
 ):
     files = [*blemished, *paths[2:5]]
-    expected = list(detect_files(detector, files, 2))
+    expected = list(detect_files(detector, files, 2, SEARCH))
     for count in (2, 9):  # 9: processes without a file
-        found, *others = in_ranks(count, lambda _: list(detect_files(detector, files, 1)))
+        found, *others = in_ranks(count, lambda _: list(detect_files(detector, files, 1, SEARCH)))
         assert others == [[]] * (count - 1)
         assert [type(result) for result in found] == [type(result) for result in expected]
         for result, alone in zip(found, expected, strict=True):
@@ -211,7 +212,7 @@ def test_several_processes_share_the_files_and_the_first_one_has_them_all(
 
 
 def test_no_files_give_no_results(detector):
-    assert list(detect_files(detector, [], 2)) == []
+    assert list(detect_files(detector, [], 2, SEARCH)) == []
 
 
 def test_few_images_are_read_ahead(detector, paths, monkeypatch):
@@ -223,7 +224,7 @@ def test_few_images_are_read_ahead(detector, paths, monkeypatch):
         return read_image(path)
 
     monkeypatch.setattr(inference, "read_image", counted)
-    results = detect_files(detector, paths, workers=1)
+    results = detect_files(detector, paths, 1, SEARCH)
     for handed_out in range(1, 5):
         next(results)
         time.sleep(0.05)
@@ -241,7 +242,7 @@ def blemished(paths, tmp_path) -> list[Path]:
 
 def test_an_unreadable_file_yields_its_error_in_its_place_after_a_warning(detector, blemished, caplog):
     with caplog.at_level(logging.WARNING, logger="spp_det"):
-        results = list(detect_files(detector, blemished, 2))
+        results = list(detect_files(detector, blemished, 2, SEARCH))
     kinds = [DetectedImage, UnreadableImageError, UnreadableImageError, DetectedImage]
     assert [type(result) for result in results] == kinds
     lines = [record.getMessage() for record in caplog.records]
@@ -252,15 +253,15 @@ def test_an_unreadable_file_yields_its_error_in_its_place_after_a_warning(detect
 
 
 def test_strict_raises_the_error_after_the_results_before_it(detector, blemished):
-    results = detect_files(detector, blemished, 2, strict=True)
+    results = detect_files(detector, blemished, 2, SEARCH, strict=True)
     assert next(results).path == blemished[0]
     with pytest.raises(UnreadableImageError, match=r"text\.jpg"):
         next(results)
 
 
 def test_a_single_file_that_cannot_be_read_is_treated_alike(detector, blemished, caplog):
-    (result,) = detect_files(detector, blemished[1:2], 2)
+    (result,) = detect_files(detector, blemished[1:2], 2, SEARCH)
     assert isinstance(result, UnreadableImageError)
     assert "text.jpg" in caplog.text
     with pytest.raises(UnreadableImageError, match=r"text\.jpg"):
-        list(detect_files(detector, blemished[1:2], 2, strict=True))
+        list(detect_files(detector, blemished[1:2], 2, SEARCH, strict=True))

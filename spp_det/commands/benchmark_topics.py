@@ -25,19 +25,19 @@ from spp_det.commands.detect import detect_to_folder
 from spp_det.commands.process import tune_process
 from spp_det.commands.train import run_training
 from spp_det.config.file import parse_config
-from spp_det.config.settings import FC, FIVE_SCALES, Detection, Features
-from spp_det.config.settings import Backbone as BackboneSettings
+from spp_det.config.settings import FC, FIVE_SCALES, BackboneSettings, Detection, Features
 from spp_det.config.values import Precision
 from spp_det.data.synthetic import generate_voc, scene
 from spp_det.images import RGB, encode_jpeg, read_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.detector import Candidates, Detections, Detector, features_of, ranked, suppress
+from spp_det.model.detector import Detections, Detector, ranked
 from spp_det.model.features import images_at_once
 from spp_det.model.head import FCHead
-from spp_det.model.model_file import Settings
+from spp_det.model.model_file import ModelSettings, features_of
 from spp_det.model.pyramid import DETECTION_LEVELS, pool_windows
 from spp_det.model.rcnn import warp
+from spp_det.model.suppression import ScoredBoxes, suppress
 from spp_det.model.svm import LinearSVMs
 from spp_det.proposals import selective_search
 from spp_det.runtime.devices import peak_memory
@@ -125,7 +125,7 @@ def after_proposals(
             f"   conv5, {title}": partial(spp.features.maps, image),
             f"   pooling and scoring, {title}": partial(spp.score, maps, windows),
             f"   suppression and boxes, {title}": partial(
-                _finish, spp.candidates(maps, windows, limits), limits, image
+                _finish, spp, spp.scored_boxes(maps, windows, limits), limits, image
             ),
         }
     seconds = _seconds(list(jobs.values()), device, repeats=7)
@@ -153,9 +153,9 @@ def after_proposals(
     return [*rows, _row("R-CNN, fc7", warped)]
 
 
-def _finish(found: Candidates, limits: Detection, image: RGB) -> Detections:
-    kept, scores = suppress(found.places, found.labels, found.scores, limits)
-    return ranked(found.boxes(kept), found.labels[kept], scores, image)
+def _finish(spp: Detector, found: ScoredBoxes, limits: Detection, image: RGB) -> Detections:
+    kept, scores = suppress(found.boxes, found.labels, found.scores, limits)
+    return ranked(spp.refined(found, kept), found.labels[kept], scores, image)
 
 
 def growth_with_windows(backbone: str, device: str, size: tuple[int, int], most: int) -> list[Row]:
@@ -258,7 +258,7 @@ def detector(
 ) -> Detector:
     """A detector with random weights, of which about one window in a hundred passes a class's threshold."""
     fc = fc or FC()
-    settings = Settings(
+    settings = ModelSettings(
         features=features, backbone=BackboneSettings(name=backbone, scales=tuple(scales)), fc=fc
     )
     described = features_of(Backbone(backbone).to(device).at(precision), settings)

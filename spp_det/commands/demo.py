@@ -50,7 +50,7 @@ def run_demo(folder: Path, seed: int = 0, begun: Callable[[], object] = lambda: 
     ``begun`` is called once the folder is claimed. Raises UserError where the folder is another
     configuration's, or another run is at work there.
     """
-    from spp_det.config.settings import SVM, Backbone, BoxRegression, Config, Data, Pyramid
+    from spp_det.config.settings import SVM, BackboneSettings, BoxRegression, Config, Data, Pyramid
     from spp_det.data.synthetic import generate_voc
     from spp_det.data.voc import read_voc
     from spp_det.detections.writer import Output
@@ -69,7 +69,7 @@ def run_demo(folder: Path, seed: int = 0, begun: Callable[[], object] = lambda: 
         output=folder,
         seed=seed,
         data=Data(root=data),
-        backbone=Backbone(name="zf5_small", weights=str(weights), scales=SCALES),
+        backbone=BackboneSettings(name="zf5_small", weights=str(weights), scales=SCALES),
         pyramid=Pyramid(normalize="hellinger"),
         svm=SVM(C=0.02, positive_iou=0.7),  # suits few objects, and features pre-trained on these classes
         bbox=BoxRegression(ridge=1000.0),

@@ -73,12 +73,12 @@ def detect(
     if distributed.world_size() > 1 and "-" in images:
         raise UserError("several processes cannot share a list on stdin: write it to a file, and name that")
     paths = find_images(images[len(others) :], follow_links=follow_links)
-    own_device = distributed.own_device(choose_device(device))
+    own_device = choose_device(device)
     output = Output(formats or (), draw, save_crops, score)
     goes_on("the same command goes on after the images that are done" + ("" if resume else ", with --resume"))
     with distributed.process_group(own_device):
         detector = load_detector([model, *others], str(own_device), precision)
-        source = windows_for(detector.settings.proposals, proposals, edge_model)
+        source = windows_for(detector.searches, proposals, edge_model)
         summary = detect_to_folder(
             *(detector, paths, out, output),
             only=classes,
@@ -133,7 +133,7 @@ def detect_to_folder(
         only: names of the classes to keep, ``"a,b"``; None keeps all.
         workers: images at a time; 0 is one a core.
         strict: raise UserError for a file that cannot be read, rather than skip it.
-        source: of the windows; None: the detector proposes them.
+        source: gives the windows; None: the searches of the model's training.
         cache: where the windows of ``source`` are looked up and kept.
         resume: go on with what an interrupted run left in the folder. Raises CannotResumeError where that run
             had another model, other windows, images or options.
@@ -156,21 +156,21 @@ def detect_to_folder(
 
     names = detector.classes if only is None else [name.strip() for name in only.split(",")]
     labels = [label_of(detector.classes, name) for name in names]
-    if source is not None:
-        source.check((path, None) for path in paths)
+    source = source or windows_for(detector.searches)
+    source.check((path, None) for path in paths)
 
     def results(done: int) -> Iterator[Result]:
         """Of the images that the first process has not done. It alone knows their number and tells it."""
         shared = distributed.from_first({"done": np.array(done)}) or {}
         todo, alone = paths[int(shared["done"]) :], len(paths) == 1
-        return detect_files(detector, todo, workers or cores(), strict, source, cache, alone=alone)
+        return detect_files(detector, todo, workers or cores(), source, strict, cache, alone=alone)
 
     if not distributed.is_first():
         deque(results(0), maxlen=0)
         return Summary()
     about = {
         "model": detector.identity(),
-        "windows": "its own" if source is None else source.identity(),
+        "windows": source.identity(),
         "--classes": [detector.classes[label] for label in labels],
         "--strict": strict,
         **(run or {}),
@@ -188,11 +188,12 @@ def detect_to_folder(
     return Summary(writer.images, writer.found, writer.skipped, writer.images - before)
 
 
-def windows_for(trained: Proposals, file: Path | None, edge_model: Path | None) -> WindowSource | None:
-    """The windows of a file or of Edge Boxes that the user names; None: selective search, as in the training.
+def windows_for(
+    searches: Sequence[Proposals], file: Path | None = None, edge_model: Path | None = None
+) -> WindowSource:
+    """The windows of a file or of Edge Boxes that the user names, or else of the training's ``searches``.
 
-    Raises UserError where the model was trained on a file's windows or on Edge Boxes and the user names
-    neither.
+    Raises UserError where the user names both, and where neither the user nor the model has windows.
     """
     from spp_det.proposals.source import WindowSource, proposals_of
 
@@ -201,13 +202,7 @@ def windows_for(trained: Proposals, file: Path | None, edge_model: Path | None) 
     if file is not None:
         return WindowSource(proposals_of("file", file=file))
     if edge_model is not None:
-        return WindowSource(proposals_of("edgeboxes", trained.max_side, edge_model=edge_model))
-    if trained.mode == "file" and trained.file is None:
-        raise UserError(
-            "the model was trained on windows from a file: name that of these images, --proposals FILE"
-        )
-    if trained.mode == "edgeboxes" and trained.edge_model is None:
-        raise UserError(
-            "the model was trained on Edge Boxes: name OpenCV's model of edges, --edge-model FILE"
-        )
-    return None
+        return WindowSource(proposals_of("edgeboxes", searches[0].max_side, edge_model=edge_model))
+    return WindowSource.of_model(
+        searches, "name the windows of these images, --proposals FILE, or a model of edges, --edge-model FILE"
+    )

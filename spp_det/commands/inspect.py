@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from spp_det.drawing.sheet import Panel
     from spp_det.images import RGB, Skipped
     from spp_det.model.detector import Detector
+    from spp_det.model.explain import InspectedWindow, Peaks
     from spp_det.model.features import ConvMap, SPPFeatures
-    from spp_det.model.inspection import InspectedWindow, Peaks
 
 logger = logging.getLogger(__name__)
 
@@ -127,26 +127,25 @@ def inspect_image(
     import numpy as np
 
     from spp_det.images import encode_png, read_image
-    from spp_det.model import inspection
+    from spp_det.model import explain
     from spp_det.model.detector import label_of
+    from spp_det.proposals.source import WindowSource
     from spp_det.report.conv5_sheets import contributions_sheet, field_panel, filters_sheet, window_sheet
     from spp_det.runtime.cache import write_json, write_whole
 
-    features = inspection.spp_features(detector)
+    features = explain.spp_features(detector)
     label = None if class_name is None else label_of(detector.classes, class_name)
     _check_filters(filters, features.backbone.channels)
     image = read_image(path)
     if window is not None:
         _check_window(window, image, path)
-    elif detector.settings.proposals.mode in ("file", "edgeboxes"):
-        raise UserError(
-            "the model was trained on windows from elsewhere: say which to look at, --window x1,y1,x2,y2"
-        )
-    maps = features.maps(image)
-    if window is None:
-        window, label = inspection.best_window(detector, maps, detector.propose(image), label)
-    seen = inspection.inspect_window(detector, maps, window, label)
-    peaks = inspection.find_peaks(maps, features.backbone.geometry, image.shape[1], image.shape[0])
+        maps = features.maps(image)
+    else:
+        source = WindowSource.of_model(detector.searches, "say which to look at, --window x1,y1,x2,y2")
+        maps = features.maps(image)
+        window, label = explain.best_window(detector, maps, source.windows(image), label)
+    seen = explain.inspect_window(detector, maps, window, label)
+    peaks = explain.find_peaks(maps, features.backbone.geometry, image.shape[1], image.shape[0])
     if filters is None:
         filters = np.argsort(-peaks.values, kind="stable")[:FILTERS].tolist()
     filters = list(dict.fromkeys(filters))
@@ -160,11 +159,11 @@ def inspect_image(
         [*_filter_in_image(features, image, maps, peaks, number), *map(panel, strongest[number])]
         for number in filters
     ]
-    grid = inspection.CellGrid.of(features.backbone.geometry, maps[seen.scale].enlargement)
+    grid = explain.CellGrid.of(features.backbone.geometry, maps[seen.scale].enlargement)
     pictures = {
         "filters.png": filters_sheet(path.name, searched, rows),
         "window.png": window_sheet(
-            path.name, image, inspection.energy(maps[seen.scale].cells), grid, features.levels, seen
+            path.name, image, explain.energy(maps[seen.scale].cells), grid, features.levels, seen
         ),
     }
     if seen.contributions is not None:
@@ -215,7 +214,7 @@ def _strongest(
 ) -> tuple[dict[int, list[_Activation]], int, list[Skipped]]:
     """Each filter's strongest activations; the number of images that were read; the unreadable images."""
     from spp_det.images import UnreadableImageError, read_image, skipped
-    from spp_det.model.inspection import find_peaks
+    from spp_det.model.explain import find_peaks
     from spp_det.runtime.progress import track
     from spp_det.runtime.threads import ahead, cores
 
@@ -248,7 +247,7 @@ def _strongest(
 def _filter_in_image(
     features: SPPFeatures, image: RGB, maps: Sequence[ConvMap], peaks: Peaks, number: int
 ) -> tuple[Panel, Panel]:
-    from spp_det.model.inspection import CellGrid
+    from spp_det.model.explain import CellGrid
     from spp_det.report.conv5_sheets import field_panel, filter_panel
 
     conv_map = maps[int(peaks.scales[number])]
@@ -274,7 +273,7 @@ def _numbers(activation: _Activation) -> dict[str, Any]:
 
 
 def _window_numbers(classes: Sequence[str], features: SPPFeatures, seen: InspectedWindow) -> dict[str, Any]:
-    from spp_det.model.inspection import bin_cells
+    from spp_det.model.explain import bin_cells
 
     cells = bin_cells(seen.rectangle, features.levels).tolist()
     places = [(n, row, column) for n in features.levels for row in range(n) for column in range(n)]

@@ -78,7 +78,7 @@ def run_pretraining(config: PretrainConfig, begun: Callable[[], object] = lambda
     from spp_det.runtime.run_folder import claimed
 
     started = time.perf_counter()
-    device = distributed.own_device(choose_device(config.runtime.device))
+    device = choose_device(config.runtime.device)
     with distributed.process_group(device):
         test = None
         if config.data.test is not None:  # a mistake in its name is reported before the training

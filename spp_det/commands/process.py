@@ -45,9 +45,8 @@ def run_app(app: typer.Typer) -> NoReturn:
     logging.raiseExceptions = False  # no traceback where the disk under the log is full
     logging.getLogger().addHandler(_ToTerminal())
     logging.getLogger("spp_det").setLevel(logging.INFO if FIRST else logging.ERROR)
-    if not FIRST:  # it reports the files that it alone has read
-        for reader in ("spp_det.images", "spp_det.pretraining.class_images"):
-            logging.getLogger(reader).setLevel(logging.WARNING)
+    if not FIRST:  # truncated files, which this process alone has read
+        logging.getLogger("spp_det.images").setLevel(logging.WARNING)
     signals, arriving = socket.socketpair()
     arriving.setblocking(False)
     signal.set_wakeup_fd(arriving.detach())

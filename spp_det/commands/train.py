@@ -77,7 +77,7 @@ def run_training(config: Config, begun: Callable[[], object] = lambda: None) -> 
     from spp_det.runtime.devices import choose_device
     from spp_det.runtime.run_folder import claimed
 
-    device = distributed.own_device(choose_device(config.runtime.device))
+    device = choose_device(config.runtime.device)
     with distributed.process_group(device), claimed(config, config.output, IDLE):
         begun()
         metrics = train_and_score(config)

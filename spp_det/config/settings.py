@@ -97,7 +97,7 @@ class Proposals(Section):
         return self.model_copy(update={"file": None, "edge_model": None})
 
 
-class Backbone(Section):
+class BackboneSettings(Section):
     """The convolutional network up to conv5, and the sizes of the images that it sees."""
 
     name: str = "alexnet"
@@ -287,7 +287,7 @@ class Config(Run):
     each window and passes it through the network; ``backbone.scales`` and ``pyramid`` then have no effect."""
     data: Data = Data()
     proposals: Proposals = Proposals()
-    backbone: Backbone = Backbone()
+    backbone: BackboneSettings = BackboneSettings()
     pyramid: Pyramid = Pyramid()
     fc: FC = FC()
     finetune: FineTune = FineTune()

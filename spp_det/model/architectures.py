@@ -1,4 +1,4 @@
-"""The backbones there are: for each name, the layers of a known network up to conv5.
+"""The known backbones: for each name, the layers of a network up to conv5.
 
 To add one, register a function that builds the convolutional part without weights::
 
@@ -8,8 +8,8 @@ To add one, register a function that builds the convolutional part without weigh
 
 in a module that is imported before the name is used. Stride, offset, number of channels, and whether the
 map can be negative, are derived from the layers; nothing else is needed. The layers keep the names that they
-have in the whole network, less ``prefix``, so that its state dict fits. ``weights: default`` downloads what
-torchvision offers for ``network``, which is the backbone's own name unless it says otherwise.
+have in the whole network, without ``prefix``, so that its state dict fits. ``weights: default`` downloads
+torchvision's weights for ``network``, which is the backbone's own name where it is not given.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Recipe:
     build: Callable[[], nn.Module]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    prefix: str  # of these layers' names in the whole network's state dict
+    prefix: str  # before the layers' names in the state dict of the whole network
     network: str  # torchvision's name of the whole network
 
 
@@ -47,7 +47,7 @@ def register(
     prefix: str = "features.",
     network: str | None = None,
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
-    """Make a backbone known by that name to configs and model files. See the module's docstring."""
+    """Make a backbone known to configs and model files by a name. See the module's docstring."""
 
     def add(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
         BACKBONES[name] = Recipe(name, build, mean, std, prefix, network or name)
@@ -110,7 +110,7 @@ def resnet50_layer4() -> nn.Module:
 
 
 def _to_layer(network: nn.Module, last: str) -> nn.Module:
-    """The parts of a network that stand in a row up to one of them, under their own names."""
+    """The children of a network up to the child ``last``, one after the other, under their own names."""
     names = [name for name, _ in network.named_children()]
     parts = OrderedDict((name, network.get_submodule(name)) for name in names[: names.index(last) + 1])
     return nn.Sequential(parts)
@@ -121,8 +121,8 @@ def mobilenet_v3_large() -> nn.Module:
     """MobileNetV3-Large to the expansion layer of its 13th block: stride 16, 672 channels.
 
     The last map at stride 16, where its authors attach the first layer of their detectors (Howard et al.
-    2019, section 6), and after a non-linearity: the block before it ends in a linear projection to 112
-    channels, made to be expanded again. Maps of stride 32 follow, but on those a window of 64 pixels is
+    2019, section 6). It is the output of a non-linearity; the block before it ends in a linear projection
+    to 112 channels, made to be expanded again. Maps of stride 32 follow, but there a window of 64 pixels is
     hardly two cells wide. Hard-swish goes down to -3/8: this map has no square roots (`non_negative`).
     """
     features: nn.Sequential = torchvision.models.mobilenet_v3_large(weights=None).features
@@ -154,7 +154,7 @@ def zf5_small() -> nn.Module:
     """ZF-5 at a third of its width, with batch norm in place of LRN: learns in minutes, on a laptop,
     from the crops of two thousand objects. Stride 16, 96 channels."""
     return nn.Sequential(
-        # Pooled before they are normalised: a quarter of the work, in the layers where it is most.
+        # Pooling before normalisation saves three quarters of the normalisation's work in these large maps.
         *(nn.Conv2d(3, 32, 7, stride=2, padding=3), nn.MaxPool2d(3, stride=2, padding=1)),
         *(nn.BatchNorm2d(32), nn.ReLU(inplace=True)),
         *(nn.Conv2d(32, 80, 5, stride=2, padding=2), nn.MaxPool2d(3, stride=2, padding=1)),

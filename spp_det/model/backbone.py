@@ -1,20 +1,14 @@
-"""The convolutional network up to conv5: its weights, its geometry, and what it sees of an image.
+"""The convolutional network up to conv5: its weights, its geometry, and the map that it makes of an image.
 
-Which ones there are, and how to add one, is in `spp_det.model.architectures`.
+The known networks, and how to add one, are in `spp_det.model.architectures`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
 
-import safetensors
 import torch
-import torchvision
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spp_det.config.values import Precision
@@ -22,11 +16,12 @@ from spp_det.errors import UserError
 from spp_det.model.architectures import BACKBONES
 from spp_det.model.geometry import derive_geometry
 from spp_det.model.sign import never_negative
+from spp_det.model.weights import check_finite, digest_of, randomise, state_of
 from spp_det.runtime.devices import has_bfloat16
 
 logger = logging.getLogger(__name__)
 
-HARMLESS = 0.05  # error of conv5 in bfloat16, of its norm: .026 (SqueezeNet) costs no detections that we saw
+HARMLESS = 0.05  # error of conv5 in bfloat16 / norm of conv5: .026 (SqueezeNet) cost no detection that we saw
 
 
 class Backbone(nn.Module):
@@ -55,7 +50,7 @@ class Backbone(nn.Module):
         recipe = BACKBONES[name]
         self.name = name
         self.precision = torch.float32
-        with torch.device("meta"):  # no time for weights that are replaced, nor for the layers cut off
+        with torch.device("meta"):  # spends no time on initial weights, nor on the layers that are cut off
             layers = recipe.build()
         self.layers = layers.to_empty(device="cpu").to(memory_format=torch.channels_last)
         self.randomise(seed=0)
@@ -66,7 +61,7 @@ class Backbone(nn.Module):
 
     @cached_property
     def non_negative(self) -> bool:
-        """Whether no cell of a map is ever negative, as after a ReLU; read off the layers."""
+        """Whether no cell of a map is ever negative, as after a ReLU."""
         return never_negative(self.layers)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -111,39 +106,26 @@ class Backbone(nn.Module):
 
     def digest(self) -> str:
         """A key of the weights and the precision."""
-        whole = hashlib.blake2b(str(self.precision).encode(), digest_size=16)
-        for name, tensor in self.layers.state_dict().items():
-            whole.update(name.encode())
-            whole.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return whole.hexdigest()
+        return digest_of(self.layers, self.precision)
 
     def randomise(self, seed: int) -> None:
-        """He's initialisation, which keeps the spread of the signal through every ReLU, though not through
-        residual sums: it grows there, a hundredfold in ResNet-50."""
-        generator = torch.Generator().manual_seed(seed)
-        for layer in self.layers.modules():
-            if isinstance(layer, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
-            elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
-                layer.reset_parameters()
+        """Random weights by the seed."""
+        randomise(self.layers, seed)
 
     def load_weights(self, weights: str, seed: int = 0) -> Backbone:
         """Fill in the weights: ``default`` (torchvision's download), ``random`` (by the seed) or a file.
 
-        A file is a ``.safetensors`` or ``.pth`` state dict of the whole network in torchvision's
-        names; only the part before conv5 is read, and all of it must be there, but for batch
-        normalisation's count of batches, which old files lack and evaluation does not read. Raises
-        UserError where it is not, where a weight is not finite, or where there is no network to download
-        from.
+        A file is a ``.safetensors`` or ``.pth`` state dict of the whole network in torchvision's names. The
+        layers up to conv5 are read from it, and all their weights must be there; only batch normalisation's
+        count of batches may be missing, which old files lack and evaluation does not read. Raises UserError
+        where a weight is missing or not finite, and where the download fails.
         """
         if weights == "random":
             logger.warning("backbone.weights: random; without pre-training expect a weak detector")
             self.randomise(seed)
             return self
         recipe = BACKBONES[self.name]
-        state = downloaded_state(recipe.network) if weights == "default" else read_state(Path(weights))
+        state = state_of(weights, recipe.network, "backbone.weights")
         wanted = {key: recipe.prefix + key for key in self.layers.state_dict()}
         wanted = {k: n for k, n in wanted.items() if n in state or not k.endswith("num_batches_tracked")}
         missing = [name for name in wanted.values() if name not in state]
@@ -157,56 +139,3 @@ class Backbone(nn.Module):
             reason = str(error).splitlines()[-1].strip()
             raise UserError(f"backbone.weights: {weights} is not a {self.name}: {reason}") from error
         return self
-
-
-def downloaded_state(name: str) -> Mapping[str, Tensor]:
-    """The state dict of torchvision's whole network of that name; UserError where it cannot be had."""
-    try:
-        weights = torchvision.models.get_model_weights(name).DEFAULT
-    except ValueError:
-        raise UserError(
-            f"backbone.weights: torchvision has no weights for {name}; name a file, or 'random'"
-        ) from None
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    try:
-        state: Mapping[str, Tensor] = weights.get_state_dict(
-            progress=True, check_hash=True, weights_only=True
-        )
-    except OSError as error:
-        raise UserError(
-            f"backbone.weights: could not download {weights.url} ({error}); fetch it by hand into {folder}, "
-            "or set backbone.weights=FILE"
-        ) from error
-    except Exception as error:  # a wrong hash is a RuntimeError, a damaged earlier download anything
-        raise UserError(
-            f"backbone.weights: what came from {weights.url} is not the weights ({_first_line(error)}); "
-            f"remove it from {folder} and try again, or set backbone.weights=FILE"
-        ) from error
-    return state
-
-
-def read_state(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a ``.safetensors`` or ``.pth`` file; UserError where it is none. Runs no code."""
-    if not path.is_file():
-        raise UserError(f"backbone.weights: no such file: {path} (or say 'default' or 'random')")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"backbone.weights: cannot read {path}: {_first_line(error)}") from error
-    except Exception as error:  # weights_only refuses code by raising pickle.UnpicklingError and others
-        raise UserError(f"backbone.weights: {path} is not a plain state dict; refused") from error
-    if not isinstance(state, Mapping):
-        raise UserError(f"backbone.weights: {path} holds a {type(state).__name__}, not a state dict")
-    return state
-
-
-def check_finite(tensor: object, name: str) -> None:
-    """Raise UserError where a tensor of weights holds NaN or infinity; what is none is not looked at."""
-    if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
-        raise UserError(f"{name} holds a number that is not finite")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spp_det.boxes import Boxes, Floats, Ints, decode_deltas
+from spp_det.model.vectors import WindowVectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,23 +19,28 @@ class BoxRegressor:
     """One linear map a class from a vector to ``(dx/w, dy/h, log dw, log dh)``.
 
     Attributes:
-        weight: float32 ``[K, 4, D]``: like the SVMs', each row is read in order.
-        bias: float32 ``[K, 4]``. A class without examples has zeros: its boxes stay.
+        weight: float32 ``[K, 4, D]``.
+        bias: float32 ``[K, 4]``. A class without examples has zeros: its boxes stay where they are.
     """
 
     weight: Tensor
     bias: Tensor
 
     def __call__(self, vectors: Tensor, labels: Ints, boxes: Boxes) -> Boxes:
-        """Refine ``[N, 4]`` boxes of classes ``[N]`` with their vectors ``[N, D]``."""
+        """Boxes ``[N, 4]`` of classes ``[N]``, moved by what their vectors ``[N, D]`` say: ``[N, 4]``."""
         deltas = np.zeros((len(boxes), 4), np.float32)
-        # Runs of one class: views, not copies, of vectors. No labels have no run.
+        # A run of equal labels is a view, not a copy, of the vectors.
         ends = np.flatnonzero(np.diff(labels, prepend=-1, append=-1))
         for start, stop in pairwise(ends):
             label = labels[start]
             moves = F.linear(vectors[start:stop], self.weight[label], self.bias[label])
             deltas[start:stop] = moves.cpu().numpy()
         return decode_deltas(boxes, deltas)
+
+    def move(self, vectors: WindowVectors, windows: Ints, labels: Ints, boxes: Boxes) -> Boxes:
+        """The same for boxes ``[n, 4]`` that are the windows ``[n]`` of the vectors."""
+        parts = vectors.in_chunks(vectors.of[windows], lambda v, at: self(v, labels[at], boxes[at]))
+        return np.concatenate(parts)
 
     def to(self, device: torch.device) -> BoxRegressor:
         """The same regressor on another device."""
@@ -48,7 +54,8 @@ class Ridge:
     Attributes:
         weight: float32 ``[4, D]``.
         bias: float32 ``[4]``.
-        left_out: float32 ``[n, 4]``, each example as other groups alone predict it; None without groups.
+        left_out: float32 ``[n, 4]``, the predictions by regressions without the example's group; None where
+            there were no groups.
     """
 
     weight: Tensor
@@ -65,19 +72,18 @@ def fit_ridge(
 ) -> Ridge:
     """Ridge regression of whitened, centred targets: ``[m, D], [n, 4] -> weight [4, D], bias [4]``.
 
-    Minimises ``sum |T (y - mean(y)) - X w - b|^2 + ridge |w|^2`` with T the whitening of the targets (so
-    that one ``ridge`` suits all four) and an unpenalised b, and undoes T in the result.
+    Minimises ``sum |T (y - mean(y)) - X w - b|^2 + ridge |w|^2``, where T whitens the targets (so that one
+    ``ridge`` suits all four) and b is not penalised; T is undone in the result.
 
-    Example i has the vector ``vector_of[i]`` (None: its own). Examples of one vector differ by a
-    constant from a single one with their mean target and their number as its weight, so the problem
-    has m rows however large n is. There are mostly fewer of them than dimensions, so the m x m dual is
-    solved: ``w = X' (X X' + ridge I)^-1 T y``. The vectors may be in half precision; a block of them at a
-    time is then made float32.
+    Example i has the vector ``vector_of[i]`` (None: vector i). Up to a constant, examples with one vector
+    cost what a single example costs that has their mean target and their number as its weight. So the
+    problem has m rows however large n is. As m is mostly less than D, the m x m dual is solved: ``w = X' (X
+    X' + ridge I)^-1 T y``. Vectors in half precision become float32 a block at a time.
 
-    With the group of each vector, ``group_of [m]``, every example is also predicted by a regression that
-    never saw its group. That costs one inverse for all groups: where ``A = (X X' + ridge I)^-1`` and
-    ``a = A T y``, leaving out the rows g leaves them residuals of ``A_gg^-1 a_g``. Means and whitening remain
-    those of all examples.
+    With the group of each vector, ``group_of [m]``, every example is also predicted by a regression without
+    its group. All groups need one inverse: with ``A = (X X' + ridge I)^-1`` and ``a = A T y``, the residuals
+    of the rows g are ``A_gg^-1 a_g`` where these rows are left out. Means and whitening remain those of all
+    examples.
     """
     vector_of = np.arange(len(vectors)) if vector_of is None else vector_of
     row_of = torch.from_numpy(vector_of).to(vectors.device)
@@ -121,7 +127,7 @@ _BLOCK = 512  # rows
 
 
 def _left_out_residuals(inverse: Tensor, dual: Tensor, group_of: Ints) -> Tensor:
-    """``[m, m], [m, 4] -> [m, 4]``: what each row is off by where its group is not among the examples."""
+    """``[m, m], [m, 4] -> [m, 4]``: the residual of each row where its group is left out."""
     residuals = torch.empty_like(dual)
     for group in np.unique(group_of):
         rows = torch.from_numpy(np.flatnonzero(group_of == group)).to(dual.device)
@@ -130,7 +136,7 @@ def _left_out_residuals(inverse: Tensor, dual: Tensor, group_of: Ints) -> Tensor
 
 
 def _whitening(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """``T`` with unit covariance of ``centred @ T``, and its inverse; directions without spread stay."""
+    """``T`` that gives ``centred @ T`` unit covariance, and its inverse; directions without spread stay."""
     covariance = centred.T @ centred / max(1, len(centred))
     values, vectors = torch.linalg.eigh(covariance)
     spread = (values + 1e-3).sqrt()  # as R: keeps a constant target from being blown up

@@ -9,20 +9,21 @@ import numpy as np
 import torch
 
 from spp_det.boxes import Boxes
+from spp_det.config.settings import Proposals
 from spp_det.config.values import Precision
 from spp_det.errors import UserError
 from spp_det.images import RGB
-from spp_det.model.detector import AnyImage, Detections, Detector, detect_each, ranked, suppress
-from spp_det.model.features import ConvMap, maps_of_each
+from spp_det.model.detector import AnyImage, Detections, Detector, detect_each, own_windows, ranked
+from spp_det.model.features import ConvMap
+from spp_det.model.suppression import suppress
 
 
 class Ensemble:
     """Several detectors of the same classes as one, to be called like a `Detector`.
 
-    Every model scores every window. The union of their candidates goes
-    through one NMS a class, so that a surer model suppresses what a less sure one says of the same
-    place; a window that is left is refined by the model that scored it. Threshold, NMS and limit are
-    those of the first model. A model combined with itself detects what it detects alone.
+    Every model scores every window. Their boxes go through one NMS a class: of two models' boxes in one place
+    the box with the higher score stays. The regressor of the model that scored a box refines it. Threshold,
+    NMS and limit are those of the first model. A model combined with itself detects what it detects alone.
 
     >>> ensemble = Ensemble.load(["model.safetensors", "other.safetensors"])
     >>> found = ensemble("photo.jpg")
@@ -43,58 +44,54 @@ class Ensemble:
         self.settings = models[0].settings
         for number, model in enumerate(models[1:], 2):
             _check_classes(self.classes, model.classes, number)
-        # Of each model, what each of its labels is in the ensemble.
+        # For each model, the ensemble's label of each of the model's labels.
         self._labels = [np.array([self.classes.index(name) for name in model.classes]) for model in models]
 
     def __call__(self, images: AnyImage | Iterable[AnyImage]) -> Detections | list[Detections]:
         """Detect in one image or a list of them; see `Detector.__call__`."""
         return detect_each(self, images)
 
+    def detect(self, image: RGB, windows: Boxes | None = None) -> Detections:
+        """Detect in one RGB uint8 ``[H, W, 3]`` image; see `Detector.detect`."""
+        (found,) = self.detect_batch([image], [own_windows(self, image) if windows is None else windows])
+        return found
+
     @property
     def device(self) -> torch.device:
-        """Where the first model computes."""
+        """The device that the first model computes on."""
         return self.models[0].device
 
-    def identity(self) -> str:
-        """What tells its detections from those of another; see `Detector.identity`."""
-        return " + ".join(model.identity() for model in self.models)
+    @property
+    def searches(self) -> tuple[Proposals, ...]:
+        """How windows were searched for in the trainings of the models, without repetitions."""
+        return tuple(dict.fromkeys(search for model in self.models for search in model.searches))
 
-    def detect(self, image: RGB, windows: Boxes | None = None) -> Detections:
-        """Detect in one RGB uint8 ``[H, W, 3]`` image, in its own ``[N, 4]`` windows or the given ones."""
-        (found,) = self.detect_batch([image], [self.propose(image) if windows is None else windows])
-        return found
+    def identity(self) -> str:
+        """See `Detector.identity`."""
+        return " + ".join(model.identity() for model in self.models)
 
     @torch.inference_mode()
     def detect_batch(self, images: Sequence[RGB], windows: Sequence[Boxes]) -> list[Detections]:
         """See `Detector.detect_batch`."""
-        maps = zip(*(maps_of_each(model.features, images) for model in self.models), strict=True)
+        maps = zip(*(model.features.maps_of(images) for model in self.models), strict=True)
         return [self._detect(*each) for each in zip(images, maps, windows, strict=True)]
 
     def _detect(self, image: RGB, maps: Sequence[Sequence[ConvMap]], windows: Boxes) -> Detections:
         """``maps`` are those of each model."""
         limits = self.settings.detection
-        looks = zip(self.models, maps, strict=True)
-        parts = [model.candidates(own, windows, limits) for model, own in looks]
-        places = np.concatenate([part.places for part in parts])
-        scores = np.concatenate([part.scores for part in parts])
+        pairs = zip(self.models, maps, strict=True)
+        parts = [model.scored_boxes(own, windows, limits) for model, own in pairs]
+        boxes = np.concatenate([part.boxes for part in parts])  # [C, 4]
         labels = np.concatenate([own[part.labels] for own, part in zip(self._labels, parts, strict=True)])
-        kept, lowered = suppress(places, labels, scores, limits)
-        boxes, start = places[kept], 0
-        for part in parts:
-            mine = np.flatnonzero((kept >= start) & (kept < start + len(part.places)))
-            mine = mine[np.argsort(part.labels[kept[mine] - start], kind="stable")]  # in the model's order
-            boxes[mine] = part.boxes(kept[mine] - start)
-            start += len(part.places)
+        scores = np.concatenate([part.scores for part in parts])  # [C]
+        kept, lowered = suppress(boxes, labels, scores, limits)  # [n], [n]
+        boxes, start = boxes[kept], 0  # [n, 4]
+        for model, part in zip(self.models, parts, strict=True):
+            mine = np.flatnonzero((kept >= start) & (kept < start + len(part.boxes)))
+            mine = mine[np.argsort(part.labels[kept[mine] - start], kind="stable")]  # a run for each label
+            boxes[mine] = model.refined(part, kept[mine] - start)
+            start += len(part.boxes)
         return ranked(boxes, labels[kept], lowered, image)
-
-    def propose(self, image: RGB, threads: int | None = None) -> Boxes:
-        """The windows ``[N, 4]`` that any of the models would look at, sorted, each once.
-
-        An image is searched once for all models that search alike.
-        """
-        searchers = {model.settings.proposals: model for model in self.models}
-        found = [model.propose(image, threads) for model in searchers.values()]
-        return found[0] if len(found) == 1 else np.unique(np.concatenate(found), axis=0)
 
     @classmethod
     def load(
@@ -110,7 +107,7 @@ AnyDetector = Detector | Ensemble
 def load_detector(
     paths: Sequence[str | PathLike[str]], device: str = "cpu", precision: Precision = "auto"
 ) -> AnyDetector:
-    """One model file as the `Detector` that it is, several as an `Ensemble`."""
+    """One model file as a `Detector`, several as an `Ensemble`."""
     if len(paths) == 1:
         return Detector.load(paths[0], device, precision)
     return Ensemble.load(paths, device, precision)

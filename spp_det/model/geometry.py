@@ -31,7 +31,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class _View:
-    """What one intermediate map sees of the input; None in its place means no position at all."""
+    """How one intermediate map lies over the input. In its place, None means that it has no position."""
 
     stride: int = 1
     offset: float = 0.0
@@ -70,10 +70,10 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
     Walks the traced graph: a layer with kernel k, stride s and padding p adds ``((k - 1)/2 - p)`` times
     the stride before it to the offset. Branches that meet must agree on where their cells lie.
 
-    Global pooling has no position, nor has what is made of its numbers. The gate of a
-    squeeze-and-excitation block is such a branch: it multiplies a channel by one number, everywhere, and so
+    The outputs of global pooling have no position, nor have numbers computed from them. The gate of a
+    squeeze-and-excitation block is such a branch: it multiplies all cells of a channel by one number, and so
     moves nothing. Strictly, every cell then depends on every pixel, a little, through the gates; the
-    receptive field is what a cell sees while the gates stand still, and what tells it from its neighbours.
+    receptive field is that of the network with constant gates.
 
     Raises ValueError for a network whose branches do not agree, that treats the two axes differently, or
     whose cells are moved by anything but `Conv2d`, `MaxPool2d` and `AvgPool2d` modules.
@@ -107,7 +107,7 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
     return Geometry(view.stride, view.offset, view.receptive_field, smallest), _channels(layers, smallest)
 
 
-# Means over the image are refused too: which axes they are over is not told by their names.
+# Means are refused too: their names do not tell over which axes they are.
 _MOVES = re.compile("pool|conv|interpolate|upsample|pad|fold|pixel|mean|amax|flatten", re.IGNORECASE)
 
 
@@ -126,7 +126,7 @@ def _joined(views: list[_View], node: fx.Node) -> _View:
 
 
 def _channels(layers: nn.Module, side: int) -> int:
-    """C of the map, by passing images that have a shape but no pixels."""
+    """C of the map, found by passing images that have a shape but no pixels."""
     tensors = {**dict(layers.named_parameters()), **dict(layers.named_buffers())}
     shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     # Two images: in training mode batch normalisation refuses a single cell.
@@ -135,9 +135,9 @@ def _channels(layers: nn.Module, side: int) -> int:
 
 
 def _smallest_input(graph: fx.GraphModule, modules: Mapping[str, nn.Module]) -> int:
-    """A side for which every map has a cell: one cell at the end, walked back to the input.
+    """A side for which every map has a cell: from one cell of the last map, layer by layer to the input.
 
-    Rounding up (``ceil_mode``) could do with a little less.
+    Where layers round up (``ceil_mode``) a slightly smaller side would do.
     """
     needed: dict[fx.Node, int] = {}
     smallest = 1

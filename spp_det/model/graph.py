@@ -1,4 +1,4 @@
-"""A network's graph of operations, for what is derived from its layers. Other threads may go on meanwhile."""
+"""A network's graph of operations, traced while other threads use other networks."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _tracing = Lock()
 def trace(layers: nn.Module) -> fx.GraphModule:
     """The operations of ``layers`` in the order of its forward pass, its modules as they are.
 
-    As `torch.fx.symbolic_trace`, which for the time it takes diverts the calls of all modules of all threads:
-    here those of other networks go where they were going.
+    While `torch.fx.symbolic_trace` runs, it intercepts the calls of all modules on all threads. This function
+    does the same, but passes the calls of other networks' modules on.
     """
-    with _tracing:  # the diversions of two would not be undone in the right order
+    with _tracing:  # two interceptions at a time would not be undone in the right order
         tracer = _Tracer(layers)
         return fx.GraphModule(layers, tracer.trace(layers))
 

@@ -1,40 +1,68 @@
-"""The model file: one safetensors file, all weights and the rest as JSON. Nothing is unpickled."""
+"""The model file: one safetensors file with all weights, and the rest as JSON. Nothing is unpickled.
+
+`save_parts` takes a detector apart into tensors and metadata, `load_parts` puts its parts together again.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import safetensors
 import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from spp_det.config.settings import FC, Backbone, Detection, Features, Proposals, Pyramid, ScorerKind
-from spp_det.config.values import Section
+from spp_det.config.settings import FC, BackboneSettings, Detection, Features, Proposals, Pyramid, ScorerKind
+from spp_det.config.values import Precision, Section
 from spp_det.errors import UserError, is_out_of_memory
+from spp_det.model.backbone import Backbone
+from spp_det.model.bbox import BoxRegressor
+from spp_det.model.features import SPPFeatures, WindowFeatures
 from spp_det.model.geometry import Geometry
+from spp_det.model.head import FCHead
+from spp_det.model.rcnn import RCNNFeatures
+from spp_det.model.softmax import SoftmaxScorer
+from spp_det.model.svm import LinearSVMs
 from spp_det.runtime.cache import checksum, write_whole
+from spp_det.runtime.devices import choose_device
 
 FORMAT = "spp_det 2"
 T = TypeVar("T")
 
+SCORERS: dict[str, str] = {"svm": "svm", "softmax": "fc8"}
+"""The prefix of a scorer's tensors in a model file, by the value of ``scorer``."""
 
-class Settings(Section):
-    """What detection depends on beside the weights: sections of the configuration."""
+REGRESSORS = ("bbox", "bbox2")
+"""The prefixes of the regressors' tensors, look by look."""
+
+
+class ModelSettings(Section):
+    """The settings that detection depends on beside the weights: sections of the configuration."""
 
     features: Features = "spp"
     proposals: Proposals = Proposals()
-    backbone: Backbone = Backbone()
+    backbone: BackboneSettings = BackboneSettings()
     pyramid: Pyramid = Pyramid()
     fc: FC = FC()
     scorer: ScorerKind = "svm"
     detection: Detection = Detection()
+
+
+class ModelParts(NamedTuple):
+    """What a `Detector` is made of."""
+
+    classes: Sequence[str]
+    features: WindowFeatures
+    head: FCHead | None
+    scorer: LinearSVMs | SoftmaxScorer
+    regressors: Sequence[BoxRegressor]
+    settings: ModelSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +76,7 @@ class ModelFile:
     """
 
     classes: tuple[str, ...]
-    settings: Settings
+    settings: ModelSettings
     geometry: Geometry
     tensors: dict[str, Tensor]
 
@@ -56,12 +84,80 @@ class ModelFile:
         """The tensors under a prefix, without it."""
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
-    def tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """A float32 tensor of that shape. Raises ValueError where it is another, KeyError where absent."""
+    def tensor(self, name: str, *shape: int) -> Tensor:
+        """A float32 tensor of that shape. Raises ValueError for any other tensor, KeyError where it lacks."""
         tensor = self.tensors[name]
         if tensor.shape != shape or tensor.dtype != torch.float32:
             raise ValueError(f"{name} is {tensor.dtype} {list(tensor.shape)}, not float32 {list(shape)}")
         return tensor
+
+
+# ---------------------------------------------------------------- from and to the parts of a detector
+
+
+def features_of(backbone: Backbone, settings: ModelSettings) -> WindowFeatures:
+    """The window features that the settings describe, on the backbone's device."""
+    if settings.features == "rcnn":
+        return RCNNFeatures(backbone)
+    return SPPFeatures.of(backbone, settings.backbone, settings.pyramid)
+
+
+def save_parts(path: str | PathLike[str], parts: ModelParts) -> None:
+    """Write a detector's parts into a model file; see `write_model`."""
+    write_model(path, _taken_apart(parts))
+
+
+def fingerprint(parts: ModelParts) -> str:
+    """8 hex digits that tell models apart by their content: the checksum that a model's file has."""
+    return _checksum(*_contents(_taken_apart(parts)))
+
+
+def load_parts(path: str | PathLike[str], device: str, precision: Precision) -> ModelParts:
+    """Read a detector's parts from a model file; see `Detector.load`."""
+    chosen = choose_device(device)
+    return read_model(path, lambda model: _put_together(model, chosen, precision))
+
+
+def _taken_apart(parts: ModelParts) -> ModelFile:
+    backbone, prefix = parts.features.backbone, SCORERS[parts.settings.scorer]
+    tensors = {f"backbone.{name}": tensor for name, tensor in backbone.layers.state_dict().items()}
+    if parts.head is not None:
+        tensors |= {f"fc.{name}": tensor for name, tensor in parts.head.layers.state_dict().items()}
+    linear = {prefix: parts.scorer, **dict(zip(REGRESSORS, parts.regressors, strict=False))}
+    for name, part in linear.items():
+        tensors |= {f"{name}.weight": part.weight, f"{name}.bias": part.bias}
+    return ModelFile(tuple(parts.classes), parts.settings, backbone.geometry, tensors)
+
+
+def _put_together(model: ModelFile, device: torch.device, precision: Precision) -> ModelParts:
+    """The inverse. Raises ValueError, KeyError or RuntimeError where the tensors do not fit each other."""
+    settings, classes = model.settings, len(model.classes)
+    backbone = Backbone(settings.backbone.name)
+    if model.geometry != backbone.geometry:
+        raise ValueError(f"its {backbone.name} has another geometry than this version's")
+    backbone.layers.load_state_dict(model.part("backbone."))
+    features = features_of(backbone.to(device).at(precision), settings)
+    fc = model.part("fc.")
+    head = FCHead.from_state(fc, features.dimension) if fc else None
+    if settings.fc.layer != ("pool5" if head is None else head.layer):
+        raise ValueError(f"its layers do not end in {settings.fc.layer}")
+    seen = features.dimension if head is None else head.dimension  # length of the scored vectors
+    prefix, softmax = SCORERS[settings.scorer], settings.scorer == "softmax"
+    rows = classes + softmax  # a softmax scores the background too
+    weight, bias = model.tensor(f"{prefix}.weight", rows, seen), model.tensor(f"{prefix}.bias", rows)
+    scorer = SoftmaxScorer(weight, bias) if softmax else LinearSVMs(weight, bias)
+    regressors = [
+        BoxRegressor(
+            model.tensor(f"{name}.weight", classes, 4, features.dimension),
+            model.tensor(f"{name}.bias", classes, 4),
+        )
+        for name in REGRESSORS
+        if f"{name}.weight" in model.tensors
+    ]
+    return ModelParts(model.classes, features, head, scorer, regressors, settings)
+
+
+# ---------------------------------------------------------------- the file
 
 
 def write_model(path: str | PathLike[str], model: ModelFile) -> None:
@@ -76,15 +172,10 @@ def write_model(path: str | PathLike[str], model: ModelFile) -> None:
     write_whole(Path(path), _with_sorted_metadata(save(tensors, metadata)))
 
 
-def fingerprint(model: ModelFile) -> str:
-    """8 hex digits that tell models apart by their content: the checksum that its file has."""
-    return _checksum(*_contents(model))
-
-
 def _contents(model: ModelFile) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """What the file holds, but for its checksum."""
+    """The metadata and the tensors of a file, without its checksum."""
     settings = model.settings.model_dump(mode="json")
-    # Paths are of no use to whoever gets the model, and tell of its maker.
+    # Whoever gets the model has no use for paths, and they tell of its maker.
     settings["proposals"] = model.settings.proposals.without_paths().model_dump(mode="json")
     settings["backbone"]["weights"] = settings["fc"]["weights"] = "random"
     metadata = {
@@ -103,7 +194,7 @@ def _not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _checksum(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Of everything in the file."""
+    """The checksum of everything in the file."""
     texts = {name: text for name, text in metadata.items() if name != "crc32"}
     raw = {name: tensor.reshape(-1).view(torch.uint8).numpy() for name, tensor in tensors.items()}
     return checksum([texts, sorted(tensors)], raw)
@@ -149,7 +240,7 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
             raise ValueError("its checksum does not match")
         if (name := _not_finite(tensors)) is not None:
             raise ValueError(f"{name} holds a number that is not finite")
-        settings = Settings.model_validate_json(metadata["settings"])
+        settings = ModelSettings.model_validate_json(metadata["settings"])
         geometry = Geometry(**json.loads(metadata["geometry"]))
         return assemble(ModelFile(_classes(metadata), settings, geometry, tensors))
     except RuntimeError as error:

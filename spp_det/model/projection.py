@@ -42,6 +42,16 @@ def project(windows: Boxes, geometry: Geometry, height: int, width: int) -> Ints
     return np.concatenate([start, stop], axis=1).astype(np.int64)
 
 
+def distinct_rectangles(rectangles: Ints) -> tuple[Ints, Ints]:
+    """The distinct rows of ``[N, 4]``, and which of them each row is: ``[M, 4], [N]``.
+
+    At coarse strides many windows share a rectangle of cells. Coordinates are below 2**15.
+    """
+    keys = ((rectangles[:, 0] << 15 | rectangles[:, 1]) << 15 | rectangles[:, 2]) << 15 | rectangles[:, 3]
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    return rectangles[first], inverse
+
+
 def closest_scale(windows: Boxes, factors: Sequence[float]) -> Ints:
     """For each window the scale at which its area is closest to 224 x 224 pixels (P section 4.1).
 

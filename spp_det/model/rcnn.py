@@ -1,15 +1,17 @@
-"""R-CNN's features, the predecessor that SPP-net is measured against: the network sees every window anew.
+"""R-CNN's features, the predecessor to compare SPP-net with: every window passes the network by itself.
 
-Each window, with 16 pixels of context around it, is warped to 227 x 227 pixels and goes through the
-same convolutional network (Girshick et al., CVPR 2014). SVMs, regressor and suppression are then those of
-SPP-net, so that speed and accuracy compare on equal terms.
+Each window, with 16 pixels of context around it, is warped to 227 x 227 pixels and passes the same
+convolutional network (Girshick et al., CVPR 2014). SVMs, regressor and suppression are those of SPP-net, so
+that speed and accuracy compare on equal terms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,69 +19,82 @@ from torch.nn import functional as F
 from spp_det.boxes import Boxes, Ints
 from spp_det.images import RGB
 from spp_det.model.backbone import Backbone
-from spp_det.model.features import ConvMap, WindowVectors
+from spp_det.model.features import ConvMap, ProjectedWindows, WindowFeatures
+from spp_det.model.vectors import WindowVectors
 from spp_det.runtime.opencv import cv2
 
 SIDE = 227  # pixels of a warped window
-CONTEXT = 16  # of them on each side show the surroundings
+CONTEXT = 16  # pixels of a warped window on each side that show the surroundings
 LEVEL = 6  # of a 13 x 13 map, 6 x 6 bins are the 3 x 3 maxima at stride 2 of AlexNet's pool5
-BATCH = 32  # windows that go through the network together
+BATCH = 32  # windows that pass the network together
 
 
-class RCNNFeatures:
-    """Window features by warping each window; the interface of `SPPFeatures`."""
+class RCNNFeatures(WindowFeatures):
+    """Window features by warping each window. The "map" of an image is the image itself."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
-        self.scales: tuple[int, ...] = (SIDE,)
-        self.levels: tuple[int, ...] = (LEVEL,)
+        self.scales = (SIDE,)
+        self.levels = (LEVEL,)
         self.dimension = LEVEL**2 * backbone.channels
-        self.keys: tuple[tuple[object, ...], ...] = (("rcnn",),)
-        self._fill = backbone.mean.flatten().tolist()  # the colour that the network takes for nothing
+        self.keys = (("rcnn",),)
 
     def maps_at(self, images: Sequence[RGB], index: int) -> list[ConvMap]:  # noqa: ARG002  (there is one)
-        """RGB uint8 ``[H, W, 3]`` each to itself: nothing is computed that windows could share."""
+        """Each image, RGB uint8 ``[H, W, 3]``, as it is: windows share no computation."""
         pixels = [torch.from_numpy(np.ascontiguousarray(image)) for image in images]
         return [ConvMap(each.permute(2, 0, 1), (1.0, 1.0)) for each in pixels]
 
-    def maps(self, image: RGB) -> list[ConvMap]:
-        """The same."""
-        return self.maps_at([image], 0)
-
-    def vectors(
+    def project(
         self,
-        maps: Sequence[ConvMap],
+        maps: Sequence[ConvMap],  # noqa: ARG002  (nothing is known of them that matters)
         windows: Boxes,
-        scale_of: Ints | None = None,  # noqa: ARG002  (all are warped to one size)
-    ) -> WindowVectors:
-        """Vectors of ``[N, 4]`` windows in pixels of the image: float32 ``[M, 36 * C]``, one a distinct one.
+        scale_of: Ints | None = None,  # noqa: ARG002  (all windows are warped to one size)
+    ) -> ProjectedWindows:
+        """See `WindowFeatures`; the rectangles are the distinct windows, float32 in pixels of the image."""
+        distinct, of = np.unique(windows, axis=0, return_inverse=True)
+        return ProjectedWindows(distinct, np.zeros(len(distinct), np.int64), of.reshape(-1))
 
-        A window passes the network when it is first asked for, and never again.
-        """
+    def pool(self, maps: Sequence[ConvMap], windows: ProjectedWindows) -> WindowVectors:
+        """See `WindowFeatures`; D is ``36 * C``."""
         image = np.ascontiguousarray(maps[0].cells.permute(1, 2, 0).cpu().to(torch.uint8).numpy())
-        distinct, row_of = np.unique(windows, axis=0, return_inverse=True)
         device = self.backbone.mean.device
-        known = np.zeros(len(distinct), bool)
-        vectors = torch.empty((len(distinct), self.dimension), device=device)
+        known = np.zeros(len(windows.rectangles), bool)
+        made = torch.empty((len(known), self.dimension), device=device)
+        return WarpedVectors(windows.of, BATCH, device, self.backbone, image, windows.rectangles, known, made)
 
-        @torch.inference_mode()
-        def make(rows: Ints) -> Tensor:
-            new = np.unique(rows[~known[rows]])
-            for batch in np.split(new, range(BATCH, len(new), BATCH)):
-                vectors[torch.from_numpy(batch)] = self._describe(image, distinct[batch])
-            known[new] = True
-            return vectors[torch.from_numpy(rows)]
 
-        return WindowVectors(make, row_of.reshape(-1), BATCH, device)
+@dataclass(frozen=True, eq=False)
+class WarpedVectors(WindowVectors):
+    """Vectors of warped windows: a window passes the network when it is first asked for, and never again.
 
-    def _describe(self, image: RGB, windows: Boxes) -> Tensor:
-        """``[n, 36 * C]``, all through the network together."""
-        if not len(windows):
-            return torch.empty((0, self.dimension), device=self.backbone.mean.device)
-        warped = torch.from_numpy(np.stack([warp(image, box, self._fill) for box in windows]))
-        conv5 = self.backbone(warped.to(self.backbone.mean.device).permute(0, 3, 1, 2))
-        bins = F.adaptive_max_pool2d(conv5, LEVEL).flatten(2).transpose(1, 2)  # [n, 36, C]
-        return bins.flatten(1)
+    Attributes:
+        windows: float32 ``[M, 4]``, distinct.
+        known: bool ``[M]``, which windows have passed the network.
+        made: float32 ``[M, D]``, their vectors; the other rows are not set yet.
+    """
+
+    backbone: Backbone
+    image: RGB
+    windows: Boxes
+    known: npt.NDArray[np.bool_]
+    made: Tensor
+
+    @torch.inference_mode()
+    def make(self, rows: Ints) -> Tensor:
+        new = np.unique(rows[~self.known[rows]])
+        for batch in np.split(new, range(BATCH, len(new), BATCH)):
+            self.made[torch.from_numpy(batch)] = self._pool5(batch)
+        self.known[new] = True
+        return self.made[torch.from_numpy(rows)]
+
+    def _pool5(self, rows: Ints) -> Tensor:
+        """The vectors ``[n, 36 * C]`` of windows that pass the network together."""
+        if not len(rows):
+            return self.made[:0]
+        fill = self.backbone.mean.flatten().tolist()  # the colour that is 0 once the mean is subtracted
+        warped = torch.from_numpy(np.stack([warp(self.image, box, fill) for box in self.windows[rows]]))
+        conv5 = self.backbone(warped.to(self.device).permute(0, 3, 1, 2))  # [n, C, 13, 13]
+        return F.adaptive_max_pool2d(conv5, LEVEL).flatten(2).transpose(1, 2).flatten(1)
 
 
 def warp(image: RGB, box: Boxes, fill: Sequence[float]) -> RGB:

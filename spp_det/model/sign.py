@@ -1,4 +1,4 @@
-"""Whether the last map of a network can be negative, read off its layers: some vectors need square roots."""
+"""Whether the last map of a network can be negative: hellinger vectors take square roots of its cells."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _KEEPING = (
 def never_negative(layers: nn.Module) -> bool:
     """Whether no input at all makes a cell of the last map negative, in evaluation mode.
 
-    Walks the traced graph: a ReLU's or a sigmoid's map is not negative, and sums, products,
-    concatenations, maxima and averages of such maps are not either. Whatever is not known, a
-    convolution, a batch normalisation or a hard-swish, can be negative: a False may be too cautious. What is
-    changed in place is followed under the name of the result, as modules write it (``x += y``, then x).
+    Walks the traced graph: the map of a ReLU or a sigmoid is not negative, and neither are sums, products,
+    concatenations, maxima and averages of such maps. The map of any other operation, such as a convolution, a
+    batch normalisation or a hard-swish, counts as possibly negative: False may be too cautious. An operation
+    in place is followed under the name of its result, as modules write it (``x += y``, then x).
     """
     graph = trace(layers)
     modules = dict(graph.named_modules())

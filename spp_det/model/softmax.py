@@ -13,11 +13,10 @@ from torch.nn import functional as F
 class SoftmaxScorer:
     """``score = log(p / (1 - p))`` of each class, with p from the softmax of fc8.
 
-    Log-odds of the class against all else together, not log-probabilities: like an SVM's margin they are
-    above 0 where the answer is yes and spread to both sides of it, so that one threshold and one suppression
-    serve both scorers. The default threshold of -1.5 is p = .18; p = .05 is -2.94. They rank as p does, so
-    a window of one class does not score high for another one that is merely likelier than the background,
-    as it could if the background's logit alone were subtracted.
+    Like an SVM's margin, log-odds are above 0 where the answer is yes, and spread to both sides of 0; so one
+    threshold and one suppression serve both scorers. The default threshold of -1.5 is p = .18; p = .05 is
+    -2.94. Log-odds rank as p does. The difference from the background's logit alone would not: a window of
+    one class would score high for every other class that is merely likelier than the background.
 
     Attributes:
         weight: float32 ``[K + 1, D]`` of fc8; the background's row is the last.
@@ -29,9 +28,14 @@ class SoftmaxScorer:
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """``[N, D] -> [N, K]`` log-odds."""
-        logits = F.linear(vectors, self.weight, self.bias)  # [N, K + 1]
-        # log sum exp of all logits but one's own. For all but the largest p <= 1/2, and nothing cancels in
-        # 1 - p; the largest is left out of its sum instead.
+        return self.scores(F.linear(vectors, self.weight, self.bias))
+
+    def scores(self, products: Tensor) -> Tensor:
+        """The log-odds ``[N, K]`` of logits ``[N, K + 1]``."""
+        logits = products
+        # log(1 - p) is the log of the summed exponentials of all logits but the class's own. Where p <= 1/2,
+        # as it is for all but the largest logit, nothing cancels in 1 - p; the largest is left out of its
+        # sum.
         total = logits.logsumexp(dim=1, keepdim=True)
         others = total + torch.log1p(-(logits - total).exp())
         best = logits.argmax(dim=1, keepdim=True)

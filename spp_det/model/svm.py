@@ -1,8 +1,8 @@
 """Linear SVMs, one a class, over shared vectors (P section 4.1).
 
-All classes are trained at once on one pool of examples. An example is positive for one class and
-negative for most others, so its vector is read once and serves them all; where it counts for
-neither side of a class its sign is 0.
+All classes are trained on one pool of examples. An example is positive for one class and negative for most
+others, so that one copy of its vector serves all classes. Its sign is 0 for a class of which it is neither a
+positive nor a negative.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LinearSVMs:
     """``scores = vectors @ weight.T + bias``.
 
     Attributes:
-        weight: float32 ``[K, D]``: a class's weights lie side by side, so that scores are read in order.
+        weight: float32 ``[K, D]``; the weights of one class lie side by side in memory.
         bias: float32 ``[K]``.
     """
 
@@ -32,7 +32,11 @@ class LinearSVMs:
 
     def __call__(self, vectors: Tensor) -> Tensor:
         """``[N, D] -> [N, K]`` signed distances in units of the margin."""
-        return F.linear(vectors, self.weight, self.bias)
+        return self.scores(F.linear(vectors, self.weight, self.bias))
+
+    def scores(self, products: Tensor) -> Tensor:
+        """The products ``[N, K]`` themselves."""
+        return products
 
     def to(self, device: torch.device) -> LinearSVMs:
         """The same SVMs on another device."""
@@ -58,7 +62,7 @@ class Hinge:
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """Trained SVMs, their dual variables (to start the next fit from) and how exact they are.
+    """Trained SVMs, their dual variables (from which the next fit starts) and their accuracy.
 
     Attributes:
         svms: in float32, for unscaled vectors.
@@ -83,17 +87,17 @@ def fit_svms(
 ) -> Fit:
     """Minimise the `Hinge` objective of every class by dual coordinate ascent (Hsieh et al., ICML 2008).
 
-    This is liblinear's algorithm, on half-precision vectors that all classes share and without
-    copies of them, stopped by the duality gap itself: a class is done when the gap is below ``tolerance`` of
-    its objective, or after many rounds: look at its gap. Classes are solved on all cores.
+    This is liblinear's algorithm, on half-precision vectors that all classes share without copying them. A
+    class is done when its duality gap is below ``tolerance`` times its objective, or after `_ROUNDS` rounds;
+    the gap in the result tells which. All cores solve classes.
 
     Args:
         vectors: float16 ``[n, D]``, finite, on the CPU.
-        signs: int8 ``[n, K]``: above 0 positive, below negative, 0 not an example of the class. Its size is
-            the number of equal examples that the row stands for.
-        alpha: where to start; zeros if None.
-        seed: of the order of the steps: in a fixed order the ascent crawls, because vectors that are never
-            negative all lean the same way.
+        signs: int8 ``[n, K]``: positive, negative, or 0 for a row that is no example of the class. The
+            absolute value is the number of equal examples that the row stands for.
+        alpha: the dual variables to start from; zeros if None.
+        seed: of the order of the steps. In a fixed order the ascent is slow, because vectors without negative
+            numbers have similar directions.
 
     Raises ValueError where the vectors are not float16 or not as many as the signs.
     """
@@ -135,16 +139,16 @@ def fit_svms(
 
 _ROUNDS = 500
 _SWEEPS = 10  # over the active examples, between two looks at all of them
-_NEAR = 0.1  # an example at rest joins in while it is so close to the margin
+_NEAR = 0.1  # an example at a bound of alpha stays active while it is so close to the margin
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _coordinate_ascent(bits, rows, signs, C, bias, alpha, weight, tolerance, seed):  # type: ignore[no-untyped-def]
     """Solve one class, in place in ``alpha [m]`` and ``weight [D]``.
 
-    Example i is row ``rows[i]`` of the half-precision ``bits [n, D]``. A step is exact for one example. The
-    gap is a sum over examples of what complementary slackness lacks. Returns the bias weight, the
-    primal objective and the relative gap.
+    Example i is row ``rows[i]`` of the half-precision ``bits [n, D]``. A step finds the best alpha of one
+    example. The gap is the sum, over the examples, of their violations of complementary slackness. Returns
+    the weight of the bias, the primal objective and the relative gap.
     """
     np.random.seed(seed)  # noqa: NPY002  (numba's own generator, one a thread)
     m = len(rows)
@@ -192,7 +196,7 @@ def _coordinate_ascent(bits, rows, signs, C, bias, alpha, weight, tolerance, see
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _load(bits, vector):  # type: ignore[no-untyped-def]
-    """Half precision ``[D]`` as float32: exponent and fraction move into place, the exponent's bias goes."""
+    """Half precision ``[D]`` as float32: shift exponent and fraction, then correct the exponent's bias."""
     words = vector.view(np.uint32)
     for j in range(len(bits)):
         half = np.uint32(bits[j])

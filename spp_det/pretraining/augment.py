@@ -15,8 +15,8 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 def augmented(rng: np.random.Generator, image: RGB, size: int, flip: bool = True, colour: float = 0.2) -> RGB:
     """A random square of an image, uint8 ``[size, size, 3]``.
 
-    Its side is 224/256 of the image's shorter one, whatever the size: sizes that take turns see the same
-    content, larger or smaller (P section 2.3).
+    In the image its side is 224/256 of the shorter one, whatever ``size`` is: training at several sizes
+    sees the same content, larger or smaller (P section 2.3).
 
     Args:
         image: RGB uint8 ``[H, W, 3]``, any size.
@@ -35,10 +35,10 @@ def augmented(rng: np.random.Generator, image: RGB, size: int, flip: bool = True
 
 
 def recoloured(rng: np.random.Generator, image: RGB, amount: float) -> RGB:
-    """Brightness, contrast and saturation each multiplied by a factor from ``1 - amount`` to ``1 + amount``.
+    """An image, RGB uint8 ``[H, W, 3]``, with other brightness, contrast and saturation.
 
-    Contrast is the distance of the pixels from the image's mean grey, saturation that of their channels from
-    their own grey. RGB uint8 ``[H, W, 3]`` to the same.
+    Each of them is multiplied by a factor from ``1 - amount`` to ``1 + amount``. Contrast is the distance of
+    the pixels from the image's mean grey, saturation the distance of a pixel's channels from its own grey.
     """
     brightness, contrast, saturation = 1 + amount * rng.uniform(-1, 1, 3).astype(np.float32)
     x: Floats = image * brightness

@@ -24,10 +24,10 @@ from spp_det.runtime.cache import digest, write_whole
 logger = logging.getLogger(__name__)
 
 FORMAT = "spp_det checkpoint 1"
-Settings = Mapping[str, object]  # what the training depends on, by dotted key; anything that JSON can write
+Conditions = Mapping[str, object]  # everything that the weights depend on, by name; JSON can write it
 
 
-def save_checkpoint(path: Path, network: nn.Module, progress: Progress, settings: Settings) -> None:
+def save_checkpoint(path: Path, network: nn.Module, progress: Progress, conditions: Conditions) -> None:
     """Write the state of a training, whole or not at all, over the one before."""
     assert progress.optimizer is not None
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
@@ -39,16 +39,16 @@ def save_checkpoint(path: Path, network: nn.Module, progress: Progress, settings
             else:
                 rest["state"].setdefault(str(index), {})[key] = value
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = json.dumps({"settings": dict(settings), "epochs": progress.tree, "optimizer": rest})
+    about = json.dumps({"settings": dict(conditions), "epochs": progress.tree, "optimizer": rest})
     metadata = {"format": FORMAT, "about": about, "digest": _digest(about, tensors)}
     write_whole(path, save(tensors, metadata))
 
 
-def load_checkpoint(path: Path, network: nn.Module, settings: Settings) -> Progress:
-    """Put a network where the checkpoint left it, and say how far that is; no file is the beginning, and so
-    is, after a warning, one that is damaged or of another version.
+def load_checkpoint(path: Path, network: nn.Module, conditions: Conditions) -> Progress:
+    """Give a network the weights of the checkpoint, and return the progress that belongs to them.
 
-    Raises UserError, one line, where it was made with other settings: it says which.
+    Without a file it is the beginning, and so it is, after a warning, with a file that is damaged or of
+    another version. Raises UserError, which names the differences, for a checkpoint made with other settings.
     """
     if not path.exists():
         return Progress([])
@@ -56,7 +56,7 @@ def load_checkpoint(path: Path, network: nn.Module, settings: Settings) -> Progr
         pass
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     try:
-        return _loaded(path, network, settings)
+        return _loaded(path, network, conditions)
     except (
         *(safetensors.SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError),
         *(RuntimeError, RecursionError),
@@ -69,7 +69,7 @@ def load_checkpoint(path: Path, network: nn.Module, settings: Settings) -> Progr
         return Progress([])
 
 
-def _loaded(path: Path, network: nn.Module, settings: Settings) -> Progress:
+def _loaded(path: Path, network: nn.Module, conditions: Conditions) -> Progress:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -78,7 +78,7 @@ def _loaded(path: Path, network: nn.Module, settings: Settings) -> Progress:
     if metadata["digest"] != _digest(metadata["about"], tensors):
         raise ValueError("its checksum does not match")
     about = json.loads(metadata["about"])
-    if different := differences(about["settings"], json.loads(json.dumps(dict(settings)))):
+    if different := differences(about["settings"], json.loads(json.dumps(dict(conditions)))):
         again = f"name another output, or remove {path} to begin anew"
         raise UserError(f"{path} was made with other settings ({different}); {again}")
     network.load_state_dict(_part(tensors, "network."))

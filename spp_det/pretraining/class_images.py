@@ -1,71 +1,64 @@
-"""An image folder as training sees it: the readable images, and their augmented batches for each process."""
+"""The images of a class folder for training: the readable ones, and their augmented batches."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spp_det.boxes import Ints
 from spp_det.config.pretrain import Training
 from spp_det.data.class_folder import LabelledImages
 from spp_det.errors import UserError
 from spp_det.images import RGB, Skipped, UnreadableImageError, read_image, skipped
 from spp_det.pretraining.augment import augmented
-from spp_det.runtime import distributed
 from spp_det.runtime.progress import track
+from spp_det.runtime.sharing import even_share, seed_torch, shared_map
 from spp_det.runtime.threads import ahead
 
 logger = logging.getLogger(__name__)
 
 
 def readable(images: LabelledImages, workers: int, strict: bool) -> tuple[LabelledImages, list[Skipped]]:
-    """The images that can be decoded, and those that cannot, with the reason.
+    """The images that can be decoded, and the files that cannot, with the reason.
 
-    Each is decoded once, before anything depends on it, and the processes share that out: they must
-    agree on what there is to learn. A file that cannot is left out with a warning, or a UserError where
+    The processes share the images out and decode each once, before anything depends on it: all must agree on
+    the images that there are. A file that cannot be decoded is left out with a warning, or a UserError where
     ``strict``.
     """
-    first, step = distributed.rank(), distributed.world_size()
-    mine = range(first, len(images), step)
-    bad = torch.zeros(len(images), dtype=torch.int64)
 
-    def check(index: int) -> UnreadableImageError | None:
+    def check(path: Path) -> UnreadableImageError | None:
         try:
-            read_image(images.paths[index])
+            read_image(path)
         except UnreadableImageError as error:
             return error
         return None
 
-    own: list[distributed.Arrays] = []
-    results = ahead(check, mine, workers)
-    for index, error in zip(mine, track(results, "reading images", len(mine)), strict=True):
-        if error is not None:
-            bad[index] = 1
-            logger.warning("skipped: %s", error)
-            own.append({"error": np.frombuffer(str(error).encode(errors="surrogateescape"), np.uint8)})
-    bad = distributed.total(bad)
-    indices = bad.nonzero().flatten().tolist()
     left_out: list[Skipped] = []
-    for index, found in zip(indices, distributed.in_order(own, (i % step for i in indices)), strict=True):
-        error = UnreadableImageError(found["error"].tobytes().decode(errors="surrogateescape"))
+    good = np.ones(len(images), np.bool_)
+    errors = shared_map(check, images.paths, run=partial(ahead, workers=workers))
+    for index, error in enumerate(track(errors, "reading images", len(images))):
+        if error is None:
+            continue
         if strict:
             raise error
+        logger.warning("skipped: %s", error)
+        good[index] = False
         left_out.append(skipped(images.paths[index], error))
-    kept = images.at(np.flatnonzero(bad.numpy() == 0))
-    if not len(kept):
+    if not good.any():
         raise UserError("there is no readable image")
-    return kept, left_out
+    return images.at(np.flatnonzero(good)), left_out
 
 
 class ClassBatches:
-    """Shuffled, augmented batches of an image folder: this process's share of each, see `learn`.
+    """Shuffled, augmented batches of an image folder: this process's share of each batch, see `learn`.
 
-    What an image looks like depends on the seed, the epoch and its index alone: not on the number of
-    threads or processes.
+    An image is augmented by the seed, the epoch and its index alone: the number of threads or processes does
+    not change it.
     """
 
     def __init__(
@@ -79,10 +72,10 @@ class ClassBatches:
         self.steps = -(-len(images) // train.batch)
 
     def __call__(self, epoch: int, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        seeds = np.random.SeedSequence([self.seed, epoch, distributed.rank()])
-        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))  # dropout knows no explicit generator
+        seeds = np.random.SeedSequence([self.seed, epoch, 0])
+        seed_torch(int(seeds.generate_state(1, np.uint64)[0]))  # dropout knows no explicit generator
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
-        shares = [self._share(batch) for batch in np.array_split(order, self.steps)]  # no tiny last one
+        shares = [even_share(batch) for batch in np.array_split(order, self.steps)]  # no tiny last one
 
         def picture(index: int) -> RGB:
             rng = np.random.default_rng([self.seed, epoch, index])
@@ -95,9 +88,3 @@ class ClassBatches:
             pixels = np.stack([next(pictures) for _ in share])
             labels = torch.from_numpy(self.images.labels[share])
             yield torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2), labels.to(self.device)
-
-    def _share(self, batch: Ints) -> Ints:
-        """This process's part. All get as many, or they would wait for one another: some images twice."""
-        processes = distributed.world_size()
-        even = -(-len(batch) // processes) * processes
-        return np.resize(batch, even)[distributed.rank() :: processes]

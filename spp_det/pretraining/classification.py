@@ -1,4 +1,4 @@
-"""Classification is right at top-k where fewer than k classes score as high as the true one."""
+"""Top-k accuracy: an image is classified right where fewer than k other classes score as high as its own."""
 
 from __future__ import annotations
 

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from spp_det.boxes import Boxes, as_boxes
+from spp_det.config.values import PoolMode
 from spp_det.images import RGB, resize_shorter_side
 from spp_det.model.backbone import Backbone
 from spp_det.model.projection import project
-from spp_det.model.pyramid import CLASSIFICATION_LEVELS, Mode, SpatialPyramidPooling, pool_windows
+from spp_det.model.pyramid import CLASSIFICATION_LEVELS, SpatialPyramidPooling, pool_windows
 
-MARGIN = 256 / 224  # an image's shorter side beside the crop's, in training and in views (P section 3.1)
+MARGIN = 256 / 224  # an image's shorter side to the side of a crop or view of it (P section 3.1)
 
 
 class PyramidClassifier(nn.Module):
@@ -35,14 +36,14 @@ class PyramidClassifier(nn.Module):
         widths: Sequence[int] = (4096, 4096),
         dropout: Sequence[float] = (0.0, 0.5, 0.5),
         levels: Sequence[int] = CLASSIFICATION_LEVELS,
-        mode: Mode = "max",
+        mode: PoolMode = "max",
     ) -> None:
-        """Put fc layers with random weights, by torch's own generator, on the backbone; all of it can learn.
+        """Put fc layers with random weights, by torch's own generator, on the backbone; all weights learn.
 
         Args:
             classes: K.
-            widths: outputs of each fc layer; that of the classes comes after them.
-            dropout: the part of the inputs that is set to zero, of each fc layer and of the classes'.
+            widths: outputs of each fc layer; the layer of the classes comes after them.
+            dropout: the part of a layer's inputs that is set to zero, for each fc layer and the classes'.
             levels: of the pyramid.
             mode: of the pyramid.
         """
@@ -57,7 +58,7 @@ class PyramidClassifier(nn.Module):
 
     @property
     def linear(self) -> list[nn.Linear]:
-        """The fc layers in their order, the classes' the last."""
+        """The fc layers in their order, the layer of the classes last."""
         return [layer for layer in self.fc if isinstance(layer, nn.Linear)]
 
     def forward(self, images: Tensor) -> Tensor:

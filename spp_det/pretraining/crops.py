@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spp_det.config.pretrain import Training
 from spp_det.data.crops import record_crops
 from spp_det.data.records import Dataset
 from spp_det.images import read_image
 from spp_det.model.backbone import Backbone
 from spp_det.pretraining.classifier import PyramidClassifier
-from spp_det.pretraining.learning import Plan, learn
+from spp_det.pretraining.learning import learn
 from spp_det.runtime.progress import track
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 BATCH = 64
 HIDDEN = 256
 LABEL_SMOOTHING = 0.1
-DROPOUT = 0.2  # P's 0.5 is for a million images: within minutes it only keeps a small network from learning
-CROP_CONTEXT = 0.1  # of the crop's side: a little of the surroundings
+DROPOUT = 0.2  # with P's 0.5, meant for a million images, a small network learns too little within minutes
+CROP_CONTEXT = 0.1  # of the crop's side: surroundings that a crop shows of an object
 
 
 def pretrain_on_crops(
@@ -56,7 +57,14 @@ def pretrain_on_crops(
             for batch in torch.randperm(len(images)).split(BATCH):
                 yield _augmented(images[batch], size), labels[batch]
 
-        plan = Plan(sizes, epochs, learning_rate, label_smoothing=LABEL_SMOOTHING)
+        plan = Training(
+            sizes=tuple(sizes),
+            epochs=epochs,
+            learning_rate=learning_rate,
+            optimizer="adamw",
+            schedule="one_cycle",
+            label_smoothing=LABEL_SMOOTHING,
+        )
         course = learn(network, batches, -(-len(images) // BATCH), plan)
     logger.info("pre-training: %d crops, accuracy of the last epoch %.3f", len(images), course[-1].accuracy)
     network.eval().requires_grad_(False)

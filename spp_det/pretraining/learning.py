@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from spp_det.config.pretrain import Training
 from spp_det.errors import UserError
 from spp_det.runtime import distributed
 from spp_det.runtime.progress import track
@@ -22,27 +23,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The course of a training; the names are those of `spp_det.config.pretrain.Training`."""
-
-    sizes: Sequence[int]
-    epochs: int
-    learning_rate: float
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    momentum: float = 0.9
-    schedule: Literal["steps", "one_cycle"] = "one_cycle"
-    drops: Sequence[int] = ()
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.0
-
-    def size(self, epoch: int) -> int:
-        """The side of the images of an epoch, counted from 0: all sizes in turn (P section 2.3)."""
-        return self.sizes[epoch % len(self.sizes)]
-
-
-@dataclass(frozen=True)
 class Epoch:
-    """What an epoch saw: the size of its images, their mean loss and the accuracy, while they were learnt."""
+    """The figures of an epoch: the size of its images, their mean loss and accuracy when they were learnt."""
 
     size: int
     loss: float
@@ -51,11 +33,11 @@ class Epoch:
 
 @dataclass
 class Progress:
-    """How far a training is: what a checkpoint holds beside the weights.
+    """The progress of a training: all that a checkpoint holds beside the weights.
 
     Attributes:
-        epochs: those that are over.
-        optimizer: the optimiser's ``state_dict()`` after them; None before the first.
+        epochs: the finished epochs.
+        optimizer: the optimiser's ``state_dict()`` after them; None before the first epoch.
     """
 
     epochs: list[Epoch]
@@ -68,28 +50,28 @@ class Progress:
 
 
 Batches = Callable[[int, int], Iterable[tuple[Tensor, Tensor]]]
-"""An epoch's number, from 0, and its size to this process's share of images ``[B, 3, size, size]`` and labels
-``[B]``, on the network's device."""
+"""From an epoch's number, from 0, and the size of its images to this process's share of the batches: images
+``[B, 3, size, size]`` and labels ``[B]``, on the network's device."""
 
 
 def learn(
     network: nn.Module,
     batches: Batches,
     steps: int,
-    plan: Plan,
+    plan: Training,
     progress: Progress | None = None,
     after_epoch: Callable[[Progress], None] = lambda _: None,
 ) -> list[Epoch]:
     """Minimise the cross-entropy of a classifier ``[B, 3, H, W] -> [B, K]`` by the plan, in place.
 
-    Every random number is torch's own generator's, or of ``batches``: who restores or seeds it there
-    gets an interrupted training to end in the same bits.
+    All random numbers come from torch's own generator or from ``batches``: where ``batches`` seeds that
+    generator, an interrupted training ends in the same bits.
 
     Args:
-        network: its weights as they were when ``progress`` was made.
-        steps: batches of each epoch.
+        network: with the weights that belong to ``progress``.
+        steps: the number of batches in each epoch.
         progress: where to go on; None is the beginning.
-        after_epoch: called with the new progress whenever an epoch is over.
+        after_epoch: called with the new progress at the end of each epoch.
 
     Returns all epochs, those of ``progress`` included.
     """
@@ -102,7 +84,7 @@ def learn(
     parallel = distributed.parallel(network)
     for epoch in track(range(done, plan.epochs), "pre-training", plan.epochs, unit="epochs", done=done):
         network.train()
-        size = plan.size(epoch)
+        size = plan.sizes[epoch % len(plan.sizes)]  # all sizes in turn (P section 2.3)
         sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
         for images, labels in batches(epoch, size):
             scores = parallel(images)
@@ -127,7 +109,7 @@ def learn(
     return progress.epochs
 
 
-def _optimiser(network: nn.Module, plan: Plan) -> Optimizer:
+def _optimiser(network: nn.Module, plan: Training) -> Optimizer:
     if plan.optimizer == "sgd":
         return SGD(
             network.parameters(), plan.learning_rate, momentum=plan.momentum, weight_decay=plan.weight_decay
@@ -135,7 +117,7 @@ def _optimiser(network: nn.Module, plan: Plan) -> Optimizer:
     return AdamW(network.parameters(), plan.learning_rate, weight_decay=plan.weight_decay)
 
 
-def _schedule(optimiser: Optimizer, plan: Plan, steps: int, done: int) -> LRScheduler:
+def _schedule(optimiser: Optimizer, plan: Training, steps: int, done: int) -> LRScheduler:
     """The learning rate as a function of the step's number alone, so that a checkpoint need not hold it."""
     if plan.schedule == "one_cycle":
         total = plan.epochs * steps

@@ -15,16 +15,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from spp_det.config.file import dotted
-from spp_det.config.pretrain import PretrainConfig, Training
+from spp_det.config.pretrain import PretrainConfig
 from spp_det.data.class_folder import read_class_folder
 from spp_det.errors import UserError
 from spp_det.model.architectures import BACKBONES
 from spp_det.model.backbone import Backbone
-from spp_det.model.head import CLASSIFIERS, LEVELS_KEY, NAMES
+from spp_det.model.head import NAMES
+from spp_det.model.head_weights import CLASSIFIERS, LEVELS_KEY
 from spp_det.pretraining.checkpoint import load_checkpoint, save_checkpoint
 from spp_det.pretraining.class_images import ClassBatches, readable
 from spp_det.pretraining.classifier import PyramidClassifier
-from spp_det.pretraining.learning import Plan, Progress, learn
+from spp_det.pretraining.learning import Progress, learn
 from spp_det.runtime import distributed
 from spp_det.runtime.cache import digest, write_whole
 from spp_det.runtime.threads import cores
@@ -34,17 +35,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """What a pre-training ends in: the network, in evaluation mode, and how it came to be."""
+    """What a pre-training ends in: the network, in evaluation mode, and the figures of the training."""
 
     network: PyramidClassifier
     metrics: dict[str, Any]
 
 
 def pretrain(config: PretrainConfig, device: torch.device) -> Pretrained:
-    """Train a network to classify images, from where the checkpoint in the output left it.
+    """Train a network to classify images; where the output has a checkpoint, go on from it.
 
-    Writes only that checkpoint. In several processes it is to be called by all, inside
-    `distributed.process_group`, and all must see the same folders; all end with the same network.
+    Writes only the checkpoint. Several processes are all to call it, inside `distributed.process_group`, and
+    must see the same folders; all end with the same network.
 
     The same configuration, machine and number of processes give the same bytes on a CPU, interrupted or not.
     """
@@ -76,7 +77,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Pretrained:
             logger.info(text, done, config.train.epochs, last.size, last.loss, 100 * last.accuracy)
 
         batches = ClassBatches(images, config.train, config.seed, workers, device)
-        epochs = learn(network, batches, batches.steps, _plan(config.train), progress, keep)
+        epochs = learn(network, batches, batches.steps, config.train, progress, keep)
     network.eval().requires_grad_(False)
     metrics = {
         "classes": images.classes,
@@ -99,22 +100,8 @@ def _network(config: PretrainConfig, classes: int) -> PyramidClassifier:
     return PyramidClassifier(backbone, classes, widths, dropout, pyramid.levels, pyramid.mode)
 
 
-def _plan(train: Training) -> Plan:
-    return Plan(
-        sizes=train.sizes,
-        epochs=train.epochs,
-        learning_rate=train.learning_rate,
-        optimizer=train.optimizer,
-        momentum=train.momentum,
-        schedule=train.schedule,
-        drops=train.drops,
-        weight_decay=train.weight_decay,
-        label_smoothing=train.label_smoothing,
-    )
-
-
 def _settings(config: PretrainConfig) -> dict[str, object]:
-    """What the weights depend on, by dotted key."""
+    """The settings that the weights depend on, by dotted key."""
     whole, sections = {"seed", "runtime.precision"}, ("backbone.", "pyramid.", "fc.", "train.")
     return {key: value for key, value in dotted(config).items() if key in whole or key.startswith(sections)}
 

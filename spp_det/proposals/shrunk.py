@@ -1,4 +1,4 @@
-"""What every search has in common: it may see a smaller copy, and its windows come in one order."""
+"""The frame of every search for windows: on a smaller copy of the image, if wanted, with sorted windows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from spp_det.runtime.opencv import cv2
 def search_shrunk(image: RGB, max_side: int | None, search: Callable[[RGB], Ints]) -> Boxes:
     """Search a copy whose longer side is at most ``max_side`` pixels (None: the image itself).
 
-    ``search`` gives windows int64 ``[N, 4]`` as (x, y, width, height) of the image that it is given, in any
-    order. Returns them as boxes of ``image``, float32 ``[N, 4]``, sorted by (x1, y1, x2, y2), none twice.
-    Raises ValueError where ``image`` is not RGB uint8 ``[H, W, 3]`` with at least one pixel.
+    ``search`` returns windows int64 ``[N, 4]`` as (x, y, width, height) in pixels of the copy, in any order.
+    They come back as boxes in pixels of ``image``, float32 ``[N, 4]``, sorted by (x1, y1, x2, y2), without
+    duplicates. Raises ValueError where ``image`` is not RGB uint8 ``[H, W, 3]`` with at least one pixel.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(
@@ -24,7 +24,7 @@ def search_shrunk(image: RGB, max_side: int | None, search: Callable[[RGB], Ints
         )
     shrunk = _shrink(image, max_side)
     xywh = search(shrunk)
-    # OpenCV's order is not deterministic, its set is
+    # OpenCV finds the same set of windows every time, but in another order.
     boxes = np.unique(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1), axis=0)
     enlarge = np.array(image.shape[1::-1]) / np.array(shrunk.shape[1::-1])  # x, y
     return as_boxes(boxes * np.tile(enlarge, 2))

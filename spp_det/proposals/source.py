@@ -1,10 +1,10 @@
-"""Where windows come from, as the settings ask, and the cache that keeps them."""
+"""Where windows come from: a search in the image or a file, as the settings say; and the cache of windows."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,28 +14,21 @@ from spp_det.boxes import Boxes, clip
 from spp_det.config.file import parse_config
 from spp_det.config.settings import Proposals
 from spp_det.errors import UserError
-from spp_det.images import (
-    RGB,
-    UnreadableImageError,
-    check_regular,
-    read_image,
-    warn_truncated,
-    warned_truncated,
-)
+from spp_det.images import RGB, UnreadableImageError, check_regular, decode, warn_truncated
 from spp_det.proposals import edges, files, selective
 from spp_det.runtime.cache import Arrays, Cache, digest, file_digest
 from spp_det.runtime.opencv import cv2
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2  # of what is kept of an image's windows; part of their cache key
-FILE_VERSION = 1  # of what this file makes of the boxes in a given file; part of their cache key
+VERSION = 2  # of the arrays that the cache keeps for an image; part of their key
+FILE_VERSION = 1  # of how boxes from a file become windows; part of the same key
 
 
 def proposals_of(
     mode: str, max_side: int | None = None, file: Path | None = None, edge_model: Path | None = None
 ) -> Proposals:
-    """Checked settings from words of the command line; UserError, one line, where they make no sense."""
+    """Checked settings from options of the command line. Raises UserError where they make no sense."""
     tree = {"mode": mode, "max_side": max_side, "file": file, "edge_model": edge_model}
     return parse_config({"proposals": tree}, "the options").proposals
 
@@ -48,7 +41,7 @@ class FileWindows:
         boxes: float32 ``[N, 4]`` in pixels of the image, sorted by (x1, y1, x2, y2), none twice.
         size: ``(width, height)`` of the image in pixels.
         key: digest of the image file's bytes.
-        seconds: that the search took, without reading the image; None where the cache had its result.
+        seconds: duration of the search, without reading the image; None where the cache had its result.
     """
 
     boxes: Boxes
@@ -58,16 +51,18 @@ class FileWindows:
 
 
 class WindowSource:
-    """Gives the windows of images by one way of `Proposals`. One object may serve several threads."""
+    """Gives the windows of images, as `Proposals` say. Several threads may use one object at a time."""
 
-    def __init__(self, settings: Proposals) -> None:
-        """Read what the settings name: the file of proposals, or the model of edges.
+    def __init__(self, settings: Proposals, *more: Proposals) -> None:
+        """Read the file of proposals, or the model of edges, that the settings name.
 
-        Raises UserError where that is not named, absent or damaged.
+        ``more`` are further selective searches, whose windows are added. Raises UserError where the file is
+        not named, absent or damaged.
         """
         if (message := settings.mismatch()) is not None:
             raise UserError(message)
         self.settings = settings
+        self._more = more
         self._imported: files.ByImage = {}
         self._file = settings.file
         if settings.file is not None:
@@ -76,13 +71,28 @@ class WindowSource:
         if settings.edge_model is not None:
             self._edge_boxes = edges.EdgeBoxes(settings.edge_model)
 
-    def check(self, images: Iterable[tuple[Path, str | None]]) -> None:
-        """Look, before any work, whether a file of proposals has windows for all these images, and not the
-        same ones for two of them. Images are paths, with their id in a data set or None.
+    @classmethod
+    def of_model(cls, searches: Sequence[Proposals], instead: str) -> WindowSource:
+        """The search by which the windows were found that a model was trained on; of several models, all.
 
-        An image is known by its id, or else by the end of its path, with or without suffix:
-        ``JPEGImages/1.jpg``, ``JPEGImages/1``, ``1.jpg`` or ``1``. Raises UserError that names the image and
-        the file of proposals. Searches need no such look.
+        Raises UserError for a model that was trained on windows from a file or from Edge Boxes: neither the
+        file nor the model of edges is in a model file. ``instead`` is what the user should do.
+        """
+        for search in searches:
+            if search.mode in ("file", "edgeboxes"):
+                raise UserError(
+                    "the model was trained on windows from elsewhere "
+                    f"(proposals.mode is {search.mode}): {instead}"
+                )
+        return cls(*searches)
+
+    def check(self, images: Iterable[tuple[Path, str | None]]) -> None:
+        """Check, before any work, that a file of proposals has its own windows for each of these images.
+
+        An image is a path, with its id in a data set or None. The file knows it by its id, or else by the end
+        of its path, with or without suffix: ``JPEGImages/1.jpg``, ``JPEGImages/1``, ``1.jpg`` or ``1``.
+        Raises UserError, which names image and file, where windows are missing or would serve two images.
+        For a search there is nothing to check.
         """
         if self.settings.mode != "file":
             return
@@ -93,25 +103,30 @@ class WindowSource:
                 raise UserError(f"{self._file}: its {name} may be {owners[name]} or {path}")
 
     def windows(
-        self, image: RGB, path: Path, image_id: str | None = None, threads: int | None = None
+        self, image: RGB, path: Path = Path(), image_id: str | None = None, threads: int | None = None
     ) -> Boxes:
-        """Of one decoded image, RGB uint8 ``[H, W, 3] -> float32 [N, 4]``, sorted by (x1, y1, x2, y2), none
-        twice. ``path`` and ``image_id`` say which it is (see `check`); ``threads`` is for selective search.
+        """The windows of one decoded image: RGB uint8 ``[H, W, 3] -> float32 [N, 4]``.
 
-        Boxes from a file are clipped to the image; what is then empty is dropped, with a warning where
-        nothing is left. Raises UserError where the file does not know the image.
+        They are sorted by (x1, y1, x2, y2), none twice. A file knows the image by ``path`` or ``image_id``,
+        see `check`; ``threads`` is the number of threads of a selective search, None all. Boxes from a file
+        are clipped to the image and dropped where they are then empty, with a warning where none is left.
+        Raises UserError where the file does not know the image.
         """
         settings = self.settings
         if settings.mode == "file":
             return self._fitted(self._name(path, image_id), image.shape[1], image.shape[0])
         if settings.mode == "edgeboxes":
             return self._edge_boxes(image, settings.max_side)
-        return selective.selective_search(image, settings.mode, settings.max_side, threads)
+        found = selective.selective_search(image, settings.mode, settings.max_side, threads)
+        if not self._more:
+            return found
+        others = [WindowSource(each).windows(image, threads=threads) for each in self._more]
+        return np.unique(np.concatenate([found, *others]), axis=0)
 
     def windows_of_file(self, path: Path, image_id: str | None, cache: Cache | None) -> FileWindows:
-        """Of an image file, by one core, from the cache or computed and kept there.
+        """The windows of an image file: from the cache, or searched for by one core and kept there.
 
-        Raises UnreadableImageError where the image cannot be read; UserError as `windows` does.
+        Raises UnreadableImageError where the image cannot be read, and UserError as `windows` does.
         """
         try:
             check_regular(path)
@@ -122,12 +137,12 @@ class WindowSource:
 
         def search() -> Arrays:
             nonlocal seconds
-            image = read_image(path)
+            image, truncated = decode(path)
             start = time.perf_counter()
             boxes = self.windows(image, path, image_id, threads=1)
             seconds = time.perf_counter() - start
-            truncated = np.array(warned_truncated(path))
-            return {"boxes": boxes, "size": np.array(image.shape[1::-1]), "truncated": truncated}
+            size = np.array(image.shape[1::-1])
+            return {"boxes": boxes, "size": size, "truncated": np.array(truncated)}
 
         made_from = digest(VERSION, key, self._key(path, image_id))
         found = search() if cache is None else cache.load_or_make("proposals", made_from, search)
@@ -137,8 +152,9 @@ class WindowSource:
         return FileWindows(found["boxes"], (width, height), key, seconds)
 
     def identity(self) -> str:
-        """What tells its windows from those of another source; files count by their content."""
+        """A text that differs between sources of other windows; files count by their content."""
         parts = [self.settings.mode, str(self.settings.max_side or "")]
+        parts += ["+ " + WindowSource(each).identity() for each in self._more]
         if self.settings.mode == "file":
             parts.append(self._file_digest)
         if self.settings.mode == "edgeboxes":
@@ -146,13 +162,14 @@ class WindowSource:
         return " ".join(filter(None, parts))
 
     def _key(self, path: Path, image_id: str | None) -> tuple[object, ...]:
-        """All that the windows depend on beside the pixels. Files count by their content."""
+        """Everything that the windows depend on beside the pixels. Files count by their content."""
         mode, max_side = self.settings.mode, self.settings.max_side
         if mode == "file":
             return (FILE_VERSION, mode, self._file_digest, self._name(path, image_id))
         if mode == "edgeboxes":
             return (edges.VERSION, cv2.__version__, mode, max_side, self._edge_boxes.digest)
-        return (selective.VERSION, cv2.__version__, mode, max_side)
+        more = [(each.mode, each.max_side) for each in self._more]
+        return (selective.VERSION, cv2.__version__, mode, max_side, *more)
 
     def _name(self, path: Path, image_id: str | None) -> str:
         """The name by which the file of proposals knows an image."""

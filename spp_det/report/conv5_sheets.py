@@ -9,13 +9,13 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw
 
-from spp_det.boxes import Boxes, Floats, Ints, as_boxes
+from spp_det.boxes import Boxes, Doubles, Floats, Ints, as_boxes
 from spp_det.drawing.draw import draw_box
 from spp_det.drawing.heat import AGAINST, FOR, faded, heat, tint
 from spp_det.drawing.palette import BLACK, WHITE, Color, text_color
 from spp_det.drawing.sheet import GRAY, Panel, compose, text_width, write
 from spp_det.images import RGB
-from spp_det.model.inspection import CellGrid, Doubles, InspectedWindow, bin_cells
+from spp_det.model.explain import CellGrid, InspectedWindow, bin_cells
 from spp_det.runtime.opencv import cv2
 
 WINDOW: Color = (255, 122, 0)

@@ -1,7 +1,7 @@
 """Artefacts on disk that are worth keeping: found by content, written whole, checked when read.
 
-An artefact is a few named arrays. Its key is a digest of everything it was computed from, the version of
-the code included, never a name or a date, so a stale one is simply never asked for. A damaged one counts as
+An artefact is a few named arrays. Its key is a digest of everything that it was computed from, the version of
+the code included, never a name or a date: nobody asks for a stale artefact. A damaged artefact counts as
 absent.
 """
 
@@ -49,8 +49,7 @@ def file_digest(path: Path) -> str:
 
 
 def check_form(arrays: Mapping[str, npt.NDArray[Any]], **forms: npt.NDArray[Any]) -> None:
-    """Raise ValueError unless there is an array of the shape and dtype of each form by its name, and none of
-    them holds a number that is not finite."""
+    """Raise ValueError unless each form has an array of its name, shape and dtype, with finite numbers."""
     for name, form in forms.items():
         if name not in arrays:
             raise ValueError(f"it has no {name}")
@@ -61,13 +60,13 @@ def check_form(arrays: Mapping[str, npt.NDArray[Any]], **forms: npt.NDArray[Any]
             raise ValueError(f"{name} holds a number that is not finite")
 
 
-PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # what `write_whole` calls a file that is being written
-ABANDONED = 3600.0  # seconds since the last byte: nobody is writing any more
+PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # the name of a file while `write_whole` writes it
+ABANDONED = 3600.0  # seconds since the last byte, after which nobody is writing any more
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put a name on errors of the system that have none, as ``write`` on a full disk."""
+    """Give errors of the system the name of a file where they have none, as for ``write`` on a full disk."""
     try:
         yield
     except OSError as error:
@@ -78,11 +77,11 @@ def naming(path: Path) -> Iterator[None]:
 def write_whole(
     path: Path, data: bytes | str | Iterable[bytes | memoryview], partials: Path | None = None
 ) -> None:
-    """Write a file: whenever the machine stops, the old one or the new one is there, whole.
+    """Write a file: whenever the machine stops, the old file or the new file is there, whole.
 
     Args:
         data: several buffers are written one after the other, without a copy.
-        partials: the folder, on the same disk, for the file while it is written; None is the file's own.
+        partials: a folder on the same disk for the file while it is written; None is the folder of ``path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partials = partials or path.parent
@@ -113,8 +112,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the files in a folder that killed processes were writing; younger than `ABANDONED`, they may
-    still be somebody's."""
+    """Remove the half-written files of killed processes from a folder: those older than `ABANDONED`."""
     for path in folder.glob(".*.partial"):
         if PARTIAL.fullmatch(path.name):
             with suppress(OSError):  # another sweeper was faster
@@ -129,14 +127,14 @@ def write_json(path: Path, tree: object) -> None:
 
 @dataclass(frozen=True)
 class Usage:
-    """A number of artefacts, and their size in bytes."""
+    """A number of artefacts, and their size in bytes together."""
 
     artefacts: int = 0
     bytes: int = 0
 
 
 _KEY = re.compile("[0-9a-f]{32}")
-_PARTIALS = ".partial"  # in a stage's folder, for `sweep` to look at no other
+_PARTIALS = ".partial"  # the folder, in a stage's folder, of files that are being written
 _DAY = 86_400.0
 
 
@@ -169,7 +167,7 @@ class Cache:
                 return arrays
             reason = "its checksum does not match"
         logger.warning("cache: %s is damaged (%s); computing it again", path, reason)
-        with suppress(OSError):  # where it may not be removed, it is found to be damaged again
+        with suppress(OSError):  # a file that may not be removed is damaged at the next reading, too
             path.unlink(missing_ok=True)
         return None
 
@@ -178,10 +176,10 @@ class Cache:
         return self.path(stage, key).is_file()
 
     def store(self, stage: str, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Keep the arrays under that key. They are not copied: some are a good part of the memory.
+        """Keep the arrays under that key, without a copy: some fill a good part of the memory.
 
-        Where an artefact of that key is there and may not be replaced, in a folder of somebody else's, a
-        warning says so, and what was computed is only used.
+        A warning names an artefact that is there and may not be replaced, in a folder of another user; the
+        arrays are then not kept.
         """
         whole = {n: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for n, a in arrays.items()}
         buffers = _safetensors(whole, {"key": key, "crc32": _crc32(whole)})
@@ -198,8 +196,8 @@ class Cache:
         self.path(stage, key).unlink(missing_ok=True)
 
     def load_checked(self, stage: str, key: str, check: Callable[[Arrays], object]) -> Arrays | None:
-        """The artefact's arrays, or None where it is absent, damaged, or ``check`` raises ValueError: it is
-        whole, but no such thing as is kept there (logged)."""
+        """The artefact's arrays, or None where it is absent, damaged, or of another form than this stage's:
+        ``check`` then raises ValueError (logged)."""
         arrays = self.load(stage, key)
         try:
             if arrays is not None:
@@ -218,7 +216,7 @@ class Cache:
         make: Callable[[], Arrays],
         check: Callable[[Arrays], object] = lambda _: None,
     ) -> Arrays:
-        """The artefact; computed by ``make`` and kept where it was not there (see `load_checked`)."""
+        """The artefact; where `load_checked` does not find it, ``make`` computes it, and it is kept."""
         arrays = self.load_checked(stage, key, check)
         if arrays is None:
             arrays = make()
@@ -231,16 +229,15 @@ class Cache:
         return tuple(sorted(path.name for path in folders if next(self._artefacts(path.name), None)))
 
     def usage(self, stage: str) -> Usage:
-        """How many artefacts a stage has, and their size."""
+        """The number and size of a stage's artefacts."""
         sizes = [size for _, size, _ in self._artefacts(stage)]
         return Usage(len(sizes), sum(sizes))
 
     def prune(self, stage: str, unused_days: float = 0.0) -> Usage:
-        """Remove a stage's artefacts that nobody has written or read for so many days, and what killed
-        writers left. Returns what was removed. A run that misses one computes it again.
+        """Remove a stage's artefacts that nobody has written or read for so many days, and half-written files
+        of killed processes. Returns the usage that ends. A run that misses an artefact makes it again.
 
-        Folders stay, for somebody may be about to write there; so does whatever has another name than an
-        artefact of ours.
+        Folders stay, for another run may be about to write there; so do files with other names than ours.
         """
         sizes = []
         for path, size, used in self._artefacts(stage):
@@ -251,7 +248,7 @@ class Cache:
         return Usage(len(sizes), sum(sizes))
 
     def sweep(self) -> None:
-        """Remove what killed processes were writing, in all stages."""
+        """Remove the half-written files of killed processes, in all stages."""
         for partials in self.folder.glob(f"*/{_PARTIALS}"):
             sweep(partials)
 
@@ -284,11 +281,12 @@ def _mark_as_used(path: Path) -> None:
 
 
 def _safetensors(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
-    """The buffers of a safetensors file. Of the library's own writers one copies all arrays, the other
-    chooses the file's rights by itself. Arrays are little-endian and in C order."""
+    """The buffers of a safetensors file of little-endian arrays in C order.
+
+    The library's own two writers will not do: one copies all arrays, the other sets the file's rights."""
     header: dict[str, object] = {"__metadata__": dict(metadata)}
     end = 0
-    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # so that each is aligned
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))  # so each is aligned
     for name in names:
         array, start = arrays[name], end
         end += array.nbytes
@@ -314,5 +312,5 @@ def checksum(about: object, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
 
 
 def _crc32(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
-    """Of names, types and shapes as well: a damaged header must not pass for another one."""
+    """The checksum of arrays and of their names, types and shapes, so that a damaged header shows."""
     return checksum([[name, arrays[name].dtype.name, arrays[name].shape] for name in sorted(arrays)], arrays)

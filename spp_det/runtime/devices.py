@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,16 +14,19 @@ from spp_det.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU, or the CPU without one; anything else is torch's own name.
+    """``auto`` is a GPU, or the CPU without one; anything else is torch's own name.
 
-    Raises UserError for a device that is not there.
+    ``cuda`` without a number is the first GPU; of several processes (``torchrun``) each gets its own. Raises
+    UserError for a device that is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device {name!r}: say auto, cpu, cuda or cuda:N") from error
+    if name == "cuda" and os.environ.get("WORLD_SIZE", "1") != "1":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device

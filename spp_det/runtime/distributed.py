@@ -1,7 +1,7 @@
-"""Several processes that do one work, as ``torchrun`` starts them; in one process all of it is a no-op.
+"""Several processes that do one work, as ``torchrun`` starts them; alone, a process has nothing to do here.
 
-``torchrun`` tells each process who it is by RANK, WORLD_SIZE and LOCAL_RANK. Nothing passes from one
-process to another but tensors and arrays: no object that would have to be unpickled.
+``torchrun`` tells each process its number by RANK, WORLD_SIZE and LOCAL_RANK. Processes send each other
+tensors and arrays alone: no object that would have to be unpickled. `runtime.sharing` shares work out.
 """
 
 from __future__ import annotations
@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from itertools import islice
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.numpy import load, save
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
@@ -29,12 +27,10 @@ from spp_det.runtime.threads import cores
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-# The end of a process is noticed at once. This is for a machine that vanishes, and must be more than the
-# processes' shares of work ever differ by.
+# A process that ends is noticed at once. PATIENCE is for a machine that vanishes: it must be longer than one
+# process ever works while another waits.
 PATIENCE = timedelta(minutes=30)
-MEETING = timedelta(minutes=2)  # for all to have started, which torchrun sees to
-# Of each process's results so many are exchanged at a time: few for the memory, many to even out their work.
-BLOCK = 16
+MEETING = timedelta(minutes=2)  # for all processes to have started, which torchrun sees to
 PART = 2**28  # bytes that are sent at a time
 
 
@@ -49,29 +45,22 @@ def world_size() -> int:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes files and speaks."""
+    """Whether this is the first process, which alone writes files and prints messages."""
     return rank() == 0
-
-
-def own_device(device: torch.device) -> torch.device:
-    """The GPU of this process where ``cuda`` alone was asked for; any other device as it is."""
-    if device == torch.device("cuda") and world_size() > 1:  # without a number
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return device
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the processes for the time of the block: gloo for tensors on the CPU, NCCL for those on GPUs.
+    """Connect the processes for the time of the block: gloo sends tensors on the CPU, NCCL those on GPUs.
 
-    Raises UserError where they do not meet, and OthersLostError when one of them ends before its time.
+    Raises UserError where the processes do not meet, OthersLostError when another one ends before its time.
     """
     if world_size() == 1:
         yield
         return
-    torch.set_num_threads(cores())  # torchrun says 1, however many there are
+    torch.set_num_threads(cores())  # torchrun sets 1, however many cores there are
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # NCCL's own buffers lie on the current one
+        torch.cuda.set_device(device)  # NCCL's own buffers lie on the current device
     _meet("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     try:
         yield
@@ -81,12 +70,12 @@ def process_group(device: torch.device) -> Iterator[None]:
                 f"process {rank()} of {world_size()}: another one has ended or is out of reach"
             ) from error
         raise
-    # After an error this would wait for what the others never send; the process is about to end anyway.
+    # Not after an error: it would wait for tensors that the others never send, and the process ends anyway.
     dist.destroy_process_group()
 
 
 def _meet(backend: str) -> None:
-    """Join the others, who are to be there within `MEETING`; they may then keep each other waiting."""
+    """Connect to the other processes, which must start within `MEETING`; from then on `PATIENCE` holds."""
     try:
         store, number, count = next(rendezvous("env://", timeout=MEETING))
         store.set(f"spp_det here {number}", "")
@@ -102,9 +91,9 @@ def _meet(backend: str) -> None:
 
 
 def leave(code: int | str | None) -> NoReturn:
-    """End this process with an exit code, also where a group that it has joined is broken.
+    """End this process with an exit code, also where another process of its group is lost.
 
-    Gloo's threads then still wait for the lost one, and would abort a process that unwinds.
+    Gloo's threads then still wait for the lost process, and would abort this one if Python ended it as usual.
     """
     if dist.is_initialized():
         for stream in (sys.stdout, sys.stderr):
@@ -121,7 +110,7 @@ def barrier() -> None:
 
 
 def total(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, in each of them; in one process the tensor itself."""
+    """The sum of a tensor over all processes, in every process; in one process the tensor itself."""
     if world_size() > 1:
         tensor = tensor.clone()
         dist.all_reduce(tensor)
@@ -129,83 +118,60 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def from_first(arrays: Arrays | None) -> dict[str, npt.NDArray[Any]] | None:
-    """The first process's named arrays, or its None, in each of them; what the others give is not looked at.
+    """The named arrays, or the None, of the first process, in every process; other processes' are ignored.
 
-    They may be a good part of the memory: they are sent as they lie there.
+    The arrays may fill a good part of the memory: they are sent without a copy.
     """
     if world_size() == 1:
         return None if arrays is None else dict(arrays)
+    return _sent(arrays, 0)
+
+
+def exchange(items: Sequence[Arrays]) -> list[Sequence[Arrays]]:
+    """The items of every process, by its number, in each process. An item is one named array or more."""
+    if world_size() == 1:
+        return [items]
+    flat = {f"{i} {name}": array for i, item in enumerate(items) for name, array in item.items()}
+    every: list[Sequence[Arrays]] = []
+    for source in range(world_size()):
+        found: dict[str, dict[str, npt.NDArray[Any]]] = {}
+        for key, array in (_sent(flat, source) or {}).items():
+            number, name = key.split(" ", 1)
+            found.setdefault(number, {})[name] = array
+        every.append(list(found.values()))
+    return every
+
+
+def _sent(arrays: Arrays | None, source: int) -> dict[str, npt.NDArray[Any]] | None:
+    """The named arrays, or the None, of one process, in every process."""
     whole = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}
     forms = [(name, array.dtype.str, array.shape) for name, array in whole.items()]
     head = torch.tensor(list(json.dumps(None if arrays is None else forms).encode()), dtype=torch.uint8)
     size = torch.tensor([len(head)])
-    dist.broadcast(size, src=0)
-    head = head if is_first() else torch.empty(int(size), dtype=torch.uint8)
-    dist.broadcast(head, src=0)
+    dist.broadcast(size, src=source)
+    head = head if rank() == source else torch.empty(int(size), dtype=torch.uint8)
+    dist.broadcast(head, src=source)
     told = json.loads(head.numpy().tobytes())
     if told is None:
         return None
     found = {}
     for name, dtype, shape in told:
-        found[name] = whole[name] if is_first() else np.empty(shape, dtype)
+        found[name] = whole[name] if rank() == source else np.empty(shape, dtype)
         data = torch.from_numpy(found[name].reshape(-1).view(np.uint8))
         for part in data.split(PART) if len(data) else ():
-            dist.broadcast(part, src=0)
+            dist.broadcast(part, src=source)
     return found
 
 
-def exchange(items: Sequence[Arrays]) -> list[Sequence[Arrays]]:
-    """The items of every process, by rank, in each of them. An item is one named array or more."""
-    if world_size() == 1:
-        return [items]
-    flat = {
-        f"{i} {name}": np.asarray(a, order="C") for i, item in enumerate(items) for name, a in item.items()
-    }
-    mine = torch.frombuffer(bytearray(save(flat)), dtype=torch.uint8)
-    sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
-    dist.all_gather(sizes, torch.tensor([len(mine)]))
-    every: list[Sequence[Arrays]] = []
-    for source, size in enumerate(sizes):
-        sent = mine if source == rank() else torch.empty(int(size), dtype=torch.uint8)
-        dist.broadcast(sent, src=source)
-        every.append(items if source == rank() else _items(load(sent.numpy().tobytes())))
-    return every
-
-
-def _items(flat: Arrays) -> list[Arrays]:
-    found: dict[int, dict[str, npt.NDArray[Any]]] = {}
-    for key, array in flat.items():
-        number, name = key.split(" ", 1)
-        found.setdefault(int(number), {})[name] = array
-    return [found[number] for number in sorted(found)]
-
-
-def in_order(mine: Iterable[Arrays], owners: Iterable[int]) -> Iterator[Arrays]:
-    """What all processes find, one item after another, in each of them; in one process ``mine`` itself.
-
-    Args:
-        mine: what this process finds, in the order of those of ``owners`` that are its rank.
-        owners: the rank of the process that finds each item; the same everywhere. One process needs none.
-    """
-    if world_size() == 1:
-        yield from mine
-        return
-    own, every = iter(mine), iter(owners)
-    while block := list(islice(every, BLOCK * world_size())):
-        found = [iter(items) for items in exchange(list(islice(own, block.count(rank()))))]
-        for owner in block:
-            yield next(found[owner])
-
-
 def share_buffers(network: nn.Module) -> None:
-    """Give every process the first one's buffers: the running means of batch norm differ after a step."""
+    """Give all processes the first one's buffers: the running means of batch norm differ between them."""
     if world_size() > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def parallel(network: nn.Module) -> nn.Module:
-    """The network, its gradients averaged over all processes; weights begin as the first process's."""
+    """The network, its gradients averaged over all processes; it begins with the first one's weights."""
     if world_size() == 1:
         return network
     device = next(network.parameters()).device

@@ -23,10 +23,10 @@ LOCK = ".run.lock"
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder, which is made where it is absent, for the time of the block.
+    """Lock a folder, which is made where it is absent, for the time of the block.
 
-    However this process ends, the system lets go of the folder. Of several processes the first one holds it
-    for all. Where the system or the disk knows no such locks, nothing is held.
+    However this process ends, the system releases the lock. Of several processes the first one locks the
+    folder for all. Where the system or the disk knows no such locks, nothing is locked.
 
     Raises UserError where another run holds it.
     """
@@ -44,7 +44,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _locked(folder: Path) -> int:
-    """The handle of the folder's lock, held."""
+    """The handle of the folder's locked file."""
     path = folder / LOCK
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -63,14 +63,14 @@ def _locked(folder: Path) -> int:
 
 @contextmanager
 def claimed(config: Section, output: Path, idle: frozenset[str]) -> Iterator[None]:
-    """Make the output this configuration's, by ``config.yaml``, and hold it for the time of the block.
+    """Make the output this configuration's, by ``config.yaml``, and lock it for the time of the block.
 
     Args:
-        idle: what may differ from the run whose folder it was, by dotted key or by section: nothing that is
-            computed depends on it.
+        idle: settings, by dotted key or by section, that may differ from those of the earlier run in this
+            output: no result depends on them.
 
-    Raises UserError where another run holds the output, or where it is another configuration's; nothing there
-    is changed then.
+    Raises UserError, before any change, where another run is at work in the output or where it belongs to
+    another configuration.
     """
     with alone_in(output):
         if distributed.is_first():

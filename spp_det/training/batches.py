@@ -16,22 +16,17 @@ from spp_det.boxes import Ints
 from spp_det.config.settings import FineTune
 from spp_det.training.windows import LabelledWindows
 
-ORDER, STEP, HELD_OUT, WATCHED = (
-    1,
-    2,
-    3,
-    4,
-)  # streams of random numbers that have nothing to do with one another
+ORDER, STEP, HELD_OUT, WATCHED = 1, 2, 3, 4  # independent streams of random numbers
 
 
 @dataclass(frozen=True, eq=False)
 class Candidates:
-    """What one image has to offer.
+    """The windows of one image that the fine-tuning may draw.
 
     Attributes:
-        positives: int64 ``[P]``, its windows that show an object.
-        labels: int64 ``[P]``, of which class.
-        negatives: int64 ``[M]``, those that nearly do; where there are none, those that do not at all.
+        positives: int64 ``[P]``, windows that show an object.
+        labels: int64 ``[P]``, the class of each positive.
+        negatives: int64 ``[M]``, windows that overlap an object a little; without any, windows of background.
     """
 
     positives: Ints
@@ -40,7 +35,7 @@ class Candidates:
 
     @classmethod
     def of(cls, windows: LabelledWindows, settings: FineTune) -> Candidates:
-        """Those of an image's windows. Difficult objects and crowds are neither."""
+        """The candidates among an image's windows. Windows on difficult objects and crowds are neither."""
         positives, objects = windows.near(settings.positive_iou)
         negatives = windows.background(settings.negative_iou_low, settings.negative_iou_high)
         if not len(negatives):
@@ -57,12 +52,12 @@ class Batch:
     """The windows of one step, B of them, image by image.
 
     Attributes:
-        images: int64 ``[B]``.
-        windows: int64 ``[B]``, indices into those of the image.
-        labels: int64 ``[B]``, the background being K.
-        scales: int64 ``[B]``, the map of the image that each is pooled from.
+        images: int64 ``[B]``, the image of each window.
+        windows: int64 ``[B]``, the place of each window among those of its image.
+        labels: int64 ``[B]``, the class of each window; K is the background.
+        scales: int64 ``[B]``, the map of the image that each window is pooled from.
         mirrored: bool ``[B]``.
-        seed: for what else is random in the step.
+        seed: of the step's dropout.
     """
 
     images: Ints
@@ -85,12 +80,12 @@ class BatchSampler:
         settings: FineTune,
         seed: int,
     ) -> None:
-        """Sample from those of the images ``[n]`` that have a candidate.
+        """Sample from the images ``[n]`` that have a candidate.
 
         Args:
-            candidates: of every image.
-            background: its label, K.
-            scales: number of maps of an image.
+            candidates: those of every image, also of images that are not drawn from.
+            background: the label K.
+            scales: the number of maps of an image.
 
         Raises ValueError where no image has a positive.
         """
@@ -107,7 +102,7 @@ class BatchSampler:
     def step(self, number: int) -> Batch:
         """The batch of a step.
 
-        Every image has its turn before any has a second. Of a step's images one at least has an object.
+        Every image has its turn before any has a second. At least one image of each step has an object.
         """
         rng = np.random.default_rng([self.seed, STEP, number])
         count = min(self.settings.images_per_step, len(self.images))
@@ -124,9 +119,9 @@ class BatchSampler:
         return int(self.images[order[position]])
 
     def draw(self, images: Ints, size: int, rng: np.random.Generator) -> Batch:
-        """A batch of that size from images ``[n]``, one of which has a positive.
+        """A batch of ``size`` windows from images ``[n]``, one of which has a positive.
 
-        The share of positives is the settings', exactly; only without any negative all are positives.
+        The share of positives is exactly that of the settings; without a negative all windows are positives.
         """
         positives = max(1, round(size * self.settings.positive_fraction))
         offered = [self.candidates[image] for image in images]
@@ -152,24 +147,25 @@ class BatchSampler:
 
 
 def _in_turn(offers: Sequence[int], count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Draw ``count`` of several images' candidates: one from each in turn, none again before all have been.
+    """Draw ``count`` candidates: one from each image in turn, none twice before all have been drawn.
 
-    ``offers`` is how many each has. Returns the image ``[count]`` and the candidate ``[count]``.
+    ``offers`` is the number of candidates of each image. Returns the image ``[count]`` and the place
+    ``[count]`` of each candidate there.
     """
     image = np.repeat(np.arange(len(offers)), offers)
     place = np.concatenate([rng.permutation(n) for n in offers])
     turn = np.concatenate([np.arange(n) for n in offers])
-    drawn = np.resize(np.lexsort((image, turn)), count)  # cut, or from the beginning again
+    drawn = np.resize(np.lexsort((image, turn)), count)  # the first ones, or all and again from the first
     return image[drawn], place[drawn]
 
 
 def hold_out(
     candidates: Sequence[Candidates], classes: int, settings: FineTune, seed: int
 ) -> tuple[Ints, Ints]:
-    """Divide the images into those to learn from and those to watch the learning on, both ascending.
+    """Divide the images into those to learn from and the held-out ones to measure on, both ascending.
 
-    At most the settings' share is held out, drawn at random from the images with a positive; none that
-    has all that is left of a class.
+    At most the settings' share is held out, drawn at random from the images with a positive. An image that
+    holds the last objects of a class is not held out.
     """
     left = np.zeros(classes, np.int64)  # images of each class
     holds = [np.unique(each.labels) for each in candidates]

@@ -5,29 +5,38 @@ Of several processes the first one keeps it, in its `CommonCache`.
 
 from __future__ import annotations
 
+import json
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from spp_det.runtime import distributed
 from spp_det.runtime.cache import Arrays, Cache
 
-EVERY = 5.0  # seconds of work that are at most lost...
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+EVERY = 5.0  # seconds of work that an interruption costs at most...
 SHARE = 0.05  # ...or more, where writing would take a larger part of all time than this
 
 
 class CommonCache(Cache):
-    """The first process's cache, for what several make together.
+    """The first process's cache, for results that several processes make together.
 
-    All are to call `load` at once, and so `load_or_make`: what one of them has, all have, and nobody waits
-    for help from one who needs none. Storing and removing are the first one's affair, whoever else says so.
+    All processes call `load` at the same time, and so `load_or_make`: either all find an artefact or none
+    does. Only the first process stores and removes artefacts; the others' calls do nothing.
     """
 
     def load(self, stage: str, key: str) -> Arrays | None:
         """The first process's artefact, or None where it has none."""
         return distributed.from_first(super().load(stage, key) if distributed.is_first() else None)
 
-    def store(self, stage: str, key: str, arrays: distributed.Arrays) -> None:
+    def store(self, stage: str, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Keep the arrays, in the first process."""
         if distributed.is_first():
             super().store(stage, key, arrays)
@@ -39,10 +48,10 @@ class CommonCache(Cache):
 
 
 class Checkpoint:
-    """The state of a long computation, in the cache under the key of all that it depends on.
+    """The state of a long computation, in the cache under the key of everything that it depends on.
 
-    It holds what a killed run needs; whoever stores the result of the computation removes it. Of several
-    processes the first one writes it, when it sees fit, and all load it.
+    Whoever stores the result of the computation removes the state. Of several processes the first one writes
+    the state, at times of its own, and all processes load it.
     """
 
     def __init__(self, cache: Cache, stage: str, key: str) -> None:
@@ -53,17 +62,29 @@ class Checkpoint:
 
     @property
     def path(self) -> Path:
-        """Where it lies, present or not."""
+        """The file of the state, present or not."""
         return self.cache.path(self.stage, self.key)
 
     def load(self) -> Arrays | None:
         """The state that was written last; None is the beginning."""
         return self.cache.load(self.stage, self.key)
 
-    def offer(self, state: Callable[[], Arrays], at_once: bool = False) -> None:
-        """Write the state, if it is time to or ``at_once``. To be called whenever it is consistent.
+    def resume(self, read: Callable[[Arrays], T]) -> T | None:
+        """What ``read`` makes of the state that was written last; None is the beginning.
 
-        ``state`` is called when the first process's clock says so: it must not wait for the others.
+        So is, after a warning, a state of another form, for which ``read`` raises ValueError.
+        """
+        arrays = self.load()
+        try:
+            return None if arrays is None else read(arrays)
+        except ValueError as error:
+            logger.warning("%s: %s is damaged (%s); beginning anew", self.stage, self.path, error)
+            return None
+
+    def offer(self, state: Callable[[], Arrays], at_once: bool = False) -> None:
+        """Write the state, if the time has come or ``at_once``. Call this whenever the state is consistent.
+
+        ``state`` is called when the first process's clock says so: it must not wait for other processes.
         """
         if not distributed.is_first():
             return
@@ -76,3 +97,16 @@ class Checkpoint:
     def remove(self) -> None:
         """Forget the state."""
         self.cache.remove(self.stage, self.key)
+
+
+def as_json(tree: object) -> npt.NDArray[np.uint8]:
+    """Figures as the bytes of their JSON, to be kept among the arrays of an artefact."""
+    return np.frombuffer(json.dumps(tree).encode(), np.uint8)
+
+
+def from_json(arrays: Arrays, name: str) -> Any:
+    """The figures that `as_json` put there under a name. Raises ValueError where there are none."""
+    try:
+        return json.loads(arrays[name].tobytes())
+    except (KeyError, RecursionError) as error:
+        raise ValueError(f"it has no {name}") from error

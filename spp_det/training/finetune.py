@@ -12,7 +12,6 @@ summed, and all weights stay equal. Only what dropout drops then differs from on
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from dataclasses import replace
@@ -30,26 +29,26 @@ from spp_det.model.head import FCHead
 from spp_det.model.pyramid import mirrored_bins
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.runtime import distributed
-from spp_det.runtime.cache import Arrays, check_form, digest
+from spp_det.runtime.cache import Arrays, check_form
 from spp_det.runtime.progress import track
+from spp_det.runtime.sharing import seed_torch
 from spp_det.runtime.threads import ahead
 from spp_det.training.batches import WATCHED, Batch, BatchSampler, Candidates, hold_out
-from spp_det.training.checkpoint import Checkpoint
+from spp_det.training.checkpoint import Checkpoint, as_json, from_json
 from spp_det.training.images import TrainingImages
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of the training, given all that its checkpoints' key holds
 FC8_SIGMA = 0.01  # (P section 4.1)
-CENTRE_STEPS = 20  # batches whose mean is taken for that of all
-HELD_OUT_WINDOWS = 2048  # at most, to measure on: their vectors stay in memory
+CENTRE_STEPS = 20  # batches whose mean vector stands for that of all windows
+HELD_OUT_WINDOWS = 2048  # to measure on, at most: their vectors stay in memory
 
 Row = dict[str, float | None]
 
 
 def finetune(
     images: TrainingImages,
-    images_key: str,
+    key: str,
     head: FCHead,
     classes: tuple[str, ...],
     settings: FineTune,
@@ -57,29 +56,24 @@ def finetune(
 ) -> tuple[SoftmaxScorer, dict[str, object]]:
     """Train the head's layers, in place, with a new fc8 behind them.
 
-    Stopped and called again with the same arguments it goes on from its last checkpoint in the images' cache,
-    to the same weights; called after its end it only reads them.
+    Stopped and called again with the same arguments, the training goes on from its last checkpoint in the
+    images' cache, to the same weights. Called after its end, it only reads the weights.
 
     Args:
-        images_key: of everything that the images' vectors and labels depend on.
-        head: uncompressed, as it is to start. It comes back trained, frozen and in evaluation mode.
+        key: of the checkpoints; see `keys.finetune_key`.
+        head: the layers before the training, uncompressed; afterwards trained, frozen and in evaluation mode.
+        classes: their names; every class has an object that is neither difficult nor a crowd.
 
     Returns the scorer made of fc8, and figures: ``log``, a row for every ``settings.log_every`` steps with
     mean ``loss`` and ``accuracy`` on the windows trained on since the last row, and both on fixed windows of
-    the held-out images. Raises UserError for a class without a positive, and where the loss is not finite.
+    the held-out images. Raises UserError where the loss is not finite.
     """
     candidates = [Candidates.of(windows, settings) for windows in images.windows()]
-    labels = np.concatenate([np.zeros(0, np.int64), *(each.labels for each in candidates)])
-    for label, name in enumerate(classes):
-        if not (labels == label).any():
-            raise UserError(f"class {name!r} has no positive example in the training images")
     learnt, watched = hold_out(candidates, len(classes), settings, seed)
     scales = len(images.features.scales)
     sampler = BatchSampler(candidates, learnt, len(classes), scales, settings, seed)
     device = images.features.backbone.mean.device
     training = _Training(head.at(None), classes, settings, seed, device)
-    asked = settings.model_dump(mode="json", exclude={"enabled", "layer", "checkpoint_every"})
-    key = digest(VERSION, images_key, head.digest(), classes, asked, seed, device.type)
     checkpoint = Checkpoint(images.cache, "finetune", key)
     total = settings.steps + settings.last_steps
     state = checkpoint.cache.load_checked(checkpoint.stage, key, partial(training.check, total=total))
@@ -102,7 +96,7 @@ def finetune(
             for vectors, targets, dropout_seed in track(
                 batches, "fine-tuning", total, unit="steps", done=done
             ):
-                torch.manual_seed(dropout_seed + distributed.rank())
+                seed_torch(dropout_seed)
                 training.step(vectors, targets, done)
                 done += 1
                 if done % settings.log_every == 0 or done == total:
@@ -136,10 +130,10 @@ class _Network(nn.Module):
 
     @torch.no_grad()
     def centre_on(self, mean: Tensor) -> None:
-        """Let fc6 see the vectors less ``mean [D]``; its bias makes up for that, and the logits are the same.
+        """Let fc6 see the vectors minus ``mean [D]``; its bias makes up for that: the logits stay the same.
 
-        Only learning differs: of vectors that are never negative the mean is half the length or more, and
-        while gradients are busy with that direction, in which nothing differs, they say little of the others.
+        Only learning differs. Vectors that are never negative have a large common part, their mean, with half
+        their length or more. It tells no classes apart, but would dominate the gradients.
         """
         fc6 = self.head.linear("fc6")
         fc6.bias.add_(fc6.weight @ (mean - self.centre))
@@ -147,7 +141,7 @@ class _Network(nn.Module):
 
 
 class _Training:
-    """The network, its optimiser and the log: all that a checkpoint holds.
+    """The network, its optimiser and the log: everything that a checkpoint holds.
 
     Attributes:
         log: the rows written so far.
@@ -168,7 +162,7 @@ class _Training:
             fused=device.type in ("cpu", "cuda"),  # one pass over 69 million weights, not several
         )
         self.log: list[Row] = []
-        # Since the last row: loss times windows, windows right, windows.
+        # Since the last row of the log: the summed loss, the windows classified right, all windows.
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)
 
     def step(self, vectors: Tensor, targets: Tensor, number: int) -> None:
@@ -185,7 +179,7 @@ class _Training:
         self.sums += distributed.total(_sums(logits.detach(), targets))
 
     def write_row(self, done: int, held_out: tuple[Tensor, Tensor] | None) -> None:
-        """Add to the log how it stands after so many steps. Raises UserError where it has gone astray."""
+        """Add a row to the log, after ``done`` steps. Raises UserError where the loss is not finite."""
         row: Row = {"step": done} | _means(self.sums, "")
         self.sums.zero_()
         if held_out is not None:
@@ -199,7 +193,7 @@ class _Training:
 
     @torch.inference_mode()
     def _measure(self, vectors: Tensor, targets: Tensor) -> Row:
-        """Loss and accuracy on windows that are not trained on, and accuracy on the positives among them."""
+        """Loss and accuracy on held-out windows, and the accuracy on the positives among them."""
         self.network.eval()
         size = self.settings.batch
         logits = torch.cat([self.network(part.float()) for part in vectors.split(size)])
@@ -209,9 +203,9 @@ class _Training:
         return row | {"held_out_object_accuracy": _means(of_objects, "")["accuracy"]}
 
     def state(self, done: int) -> Arrays:
-        """Everything that what follows depends on, after so many steps."""
+        """The state after ``done`` steps: everything that the rest of the training depends on."""
         arrays = {"step": np.array(done), "sums": self.sums.cpu().numpy()}
-        arrays["log"] = np.frombuffer(json.dumps(self.log).encode(), np.uint8)
+        arrays["log"] = as_json(self.log)
         arrays["centre"] = self.network.centre.cpu().numpy()
         for name, parameter in self.network.named_parameters():
             arrays[f"weights.{name}"] = parameter.detach().cpu().numpy()
@@ -219,7 +213,7 @@ class _Training:
         return arrays
 
     def check(self, arrays: Arrays, total: int) -> None:
-        """Raise ValueError for arrays that are no state of this training, of so many steps in all."""
+        """Raise ValueError for arrays that are no state of this training of ``total`` steps."""
         forms = {"step": np.array(0), "sums": np.zeros(3), "centre": self.network.centre.cpu().numpy()}
         for name, parameter in self.network.named_parameters():
             form = np.broadcast_to(np.float32(0), tuple(parameter.shape))
@@ -227,17 +221,14 @@ class _Training:
         check_form(arrays, **forms)
         if not 0 < arrays["step"] <= total:
             raise ValueError(f"step is {arrays['step']} of {total}")
-        try:
-            log = json.loads(arrays["log"].tobytes())
-        except (KeyError, RecursionError) as error:
-            raise ValueError("its log is none") from error
+        log = from_json(arrays, "log")
         if not (isinstance(log, list) and all(isinstance(row, dict) for row in log)):
             raise ValueError("its log is no list of rows")
 
     @torch.no_grad()
     def restore(self, arrays: Arrays) -> int:
-        """Go back to a state (see `check`). Returns the steps that were done then."""
-        self.log = json.loads(arrays["log"].tobytes())
+        """Go back to a state (see `check`). Returns the number of steps that it has behind it."""
+        self.log = from_json(arrays, "log")
         self.sums.copy_(torch.from_numpy(arrays["sums"]))
         self.network.centre.copy_(torch.from_numpy(arrays["centre"]))
         for name, parameter in self.network.named_parameters():
@@ -248,8 +239,8 @@ class _Training:
 
 
 def _own(images: TrainingImages, batch: Batch) -> Batch:
-    """The part of a batch that is of this process's images: all of it in one process."""
-    own = np.array(images.owners(batch.images)) == distributed.rank()
+    """The windows of a batch that lie in this process's images."""
+    own = images.owned(batch.images)
     of_windows = ("images", "windows", "labels", "scales", "mirrored")
     return replace(batch, **{name: getattr(batch, name)[own] for name in of_windows})
 
@@ -271,7 +262,7 @@ def _examples(images: TrainingImages, batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def _mean_vector(images: TrainingImages, sampler: BatchSampler) -> Tensor:
-    """The mean ``[D]`` of the vectors of the first steps."""
+    """The mean vector ``[D]`` of the windows of the first steps."""
     device = images.features.backbone.mean.device
     total = torch.zeros(images.features.dimension + 1, dtype=torch.float64, device=device)  # and their number
     for step in track(range(CENTRE_STEPS), "mean vector", unit="steps"):
@@ -283,9 +274,10 @@ def _mean_vector(images: TrainingImages, sampler: BatchSampler) -> Tensor:
 
 
 def _held_out(images: TrainingImages, sampler: BatchSampler, watched: Ints) -> tuple[Tensor, Tensor] | None:
-    """Windows of the held-out images, in the training's proportions: float16 ``[n, D]`` and labels ``[n]``.
+    """Vectors float16 ``[n, D]`` and labels ``[n]`` of windows of the held-out images ``watched``.
 
-    As a detector would see them: each at its own scale, none mirrored.
+    Positives have the same share as in training. As in detection, each window is pooled at its own scale and
+    none is mirrored.
     """
     if not len(watched):
         return None
@@ -300,7 +292,7 @@ def _held_out(images: TrainingImages, sampler: BatchSampler, watched: Ints) -> t
 
 
 def _sums(logits: Tensor, targets: Tensor) -> Tensor:
-    """float64 ``[3]``: the loss summed over the windows, windows right, windows."""
+    """float64 ``[3]``: the loss summed over the windows, the windows classified right, all windows."""
     loss = F.cross_entropy(logits, targets, reduction="sum")
     right = (logits.argmax(dim=1) == targets).sum()
     return torch.stack([loss.double(), right.double(), right.new_tensor(len(targets)).double()])

@@ -1,7 +1,7 @@
 """The training images: each with its proposals and conv5 maps, computed once and kept in the cache.
 
-Of several processes each knows the windows of all images, but makes maps and vectors of its own alone, so
-that their caches may be one folder or a folder each.
+Several processes share the images. Each process knows the windows of all images, but makes maps and vectors
+of its own images alone: the processes may use one cache folder or a folder each.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import chain
+from itertools import chain, islice
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +24,21 @@ from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.images import RGB, Skipped, UnreadableImageError, read_image, skipped
-from spp_det.model.features import ConvMap, WindowFeatures, WindowVectors, images_at_once
+from spp_det.model.features import ConvMap, WindowFeatures, images_at_once
 from spp_det.model.head import FCHead
+from spp_det.model.vectors import WindowVectors
 from spp_det.proposals.source import WindowSource
-from spp_det.runtime import distributed
 from spp_det.runtime.cache import Arrays, Cache, digest
 from spp_det.runtime.progress import track
+from spp_det.runtime.sharing import Shared, owned, share, shared_map, turns
 from spp_det.runtime.threads import ahead
+from spp_det.training.keys import VERSIONS, maps_key
 from spp_det.training.mining import Example
 from spp_det.training.windows import LabelledWindows
 
 logger = logging.getLogger(__name__)
 
-MAPS_VERSION = 2  # of the maps computed from given pixels, weights and scales; part of their cache key
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +50,13 @@ class _Prepared:
     key: str
 
 
-def _unreadable(error: UnreadableImageError) -> Arrays:
-    return {"unreadable": np.frombuffer(str(error).encode(errors="surrogateescape"), np.uint8)}
-
-
 class TrainingImages:
-    """Annotated images with their windows and vectors, at the price of reading cached maps."""
+    """Annotated images with their windows; the vectors of windows are pooled from cached maps on demand.
+
+    Attributes:
+        images: the readable images, in the order of the data set.
+        skipped: the files that were left out, and why.
+    """
 
     def __init__(
         self,
@@ -76,29 +80,32 @@ class TrainingImages:
         self.images: list[_Prepared] = []
         source = WindowSource(search)
         source.check((record.path, record.image_id) for record in dataset.records)
-        processes = distributed.world_size()
-        own = dataset.records[distributed.rank() :: processes]
-        results = distributed.in_order(
-            ahead(lambda record: self._find(record, source), own, workers),
-            (index % processes for index in range(len(dataset))),
-        )
+
+        def find(record: Record) -> Arrays | UnreadableImageError:
+            try:
+                found = source.windows_of_file(record.path, record.image_id, self.cache)
+            except UnreadableImageError as error:
+                return error
+            key = np.frombuffer(found.key.encode(), np.uint8)
+            return {"boxes": found.boxes, "size": np.array(found.size), "key": key}
+
+        results = shared_map(find, dataset.records, run=partial(ahead, workers=workers))
         for record, found in zip(dataset.records, track(results, "proposals", len(dataset)), strict=True):
-            if "unreadable" not in found:
-                fitted = fit_record(record, *found["size"].tolist())
-                windows = LabelledWindows.of(fitted, found["boxes"])
-                self.images.append(_Prepared(fitted, windows, found["key"].tobytes().decode()))
+            if isinstance(found, UnreadableImageError):
+                self._skip(record, found)
                 continue
-            self._skip(record, found)
+            fitted = fit_record(record, *found["size"].tolist())
+            windows = LabelledWindows.of(fitted, found["boxes"])
+            self.images.append(_Prepared(fitted, windows, found["key"].tobytes().decode()))
         self._check_any()
         self._network = (features.backbone.name, features.backbone.digest())
-        self._owner = np.arange(len(self)) % processes
+        self._owners = np.array(turns(len(self)))
 
     def __len__(self) -> int:
         """The number of readable images."""
         return len(self.images)
 
-    def _skip(self, record: Record, found: distributed.Arrays) -> None:
-        error = UnreadableImageError(found["unreadable"].tobytes().decode(errors="surrogateescape"))
+    def _skip(self, record: Record, error: UnreadableImageError) -> None:
         if self.strict:
             raise error
         logger.warning("skipped: %s", error)
@@ -108,58 +115,49 @@ class TrainingImages:
         if not self.images:
             raise UserError("there is no readable training image")
 
-    def _find(self, record: Record, source: WindowSource) -> Arrays:
-        """Windows, size and key of one image, or why it is unreadable. Runs on several threads."""
-        try:
-            found = source.windows_of_file(record.path, record.image_id, self.cache)
-        except UnreadableImageError as error:
-            return _unreadable(error)
-        key = np.frombuffer(found.key.encode(), np.uint8)
-        return {"boxes": found.boxes, "size": np.array(found.size), "key": key}
-
     def make_maps(self, order: Ints) -> bool:
         """Compute the maps that are not in the cache yet; the processes share that out.
 
-        An image that has vanished since its windows were found is left out, as one that never could be read.
-        Whether there was none; after others the images have other indices, and maps are to be made again.
+        An image that has vanished since its windows were found is left out.
+        Returns whether all images were there. If not, the other images have new indices: call this again.
 
         Args:
-            order: int64 ``[len(self)]``, in which mining is to meet the images. The processes own them in
+            order: int64 ``[len(self)]``, in which mining will meet the images. The processes own them in
                 turn along it, so that all have something to score at any time.
         """
-        self._owner = np.empty(len(self), np.int64)
-        self._owner[order] = np.arange(len(self)) % distributed.world_size()
-        own = self._own(range(len(self)))
-        size = images_at_once(self.features.backbone.mean.device)
-        groups = [own[start : start + size] for start in range(0, len(own), size)]
-        networks = self.workers if size == 1 else 2  # of two threads at a GPU, one reads and writes files
+        self._owners = np.empty(len(self), np.int64)
+        self._owners[order] = turns(len(self))
+        shared = self._share(order)
+        at_once = images_at_once(self.features.backbone.mean.device)
+        groups = _grouped(shared.own, at_once)
+        networks = self.workers if at_once == 1 else 2  # of two threads at a GPU, one reads and writes files
         title = f"conv5 maps ({self.features.backbone.name})"
-        made = chain.from_iterable(ahead(self._have_maps, groups, networks, waiting=networks))
-        lost = [
-            {"index": np.array(index), **_unreadable(error)}
-            for index, error in zip(own, track(made, title, len(own)), strict=True)
-            if error is not None
-        ]
-        vanished = {int(each["index"]): each for found in distributed.exchange(lost) for each in found}
+        made = chain.from_iterable(ahead(self._make_missing, groups, networks, waiting=networks))
+        errors = track(Shared(made, shared.owners).in_order(), title, len(order))
+        pairs = zip(order.tolist(), errors, strict=True)
+        vanished = {index: error for index, error in pairs if error is not None}
         for index in sorted(vanished):
             self._skip(self.images[index].record, vanished[index])
         self.images = [image for index, image in enumerate(self.images) if index not in vanished]
         self._check_any()
         return not vanished
 
-    def owners(self, indices: Iterable[int]) -> list[int]:
-        """The rank of the process that makes the vectors of each of some images."""
-        return [int(self._owner[index]) for index in indices]
+    def _share(self, indices: Iterable[int]) -> Shared[int]:
+        """Some images, shared out so that each process has those whose maps it makes."""
+        every = [int(index) for index in indices]
+        return share(every, self._owners[every].tolist())
 
-    def _own(self, indices: Iterable[int]) -> list[int]:
-        """Those of some images that are this process's."""
-        return [index for index in indices if self._owner[index] == distributed.rank()]
+    def owned(self, images: Ints) -> npt.NDArray[np.bool_]:
+        """Which ``[n]`` of images ``[n]`` are this process's: it makes their vectors."""
+        return owned(self._owners[images])
 
-    def _have_maps(self, group: Sequence[int]) -> list[UnreadableImageError | None]:
-        """Compute the maps of a group of images that are not in the cache, one scale after the other. Those
-        that are there are not read before they are used: they may be many gigabytes, and a damaged one is
-        then computed again. What is returned is, of each image, why there are none."""
-        lacking: dict[int, list[str | None]] = {}  # of each image, the keys of maps that are to be made
+    def _make_missing(self, group: Sequence[int]) -> list[UnreadableImageError | None]:
+        """Compute the maps of a group of images that are not in the cache, one scale after the other.
+
+        Returns, for each image, the error of an image that could not be read. Maps that the cache has are not
+        read here: they may be many gigabytes, and a damaged map is computed again when it is used.
+        """
+        lacking: dict[int, list[str | None]] = {}  # for each image, the key of every map that is missing
         for index in group:
             keys = [None if self.cache.has("maps", key) else key for key in self._map_keys(index)]
             if any(keys):
@@ -182,11 +180,10 @@ class TrainingImages:
 
     def _map_keys(self, index: int) -> list[str]:
         image, device = self.images[index], self.features.backbone.mean.device.type
-        where = () if device == "cpu" else (device,)  # another device rounds otherwise
-        return [digest(image.key, MAPS_VERSION, key, self._network, *where) for key in self.features.keys]
+        return [maps_key(image.key, scale, self._network, device) for scale in self.features.keys]
 
     def _maps(self, index: int) -> list[ConvMap]:
-        """The maps of one image, each by itself in the cache: a run with one more scale adds that alone."""
+        """The maps of one image, each an artefact of its own: a run with one more scale adds that one."""
         pixels = cache(lambda: read_image(self.images[index].record.path))  # once, if any map is missing
 
         def compute(number: int) -> Arrays:
@@ -207,7 +204,7 @@ class TrainingImages:
         return {"cells": cells.cpu().numpy(), "enlargement": np.array(conv_map.enlargement)}
 
     def windows(self) -> list[LabelledWindows]:
-        """Of every image."""
+        """The labelled windows of every image."""
         return [image.windows for image in self.images]
 
     def vectors(self, index: int) -> WindowVectors:
@@ -222,8 +219,8 @@ class TrainingImages:
         return vectors.make(vectors.of)
 
     def key(self) -> str:
-        """Of everything that the maps, the windows and their overlaps depend on."""
-        parts: list[object] = [MAPS_VERSION, *self.features.keys, *self._network]
+        """A key of everything that the maps, the windows and their overlaps depend on."""
+        parts: list[object] = [VERSIONS["maps"], *self.features.keys, *self._network]
         for image in self.images:
             record = image.windows.record
             parts.append(image.key)
@@ -231,33 +228,27 @@ class TrainingImages:
             parts += [array.tobytes() for array in arrays]
         return digest(*parts)
 
-    def stream(
-        self, order: Sequence[int] | Ints, title: str, head: FCHead | None = None, done: int = 0
-    ) -> Iterator[Example | int]:
-        """One pass over the images, with a progress bar; the next one is read while the last is used.
-
-        The first ``done`` of them are left out. In place of an image of another process comes that one's
-        rank.
-        """
+    def stream(self, order: Iterable[int], head: FCHead | None = None) -> Shared[Example]:
+        """One pass over images: each process reads its own, the next image while the last one is used."""
 
         def example(index: int) -> Example:
             return Example(self.images[index].windows, self.vectors(index).through(head))
 
-        rest = [int(index) for index in order[done:]]
-        own = ahead(example, self._own(rest), workers=1, waiting=1)
-        for owner in track(self.owners(rest), title, len(order), done=done):
-            yield next(own) if owner == distributed.rank() else owner
+        shared = self._share(order)
+        return Shared(ahead(example, shared.own, workers=1, waiting=1), shared.owners)
 
     def positives(
         self, min_iou: float, head: FCHead | None = None
     ) -> Iterator[tuple[Tensor, npt.NDArray[np.int8]]]:
         """Distinct vectors float16 ``[P, D]`` of the SVMs' positives and their signs ``[P, K]``, by image.
 
-        A sign counts the windows of its class that share the vector: near an object they are many. A
-        positive of one class says nothing to the others here: they meet it as a window, when mined.
+        A sign counts the windows of its class that share the vector: near an object they are many. For other
+        classes than its own a positive is no example here: mining shows it to them as a window.
         """
+        offers = {index: image.windows.positives(min_iou) for index, image in enumerate(self.images)}
 
-        def found(index: int, windows: Ints, labels: Ints) -> Arrays:
+        def found(index: int) -> Arrays:
+            windows, labels = offers[index]
             vectors = self.vectors(index)
             rows, vector_of = np.unique(vectors.of[windows], return_inverse=True)
             signs = np.zeros((len(rows), self.classes), np.int64)
@@ -265,12 +256,25 @@ class TrainingImages:
             made = vectors.through(head).make(rows).half().cpu()
             return {"vectors": made.numpy(), "signs": np.minimum(signs, 127).astype(np.int8)}
 
-        offers = {index: image.windows.positives(min_iou) for index, image in enumerate(self.images)}
-        offers = {index: offer for index, offer in offers.items() if len(offer[0])}
-        own = (found(index, *offers[index]) for index in self._own(offers))
-        arriving = distributed.in_order(own, self.owners(offers))
-        for arrays in track(arriving, "positives", len(offers)):
+        arriving = self._share(index for index, (windows, _) in offers.items() if len(windows))
+        for arrays in track(arriving.map(found), "positives", len(arriving)):
             yield torch.from_numpy(arrays["vectors"]), arrays["signs"]
+
+    def samples(
+        self, drawn: Sequence[tuple[int, int]], most: int, head: FCHead | None = None
+    ) -> Shared[Tensor]:
+        """Vectors ``[n, D]`` of at most ``most`` windows of each of some images, drawn by a seed each.
+
+        With a head: what it makes of the vectors.
+        """
+        seeds = dict(drawn)
+
+        def sample(index: int) -> Tensor:
+            vectors = self.sample(index, most, np.random.default_rng(seeds[index]))
+            return vectors if head is None else head(vectors)
+
+        shared = self._share(seeds)
+        return Shared(map(sample, shared.own), shared.owners)
 
     def sample(self, index: int, most: int, generator: np.random.Generator) -> Tensor:
         """Vectors ``[n, D]`` of windows drawn from one image, of all where it has no more than ``most``."""
@@ -278,15 +282,22 @@ class TrainingImages:
         return self.vectors(index).of_windows(drawn)
 
     def distinct_vectors(self, chosen: Sequence[tuple[int, Boxes]]) -> Iterator[tuple[Tensor, Ints]]:
-        """For an image and any boxes ``[n, 4]`` in it each: the distinct vectors float16 ``[M, D]`` of these,
-        and which of them each box has ``[n]``."""
+        """For some images and boxes ``[n, 4]`` in each: the distinct vectors float16 ``[M, D]`` of the boxes,
+        and the row ``[n]`` of each box among them."""
 
-        def found(index: int, boxes: Boxes) -> Arrays:
+        def found(one: tuple[int, Boxes]) -> Arrays:
+            index, boxes = one
             vectors = self.features.vectors(self._maps(index), boxes)
             made = vectors.make(np.arange(len(vectors))).half().cpu()
             return {"vectors": made.numpy(), "of": vectors.of}
 
-        owners = self.owners(index for index, _ in chosen)
-        own = (found(*one) for one, owner in zip(chosen, owners, strict=True) if owner == distributed.rank())
-        for arrays in distributed.in_order(own, owners):
+        owners = self._owners[[index for index, _ in chosen]].tolist()
+        for arrays in shared_map(found, chosen, owners):
             yield torch.from_numpy(arrays["vectors"]), arrays["of"]
+
+
+def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in lists of so many; the last list may be shorter."""
+    rest = iter(items)
+    while group := list(islice(rest, size)):
+        yield group

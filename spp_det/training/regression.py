@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,28 +17,45 @@ from spp_det.boxes import Boxes, Floats, Ints, decode_deltas, encode_deltas, iou
 from spp_det.config.settings import BoxRegression
 from spp_det.errors import UserError
 from spp_det.model.bbox import BoxRegressor, fit_ridge
-from spp_det.runtime import distributed
+from spp_det.runtime.cache import Arrays, check_form, digest
+from spp_det.runtime.progress import track
+from spp_det.runtime.sharing import Shared, rounds, share, shared_map
+from spp_det.training.checkpoint import CommonCache
 from spp_det.training.windows import LabelledWindows
 
-VERSION = 2  # of what is fitted to given examples, and of their mean norm; part of their cache keys
 Which = tuple[int, int]  # a label, and a pass from 0
 Fitted = Mapping[str, npt.NDArray[Any]]  # one class's ``weight`` and ``bias``, ``left_out``: see `fit_ridge`
 
 
-class Kept(Protocol):
-    """What was fitted before, such as a dictionary. Several processes ask it for the same at once, and are to
-    be told the same."""
+class CachedRegressors:
+    """The regressors that were fitted before to vectors ``[D]``, as artefacts of the cache."""
 
-    def get(self, which: Which, /) -> Fitted | None:
-        """None where it was not fitted."""
+    def __init__(self, cache: CommonCache, key: str, dimension: int, passes: int) -> None:
+        self.cache = cache
+        self.key = key
+        self.dimension = dimension
+        self.passes = passes
 
-    def __setitem__(self, which: Which, fitted: Fitted, /) -> None:
-        """Keep what was fitted."""
+    def get(self, which: Which) -> Fitted | None:
+        """The regressor; None where it is absent or damaged."""
+
+        def check(arrays: Arrays) -> None:
+            weight = np.broadcast_to(np.float32(0), (4, self.dimension))
+            check_form(arrays, weight=weight, bias=np.zeros(4, np.float32))
+            left_out = arrays.get("left_out")
+            if which[1] < self.passes - 1 and (left_out is None or left_out.shape[1:] != (4,)):
+                raise ValueError("left_out is not [n, 4]")
+
+        return self.cache.load_checked("regressors", digest(self.key, which), check)
+
+    def __setitem__(self, which: Which, fitted: Fitted) -> None:
+        """Keep a regressor."""
+        self.cache.store("regressors", digest(self.key, which), fitted)
 
 
 @dataclass(frozen=True, eq=False)
 class Examples:
-    """Boxes ``[n, 4]`` in one image, and the object ``[n, 4]`` that each is to be moved onto."""
+    """Boxes ``[n, 4]`` in one image, and the object ``[n, 4]`` that each box is to be moved onto."""
 
     image: int
     boxes: Boxes
@@ -56,35 +73,33 @@ def train_regressors(
     mean_norm: float,
     settings: BoxRegression,
     generator: np.random.Generator,
-    kept: Kept | None = None,
+    kept: dict[Which, Fitted] | CachedRegressors | None = None,
 ) -> tuple[BoxRegressor, ...]:
     """Fit each class's regressor on windows that overlap one of its objects by ``settings.min_iou``.
 
-    With two passes, a second regressor learns from the boxes that the first one makes of the same
-    windows: those are closer to their objects, and what is left to be said of them is something else. Each
-    is moved as it would be if its image were not in the training, or the second regressor would learn from
-    better boxes than it is ever to see.
+    With two passes, a second regressor learns from the boxes that the first one makes of the same windows:
+    they are closer to their objects, and need other corrections. For this each box is moved by a regressor
+    that has not learnt from its image: otherwise the second regressor would learn from better boxes than it
+    meets in detection.
 
-    Several processes fit a class each at a time, and all end with all.
+    Several processes fit one class each at a time, and all end with all regressors.
 
     Args:
         windows: the labelled windows of every training image.
-        vectors_of: for images with boxes ``[n, 4]`` each, vectors ``[M, D]`` and the one of each box ``[n]``,
-            image by image.
+        vectors_of: for images with boxes ``[n, 4]`` each: vectors ``[M, D]`` and the row of each box
+            ``[n]``, image by image.
         mean_norm: as for the SVMs; ``settings.ridge`` is meant for vectors of mean norm ``settings.norm``.
         generator: draws ``settings.max_windows`` examples where a class has more.
-        kept: is asked for each (label, pass), and given what was not there; None forgets.
+        kept: is asked for the regressor of each (label, pass), and given the new ones; None keeps nothing.
 
-    Returns one regressor a pass.
+    Returns one regressor for each pass.
     """
     pairs = [image.near(settings.min_iou) for image in windows]
     ridge = settings.ridge * (mean_norm / settings.norm) ** 2  # for the vectors as they are
     weights = torch.zeros(settings.passes, len(classes), 4, dimension)
     biases = torch.zeros(settings.passes, len(classes), 4)
     kept = {} if kept is None else kept
-    processes = distributed.world_size()
-    for first in range(0, len(classes), processes):
-        labels = range(first, min(first + processes, len(classes)))
+    for labels in rounds(range(len(classes))):
         drawn = {label: _draw(windows, pairs, label, settings.max_windows, generator) for label in labels}
         for number in range(settings.passes):
             drawn = {label: examples for label, examples in drawn.items() if examples}
@@ -103,24 +118,28 @@ def _fitted(
     vectors_of: VectorsOf,
     ridge: float,
     leave_out: bool,
-    kept: Kept,
+    kept: dict[Which, Fitted] | CachedRegressors,
 ) -> dict[int, Fitted]:
-    """One pass's regressions of some classes: kept, or fitted by a process each."""
+    """The regressions of some classes in one pass: kept ones, and new ones, each fitted by one process."""
     found = {}
     for label, examples in drawn.items():
         fitted, count = kept.get((label, number)), sum(len(each.boxes) for each in examples)
         if fitted is not None and (not leave_out or len(fitted["left_out"]) == count):
             found[label] = fitted
     missing = [label for label in drawn if label not in found]
-    rank, mine = distributed.rank(), []
-    for owner, label in enumerate(missing):  # all are collected before any is fitted: nobody waits for a fit
+    parts = {}
+    own = set(share(missing).own)
+    for label in missing:  # the vectors of all classes are collected before any fit: nobody waits for a fit
         vectors = vectors_of([(each.image, each.boxes) for each in drawn[label]])
-        if owner == rank:
-            mine = [(part.half(), of) for part, of in vectors]
+        if label in own:
+            parts[label] = [(part.half(), of) for part, of in vectors]
         else:
-            deque(vectors, maxlen=0)  # sends what is of this process's images
-    own = [_fit(drawn[label], mine, ridge, leave_out) for label in missing[rank : rank + 1]]
-    results = distributed.in_order(own, range(len(missing)))
+            deque(vectors, maxlen=0)  # this process sends the vectors of its images
+
+    def fit(label: int) -> Fitted:
+        return _fit(drawn[label], parts.pop(label), ridge, leave_out)
+
+    results = shared_map(fit, missing)
     for label, fitted in zip(missing, results, strict=True):
         kept[label, number] = found[label] = fitted
     return found
@@ -129,8 +148,7 @@ def _fitted(
 def _fit(
     examples: Sequence[Examples], parts: Sequence[tuple[Tensor, Ints]], ridge: float, leave_out: bool
 ) -> Fitted:
-    """One class's regression on the vectors of each image's boxes; ``left_out`` if asked for, each image a
-    group."""
+    """The regression of one class on the vectors of each image's boxes; see `fit_ridge` for ``left_out``."""
     vectors = torch.cat([part for part, _ in parts])
     counts = [len(part) for part, _ in parts]
     starts = np.cumsum(counts) - counts
@@ -143,7 +161,10 @@ def _fit(
 
 
 def _moved(examples: Sequence[Examples], deltas: Floats, min_iou: float) -> list[Examples]:
-    """The examples with their boxes moved by ``[all of them, 4]``, those that still overlap their object."""
+    """The examples with their boxes moved, but for boxes that then overlap their object too little.
+
+    ``deltas`` are ``[n, 4]`` for the n boxes of all examples.
+    """
     found, start = [], 0
     for each in examples:
         boxes = decode_deltas(each.boxes, deltas[start : start + len(each.boxes)])
@@ -161,7 +182,7 @@ def _draw(
     most: int,
     generator: np.random.Generator,
 ) -> list[Examples]:
-    """At most that many windows near objects of a class, image by image."""
+    """At most ``most`` windows near objects of a class, image by image."""
     found: list[Examples] = []
     for image, (index, objects) in enumerate(pairs):
         mine = windows[image].record.labels[objects] == label
@@ -178,14 +199,13 @@ def _draw(
     return [Examples(e.image, e.boxes[part], e.objects[part]) for e, part in drawn if part.any()]
 
 
-def mean_vector_norm(images: Iterable[Tensor], owners: Sequence[int] = ()) -> float:
+def mean_vector_norm(images: Shared[Tensor]) -> float:
     """Mean Euclidean norm of the vectors ``[n, D]`` of some images.
 
-    Of several processes each gives those of its own images; ``owners`` are the ranks of all. Raises UserError
-    where it is 0 or not finite: nothing can be learnt from such vectors.
+    Raises UserError where the mean is 0 or not finite: nothing can be learnt from such vectors.
     """
-    own = ({"norms": vectors.norm(dim=1).cpu().numpy()} for vectors in images)
-    norms = [found["norms"] for found in distributed.in_order(own, owners)]
+    found = images.map(lambda vectors: {"norms": vectors.norm(dim=1).cpu().numpy()})
+    norms = [each["norms"] for each in track(found, "length of the vectors", len(images))]
     mean = float(torch.from_numpy(np.concatenate(norms)).mean())
     if not 0 < mean < math.inf:
         raise UserError(f"backbone.weights: the features of the training images have mean norm {mean:g}")

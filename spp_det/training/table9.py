@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spp_det.config.file import parse_config
-from spp_det.config.settings import FC, FIVE_SCALES, BoxRegression, Config, FineTune
-from spp_det.config.settings import Backbone as BackboneSettings
+from spp_det.config.settings import FC, FIVE_SCALES, BackboneSettings, BoxRegression, Config, FineTune
 from spp_det.errors import UserError
-from spp_det.model.head import IMAGENET
+from spp_det.model.head_weights import IMAGENET
 from spp_det.runtime.cache import digest
 from spp_det.training.stages import cache_of
 from spp_det.version import __version__

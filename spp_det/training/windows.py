@@ -1,4 +1,4 @@
-"""Which windows of an annotated image are examples of what."""
+"""The windows of an annotated image as examples: positives, near an object, background."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class LabelledWindows:
 
     Attributes:
         boxes: float32 ``[N, 4]``: the objects' own boxes, then the proposals.
-        objects: how many of them are objects.
-        overlaps: float32 ``[N, G]`` IoU with every object.
+        objects: the number of objects.
+        overlaps: float32 ``[N, G]``, the IoU of each window with every object.
         record: the annotation.
     """
 
@@ -36,7 +36,7 @@ class LabelledWindows:
     def positives(self, min_iou: float) -> tuple[Ints, Ints]:
         """Indices ``[P]`` and labels ``[P]`` of the SVMs' positives.
 
-        These are the objects themselves (P section 4.1) and, for ``min_iou < 1``, windows that near.
+        These are the objects themselves (P section 4.1) and, for ``min_iou < 1``, windows with that overlap.
         """
         own = np.flatnonzero(~(self.record.difficult | self.record.crowd))
         if min_iou == 1:
@@ -49,8 +49,8 @@ class LabelledWindows:
     def class_overlaps(self, classes: int) -> Floats:
         """``[N, K]``: the largest overlap with any object of each class, difficult ones too; 0 without one.
 
-        It is IoU, but for a crowd the part of the window inside it, as COCO's own evaluation matches crowds:
-        a window deep inside one has next to no IoU with it, and shows objects of its class all the same.
+        The overlap is IoU; for a crowd it is the part of the window inside the crowd, as in COCO's own
+        evaluation: a small window in a large crowd has little IoU with it, but shows objects of its class.
         """
         best = np.zeros((len(self.boxes), classes), np.float32)
         for column, label in enumerate(self.record.labels):
@@ -60,14 +60,15 @@ class LabelledWindows:
         return best
 
     def near(self, min_iou: float) -> tuple[Ints, Ints]:
-        """Windows ``[P]`` and the object ``[P]`` that each overlaps most, where by ``min_iou`` or more.
+        """Windows ``[P]`` that overlap an object by ``min_iou`` or more, and the object ``[P]`` that each
+        overlaps most.
 
-        A window is no example where that object is difficult or a crowd.
+        A window is no example where this object is difficult or a crowd.
         """
         if not len(self.record.boxes):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         target = self.overlaps.argmax(axis=1)
-        target[: self.objects] = np.arange(self.objects)  # its own, also where objects share a box
+        target[: self.objects] = np.arange(self.objects)  # its own, also where two share a box
         usable = ~(self.record.difficult | self.record.crowd)[target]
         near = self.overlaps[np.arange(len(target)), target] >= min_iou
         windows = np.flatnonzero(usable & near)
@@ -76,8 +77,8 @@ class LabelledWindows:
     def background(self, low: float, high: float) -> Ints:
         """Windows ``[M]`` whose largest IoU with any object is ``low`` or more, and below ``high``.
 
-        None that overlaps a difficult object by more than ``low``, or has more than that part of itself in a
-        crowd: what it shows is unknown.
+        A window that overlaps a difficult object by more than ``low``, or lies in a crowd with more than that
+        part of its area, is left out: its class is unknown.
         """
         largest = self.overlaps.max(axis=1, initial=0)
         unknown = np.concatenate([self.overlaps[:, self.record.difficult], self._inside_crowds()], axis=1)
@@ -91,7 +92,7 @@ class LabelledWindows:
 
 
 def spread_out(boxes: Boxes, scores: Floats, candidates: npt.NDArray[np.bool_], max_iou: float) -> Ints:
-    """Those of the candidate windows ``[N]`` that remain when none may overlap a better one by more
-    than ``max_iou`` (P section 4.1: 0.7)."""
+    """The candidates among windows ``[N]`` without duplicates, which overlap a better candidate by more than
+    ``max_iou`` (P section 4.1: 0.7)."""
     index = np.flatnonzero(candidates)
     return index[nms(boxes[index], scores[index], max_iou)]

@@ -22,6 +22,7 @@ from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, read_image
 from spp_det.model.detector import Detector
 from spp_det.proposals.files import write_proposals
+from spp_det.proposals.source import WindowSource
 from tests.command_line import assert_one_line, names_of, rows_of, spp_det
 
 
@@ -66,7 +67,7 @@ def test_a_wrong_request_makes_no_folder(run_detector, run_paths, tmp_path, opti
 
 def test_a_file_that_lacks_an_image_makes_no_folder(run_detector, run_paths, tmp_path):
     write_proposals(tmp_path / "a.json", {})
-    source = windows_for(run_detector.settings.proposals, tmp_path / "a.json", None)
+    source = windows_for(run_detector.searches, tmp_path / "a.json")
     with pytest.raises(UserError, match=r"a.json: has no windows for the image test_00000"):
         detect_to_folder(run_detector, run_paths, tmp_path / "out", source=source)
     assert not (tmp_path / "out").exists()
@@ -85,13 +86,14 @@ def test_a_file_that_lacks_an_image_makes_no_folder(run_detector, run_paths, tmp
 )
 def test_windows_from_elsewhere_are_asked_for(trained, file, edge_model, said):
     with pytest.raises(UserError) as caught:
-        windows_for(Proposals(**trained), file, edge_model)
+        windows_for([Proposals(**trained)], file, edge_model)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_without_files_the_detector_searches_by_itself():
-    assert windows_for(Proposals(mode="paper", max_side=500), None, None) is None
+    search = Proposals(mode="paper", max_side=500)
+    assert windows_for([search]).identity() == WindowSource(search).identity()
 
 
 # ---------------------------------------------------------------- going on
@@ -172,7 +174,7 @@ def test_what_another_model_began_is_refused_in_one_line(run_folder, run_detecto
     with pytest.raises(UserError, match="--classes was "):
         detect_to_folder(run_detector, run_paths[:1], tmp_path, resume=True, only=run_detector.classes[0])
     write_proposals(tmp_path / "a.json", {run_paths[0].stem: np.float32([(0, 0, 50, 50)])})
-    source = windows_for(run_detector.settings.proposals, tmp_path / "a.json", None)
+    source = windows_for(run_detector.searches, tmp_path / "a.json")
     with pytest.raises(UserError, match='windows was "its own" and is now "file '):
         detect_to_folder(run_detector, run_paths[:1], tmp_path, resume=True, source=source)
 

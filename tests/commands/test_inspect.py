@@ -11,16 +11,15 @@ import torch
 from PIL import Image
 
 from spp_det.commands.inspect import FILTERS, STRONGEST, inspect_image
-from spp_det.config.settings import FC, Proposals, Pyramid
-from spp_det.config.settings import Backbone as BackboneSettings
+from spp_det.config.settings import FC, BackboneSettings, Proposals, Pyramid
 from spp_det.data.synthetic import CLASSES, scene
 from spp_det.errors import UserError
 from spp_det.images import read_image
 from spp_det.model.backbone import Backbone
-from spp_det.model.detector import Detector
+from spp_det.model.detector import Detector, own_windows
 from spp_det.model.features import SPPFeatures
 from spp_det.model.head import FCHead
-from spp_det.model.model_file import Settings
+from spp_det.model.model_file import ModelSettings
 from spp_det.model.svm import LinearSVMs
 from tests.command_line import assert_one_line, spp_det
 
@@ -29,13 +28,13 @@ WINDOW = np.float32([20, 10, 90, 80])
 
 def detector_of(fc=None, **sections) -> Detector:
     """Two classes of random weights."""
-    settings = Settings(
+    settings = ModelSettings(
         backbone=BackboneSettings(name="zf5_small", weights="random", scales=(96, 160)),
         pyramid=Pyramid(levels=(2, 1), normalize="hellinger"),
         fc=fc or FC(),
         **sections,
     )
-    features = SPPFeatures.of(Backbone("zf5_small"), settings)
+    features = SPPFeatures.of(Backbone("zf5_small"), settings.backbone, settings.pyramid)
     head = None if fc is None else FCHead(fc.layer, features.dimension, fc.width)
     dimension = features.dimension if head is None else head.dimension
     weight = torch.randn(2, dimension, generator=torch.Generator().manual_seed(0))
@@ -82,7 +81,7 @@ def test_three_pictures_are_written(inspected):
 def test_by_default_it_is_the_window_that_scores_highest(inspected, detector, paths):
     _, numbers, _ = inspected
     image = read_image(paths[0])
-    _, scores = detector.score(detector.features.maps(image), detector.propose(image))
+    _, scores = detector.score(detector.features.maps(image), own_windows(detector, image))
     assert max(numbers["window"]["scores"].values()) == pytest.approx(scores.max(), abs=1e-4)
     assert numbers["window"]["class"] == detector.classes[scores.max(0).argmax()]
 

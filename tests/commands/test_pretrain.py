@@ -24,7 +24,6 @@ from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.images import encode_jpeg
 from spp_det.model.backbone import Backbone
-from spp_det.model.head import FCHead
 from spp_det.pretraining import pretrain
 from tests.command_line import Ended, assert_one_line, spp_det
 
@@ -177,25 +176,6 @@ def test_a_mistake_is_found_before_any_work(folder, tmp_path):
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=r"broken\.jpg: not an image"):
         run_pretraining(configure(folder, tmp_path / "run", "strict=true"))
-
-
-@pytest.mark.parametrize("name", ["alexnet", "zf5"])
-def test_fc_layers_go_with_a_backbone_that_has_names_for_them(folder, tmp_path, name):
-    """Each level of the pyramid to its own, in whatever order the detector has them."""
-    small = ("fc.layers=2", "fc.width=8", "train.epochs=1", "train.sizes=[64]", "data.test=null")
-    config = configure(folder, tmp_path, f"backbone.name={name}", "pyramid.levels=[2, 3, 1]", *small)
-    trained = pretrain.pretrain(config, torch.device("cpu")).network
-    pretrain.save_network(trained, tmp_path / "backbone.safetensors")
-    head = FCHead("fc7", 14 * 256, 8, seed=None)
-    head.load_weights(str(tmp_path / "backbone.safetensors"), name, (3, 2, 1), 256)
-    image = np.random.default_rng(0).integers(0, 256, (100, 120, 3), dtype=np.uint8)
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
-    with torch.inference_mode():
-        conv_map = trained.backbone(pixels)
-        levels = [torch.nn.functional.adaptive_max_pool2d(conv_map, n)[0].flatten(1).T for n in (3, 2, 1)]
-        fc7 = head(torch.cat(levels).flatten()[None])
-        expected = trained.fc[:-2](trained.pool(conv_map))  # up to fc7's ReLU
-    torch.testing.assert_close(fc7, expected)
 
 
 RANK = """

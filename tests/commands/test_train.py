@@ -184,7 +184,7 @@ def test_training_on_a_file_of_the_same_windows_gives_the_same_detector(
     detect_to_folder(run_detector, run_paths, tmp_path / "searched")
     imported = Detector.load(model)
     assert imported.settings.proposals == Proposals(mode="file")
-    source = windows_for(imported.settings.proposals, windows, None)
+    source = windows_for(imported.searches, windows)
     detect_to_folder(imported, run_paths, tmp_path / "imported", source=source)
     detections = [
         (tmp_path / name / "detections.json").read_bytes() for name in ("searched", "imported", "test")

@@ -14,6 +14,7 @@ from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.inference import detect_files
 from spp_det.model.ensemble import Ensemble
+from spp_det.proposals.source import WindowSource
 from spp_det.training.stages import train
 
 DEVICES = [
@@ -60,7 +61,7 @@ def test_a_training_on_the_device_makes_a_model_for_every_device(voc, tmp_path, 
     here = Detector.load(tmp_path / "model.safetensors", "cpu", "float32")
     paths = [record.path for record in read_voc(voc, "trainval").records]
     paths = paths[:2] if way == "rcnn" else paths  # 9, more than a GPU takes at once
-    found = list(detect_files(there, paths, 2))
+    found = list(detect_files(there, paths, 2, WindowSource.of_model(there.searches, "no search")))
     for path, result, listed in zip(paths, found, there(paths), strict=True):
         expected = here(path)
         assert len(expected["scores"]) > 0

@@ -30,10 +30,10 @@ from spp_det.detections.reader import read_detections
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, image_size, read_image
 from spp_det.model.backbone import Backbone
+from spp_det.pretraining.checkpoint import load_checkpoint
 from spp_det.pretraining.learning import Progress
 from spp_det.proposals.files import read_proposals
 from spp_det.runtime.cache import Cache
-from spp_det.training.checkpoint import load_checkpoint
 from tests.stress.fuzz import read_undamaged, run_case
 from tests.stress.guard import watched
 from tests.stress.readers import READERS

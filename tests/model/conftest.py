@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
 
-from spp_det.config.settings import FC, Detection, Proposals, Pyramid, ScorerKind
-from spp_det.config.settings import Backbone as BackboneSettings
+from spp_det.config.settings import FC, BackboneSettings, Detection, Proposals, Pyramid, ScorerKind
 from spp_det.config.values import Precision
 from spp_det.data.synthetic import scene
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.detector import Detector, Scorer
+from spp_det.model.detector import Detector
 from spp_det.model.features import SPPFeatures
 from spp_det.model.head import FCHead
-from spp_det.model.model_file import Settings
+from spp_det.model.model_file import ModelSettings
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 
@@ -36,7 +36,7 @@ def random_detector(
     **detection: float,
 ) -> Detector:
     """Scores spread around 0, so that the threshold, the suppression and the limit all have work."""
-    settings = Settings(
+    settings = ModelSettings(
         proposals=Proposals(max_side=400),
         backbone=BackboneSettings(name="zf5_small", weights="random", scales=scales, max_side=600),
         pyramid=Pyramid(levels=levels),
@@ -44,7 +44,7 @@ def random_detector(
         scorer=scorer,
         detection=Detection.model_validate(detection),
     )
-    features = SPPFeatures.of(Backbone("zf5_small").at(precision), settings)
+    features = SPPFeatures.of(Backbone("zf5_small").at(precision), settings.backbone, settings.pyramid)
     head, described, spread, bias = None, features.dimension, 0.05, [-3.5, -3.0, -2.0]
     if fc.layer != "pool5":
         head = FCHead(fc.layer, features.dimension, fc.width)
@@ -54,7 +54,7 @@ def random_detector(
     weight = torch.randn(described, len(CLASSES), generator=generator)
     weight -= weight.mean(0)
     rows, offsets = spread * weight.T.contiguous(), torch.tensor(bias)
-    chosen: Scorer = LinearSVMs(rows, offsets)
+    chosen: LinearSVMs | SoftmaxScorer = LinearSVMs(rows, offsets)
     if scorer == "softmax":
         chosen = SoftmaxScorer(
             torch.cat([rows, rows.new_zeros(1, described)]), torch.cat([offsets, torch.zeros(1)])
@@ -83,3 +83,11 @@ def images() -> list[npt.NDArray[np.uint8]]:
     """Three generated scenes of different sizes."""
     sizes = [(150, 110), (100, 130), (120, 120)]
     return [scene(np.random.default_rng(i), sizes=(size,)).image for i, size in enumerate(sizes)]
+
+
+@pytest.fixture(scope="module")
+def model(detector, tmp_path_factory) -> Path:
+    """The file of that one."""
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    detector.save(path)
+    return path

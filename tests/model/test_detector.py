@@ -11,9 +11,8 @@ from PIL import Image
 
 from spp_det import Detector
 from spp_det.boxes import as_boxes, iou
-from spp_det.config.settings import FC, Detection, Proposals
+from spp_det.config.settings import FC, Proposals
 from spp_det.errors import UserError
-from spp_det.model.detector import suppress
 from spp_det.proposals import selective_search
 
 HEADS = {
@@ -206,60 +205,6 @@ def test_detections_are_those_of_the_slow_version(build_detector, images, limit,
     np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)
 
 
-def slow_twice(detector, image, windows):
-    """Candidate by candidate: moved, looked at where it is then, and the mean of both looks."""
-    settings, maps = detector.settings.detection, detector.features.maps(image)
-    first, second = detector.regressors
-
-    def look(box, label):
-        vector = detector.features.vectors(maps, box[None]).make(np.array([0]))
-        seen = vector if detector.head is None else detector.head(vector)
-        return vector, float(detector.scorer(seen)[0, label])
-
-    rows = []  # label, score, box
-    for label in range(len(detector.classes)):
-        scored = [(look(window, label)[1], i) for i, window in enumerate(windows)]
-        kept = []
-        for score, i in sorted(scored, key=lambda pair: -pair[0]):
-            near = [j for j in kept if iou(windows[[i]], windows[[j]])[0, 0] > 0.7]
-            if score > settings.score_threshold and not near and len(kept) < 3 * settings.max_per_image:
-                kept.append(i)
-                box = first(look(windows[i], label)[0], np.array([label]), windows[[i]])
-                vector, again = look(box[0], label)
-                end = second(vector, np.array([label]), box)
-                if (score + again) / 2 > settings.score_threshold:
-                    rows.append((label, (score + again) / 2, ((box + end) / 2)[0]))
-    found = []
-    for label, score, box in sorted(rows, key=lambda row: -row[1]):
-        rivals = [row for row in found if row[0] == label]
-        near = [row for row in rivals if iou(box[None], row[2][None])[0, 0] > settings.nms]
-        if not near and len(rivals) < settings.max_per_image:
-            found.append((label, score, box))
-    limit = np.array([image.shape[1], image.shape[0]] * 2)
-    return {
-        "labels": np.array([row[0] for row in found]),
-        "scores": np.array([row[1] for row in found]),
-        "boxes": np.clip(np.array([row[2] for row in found]), 0, limit),
-    }
-
-
-@pytest.mark.parametrize("limit", [4, 100])
-def test_two_passes_are_those_of_the_slow_version(build_detector, images, limit):
-    detector = build_detector(
-        passes=2,
-        fc=FC(layer="fc6", width=32, weights="random"),
-        scales=(100, 160),
-        score_threshold=-0.5,
-        max_per_image=limit,
-    )
-    windows = selective_search(images[0])[::3]
-    found, expected = detector.detect(images[0], windows), slow_twice(detector, images[0], windows)
-    assert len(expected["labels"])
-    assert found["labels"].tolist() == expected["labels"].tolist()
-    np.testing.assert_allclose(found["scores"], expected["scores"], atol=1e-4)
-    np.testing.assert_allclose(found["boxes"], expected["boxes"], atol=1e-2)
-
-
 def test_its_windows_are_those_of_selective_search(detector, images):
     search = detector.settings.proposals
     windows = selective_search(images[0], search.mode, search.max_side)
@@ -445,17 +390,3 @@ def test_cuda_detects_what_the_cpu_detects(detector, images, tmp_path):
     expected = detector(images[0])
     check(found, 150, 110)
     np.testing.assert_allclose(found["scores"][:10], expected["scores"][:10], atol=0.05)
-
-
-def test_soft_suppression_lowers_scores_class_by_class():
-    """Box 1 overlaps box 0 by half: of its class its probability is e^-(1/4 / 0.5) of what it was."""
-    places = as_boxes([(0, 0, 10, 10), (0, 0, 10, 5), (0, 0, 10, 5)])
-    labels, scores = np.array([0, 0, 1]), np.float32([2, 1, 1])
-    kept, lowered = suppress(places, labels, scores, Detection(soft_nms=0.5))
-    p = np.exp(-0.5) / (1 + np.exp(-1))
-    assert kept.tolist() == [0, 1, 2]
-    assert lowered == pytest.approx([2, np.log(p / (1 - p)), 1])
-    kept, lowered = suppress(places, labels, scores, Detection(soft_nms=0.5, score_threshold=-0.2))
-    assert kept.tolist() == [0, 2]
-    kept, lowered = suppress(places, labels, scores, Detection(nms=0.3))
-    assert (kept.tolist(), lowered.tolist()) == ([0, 2], [2, 1])

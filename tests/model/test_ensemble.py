@@ -16,10 +16,12 @@ from spp_det.config.settings import FC, Proposals
 from spp_det.detections.types import DetectedImage
 from spp_det.errors import UserError
 from spp_det.inference import detect_files
-from spp_det.model import detector as detector_module
 from spp_det.model.bbox import BoxRegressor
+from spp_det.model.detector import own_windows
 from spp_det.model.ensemble import load_detector
 from spp_det.model.svm import LinearSVMs
+from spp_det.proposals import selective
+from spp_det.proposals.source import WindowSource
 
 FC6 = FC(layer="fc6", weights="random", width=24)
 
@@ -64,14 +66,14 @@ def test_a_model_combined_with_itself_detects_what_it_detects_alone(
 ):
     options = {"nms": nms, "max_per_image": limit, "score_threshold": threshold}
     detector = build_detector(passes=passes, scales=scales, fc=fc, **options)
-    windows = detector.propose(images[which])[::5]
+    windows = own_windows(detector, images[which])[::5]
     alone = detector.detect(images[which], windows)
     assert equal(Ensemble([detector] * copies).detect(images[which], windows), alone)
 
 
 def test_images_of_a_batch_are_detected_as_each_alone(build_detector, images):
     detector = build_detector(passes=2, scales=(80, 160))
-    windows = [detector.propose(image)[::5] for image in images]
+    windows = [own_windows(detector, image)[::5] for image in images]
     for model in (detector, Ensemble([detector, other_model(detector)])):
         found = model.detect_batch(images, windows)
         assert len(found) == len(images) > 1
@@ -126,7 +128,7 @@ def slow_union(models, image, windows):
 def test_detections_are_those_of_the_slow_version(build_detector, images, limit):
     first = build_detector(score_threshold=-0.5, nms=0.4, max_per_image=limit)
     models = [first, other_model(first, order=(2, 0, 1)), build_detector(passes=0, fc=FC6)]
-    windows = first.propose(images[0])[::3]
+    windows = own_windows(first, images[0])[::3]
     found, expected = Ensemble(models).detect(images[0], windows), slow_union(models, images[0], windows)
     assert len(expected["owners"]) > 1  # or the order of classes and the regressors are not put to the test
     assert found["labels"].tolist() == expected["labels"].tolist()
@@ -182,13 +184,13 @@ def test_no_models_are_no_ensemble():
 @pytest.fixture
 def searches(monkeypatch):
     """The mode and the side of every selective search."""
-    noted, search = [], detector_module.selective_search
+    noted, search = [], selective.selective_search
 
     def noting(image, mode, max_side, threads):
         noted.append((mode, max_side))
         return search(image, mode, max_side, threads)
 
-    monkeypatch.setattr(detector_module, "selective_search", noting)
+    monkeypatch.setattr(selective, "selective_search", noting)
     return noted
 
 
@@ -199,9 +201,9 @@ def test_an_image_is_searched_once_for_models_that_search_alike(detector, images
 
 def test_models_that_search_differently_share_all_windows(detector, images, searches):
     ensemble = Ensemble([detector, searching(detector, mode="paper"), other_model(detector)])
-    windows = ensemble.propose(images[0])
+    windows = own_windows(ensemble, images[0])
     assert searches == [("fast", 400), ("paper", None)]
-    apart = [model.propose(images[0]).tolist() for model in ensemble.models[:2]]
+    apart = [own_windows(model, images[0]).tolist() for model in ensemble.models[:2]]
     assert windows.tolist() == sorted({tuple(row): row for rows in apart for row in rows}.values())
     assert windows.dtype == np.float32
     assert equal(ensemble(images[0]), ensemble.detect(images[0], windows))
@@ -236,6 +238,7 @@ def test_model_files_are_loaded_and_detect_in_files(detector, images, tmp_path):
     files = [tmp_path / f"{index}.png" for index in range(2)]
     for path, image in zip(files, images, strict=False):
         Image.fromarray(image).save(path)
-    for result, image in zip(detect_files(loaded, files, 2), images, strict=False):
+    results = detect_files(loaded, files, 2, WindowSource.of_model(loaded.searches, "no search"))
+    for result, image in zip(results, images, strict=False):
         assert isinstance(result, DetectedImage)
         assert equal(result.detections, Ensemble(models)(image))

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from spp_det.boxes import as_boxes
-from spp_det.config.settings import Backbone as BackboneSettings
-from spp_det.config.settings import Detection, Proposals, Pyramid
+from spp_det.config.settings import BackboneSettings, Detection, Proposals, Pyramid
 from spp_det.data.synthetic import scene
 from spp_det.errors import UserError
 from spp_det.images import resize_shorter_side
 from spp_det.model.backbone import Backbone
-from spp_det.model.features import (
-    ConvMap,
-    SPPFeatures,
-    WindowVectors,
-    batches,
-    chunk_size,
-    maps_of_each,
-)
-from spp_det.model.model_file import Settings
+from spp_det.model.features import ConvMap, SPPFeatures, batches
+from spp_det.model.model_file import ModelSettings
 from spp_det.model.projection import project
 from spp_det.model.pyramid import pool_windows
-from spp_det.model.svm import LinearSVMs
-from spp_det.runtime.threads import ahead, on_all_cores
-from tests.vectors import held
+from tests.vectors import all_of, random_windows, spp_features
 
 LEVELS = (6, 3, 2, 1)
 
@@ -45,23 +32,8 @@ def image():
     return scene(np.random.default_rng(1), sizes=((200, 150),)).image
 
 
-def random_windows(count: int, width: int, height: int, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    x, y = np.sort(rng.integers(0, width, (count, 2))), np.sort(rng.integers(0, height, (count, 2)))
-    return as_boxes(np.stack([x[:, 0], y[:, 0], x[:, 1] + 1, y[:, 1] + 1], axis=1))
-
-
-def features_of(backbone, scales=(160,), max_side=2400, levels=LEVELS, mode="max", normalize="none"):
-    return SPPFeatures(backbone, scales, max_side, levels, mode, normalize)
-
-
-def all_of(vectors: WindowVectors):
-    """Every distinct vector ``[M, D]``, and the row of each window."""
-    return vectors.make(np.arange(len(vectors))), vectors.of
-
-
 def test_a_map_is_the_network_on_the_resized_image(backbone, image):
-    (conv_map,) = features_of(backbone, (240,)).maps(image)
+    (conv_map,) = spp_features(backbone, (240,)).maps(image)
     assert conv_map.enlargement == (1.6, 1.6)
     resized = resize_shorter_side(image, 240, 2400)
     assert resized.shape == (240, 320, 3)
@@ -73,7 +45,7 @@ def test_a_map_is_the_network_on_the_resized_image(backbone, image):
 
 
 def test_the_enlargement_is_that_of_each_axis_after_rounding(backbone, image):
-    (conv_map,) = features_of(backbone, (100,)).maps(image[:77])  # 77 x 200 -> 100 x 259.74
+    (conv_map,) = spp_features(backbone, (100,)).maps(image[:77])  # 77 x 200 -> 100 x 259.74
     assert conv_map.enlargement == (260 / 200, 100 / 77)
 
 
@@ -81,7 +53,7 @@ def test_images_of_one_size_pass_the_network_together(backbone, monkeypatch):
     """Each gets the map that it gets alone, to rounding, whatever stands beside it."""
     sizes = [(200, 150), (120, 150), (400, 300), (200, 150), (150, 120)]  # 0, 2 and 3 become 213 x 160
     images = [scene(np.random.default_rng(i), sizes=(size,)).image for i, size in enumerate(sizes)]
-    features = features_of(backbone, (160, 96))
+    features = spp_features(backbone, (160, 96))
     alone = [features.maps(image) for image in images]
     passed, forward = [], Backbone.forward
 
@@ -90,13 +62,13 @@ def test_images_of_one_size_pass_the_network_together(backbone, monkeypatch):
         return forward(self, pixels)
 
     monkeypatch.setattr(Backbone, "forward", noted)
-    found = maps_of_each(features, images)
+    found = features.maps_of(images)
     assert passed == [3, 1, 1] * 2
     for maps, expected in zip(found, alone, strict=True):
         for conv_map, other in zip(maps, expected, strict=True):
             assert conv_map.enlargement == other.enlargement
             torch.testing.assert_close(conv_map.cells, other.cells, atol=1e-4, rtol=1e-4)
-    assert maps_of_each(features, []) == []
+    assert features.maps_of([]) == []
 
 
 def test_no_more_pixels_pass_together_than_there_is_memory_for():
@@ -109,7 +81,7 @@ def test_no_more_pixels_pass_together_than_there_is_memory_for():
 @pytest.mark.parametrize("mode", ["max", "average"])
 @pytest.mark.parametrize("levels", [LEVELS, (4, 1)])
 def test_a_vector_is_the_pooled_crop_of_the_projected_window(backbone, image, mode, levels):
-    features = features_of(backbone, (240,), levels=levels, mode=mode)
+    features = spp_features(backbone, (240,), levels=levels, mode=mode)
     windows = random_windows(60, 200, 150)
     maps = features.maps(image)
     vectors, vector_of = all_of(features.vectors(maps, windows))
@@ -125,7 +97,7 @@ def test_a_vector_is_the_pooled_crop_of_the_projected_window(backbone, image, mo
 
 
 def test_each_distinct_rectangle_has_one_vector(backbone, image):
-    features = features_of(backbone)
+    features = spp_features(backbone)
     windows = random_windows(300, 200, 150)
     vectors, vector_of = all_of(features.vectors(features.maps(image), windows))
     (conv_map,) = features.maps(image)
@@ -137,7 +109,7 @@ def test_each_distinct_rectangle_has_one_vector(backbone, image):
 
 def test_each_window_is_taken_at_the_scale_closest_to_224_pixels(backbone, image):
     scales = (180, 250, 400, 700)
-    features = features_of(backbone, scales)
+    features = spp_features(backbone, scales)
     windows = np.concatenate([random_windows(120, 200, 150, seed=2), as_boxes([[0, 0, 200, 150]])])
     maps = features.maps(image)
     assert len(maps) == 4
@@ -148,7 +120,7 @@ def test_each_window_is_taken_at_the_scale_closest_to_224_pixels(backbone, image
         factors = [np.sqrt(m.enlargement[0] * m.enlargement[1]) for m in maps]
         best = int(np.argmin([abs(area * factor**2 - 224**2) for factor in factors]))
         counts[best] += 1
-        alone = features_of(backbone, scales[best : best + 1])
+        alone = spp_features(backbone, scales[best : best + 1])
         expected, _ = all_of(alone.vectors([maps[best]], window[None]))
         assert torch.equal(vectors[vector_of[row]], expected[0])
     assert (counts > 0).all()
@@ -156,21 +128,21 @@ def test_each_window_is_taken_at_the_scale_closest_to_224_pixels(backbone, image
 
 def test_each_window_can_be_taken_at_a_given_scale(backbone, image):
     scales = (96, 160, 240)
-    features, windows = features_of(backbone, scales), random_windows(60, 200, 150, seed=3)
+    features, windows = spp_features(backbone, scales), random_windows(60, 200, 150, seed=3)
     maps = features.maps(image)
     scale_of = np.random.default_rng(0).integers(0, 3, 60)
     vectors, vector_of = all_of(features.vectors(maps, windows, scale_of))
     for row, (scale, window) in enumerate(zip(scale_of, windows, strict=True)):
-        alone = features_of(backbone, scales[scale : scale + 1])
+        alone = spp_features(backbone, scales[scale : scale + 1])
         expected, _ = all_of(alone.vectors([maps[scale]], window[None]))
         assert torch.equal(vectors[vector_of[row]], expected[0])
 
 
 def test_one_scale_of_many_left_without_windows_does_no_harm(backbone, image):
     windows = as_boxes([[0, 0, 200, 150]])  # every scale but the last enlarges it too little
-    several = features_of(backbone, (16, 48, 96))
+    several = spp_features(backbone, (16, 48, 96))
     vectors, vector_of = all_of(several.vectors(several.maps(image), windows))
-    expected, _ = all_of(features_of(backbone, (96,)).vectors(several.maps(image)[2:], windows))
+    expected, _ = all_of(spp_features(backbone, (96,)).vectors(several.maps(image)[2:], windows))
     assert torch.equal(vectors, expected)
     assert vector_of.tolist() == [0]
 
@@ -180,14 +152,14 @@ def test_each_axis_has_its_own_enlargement(backbone):
     cells = torch.arange(30.0).view(1, 5, 6).repeat(backbone.channels, 1, 1)
     windows = as_boxes([[8, 64, 25, 129]])  # 16 to 50 by 32 to 64.5: between the centres of cells
     maps = [ConvMap(cells, (2.0, 0.5))]
-    vectors, _ = all_of(features_of(backbone, levels=(1,)).vectors(maps, windows))
+    vectors, _ = all_of(spp_features(backbone, levels=(1,)).vectors(maps, windows))
     # Columns 2 and 3 (32 and 48 lie between 16 and 49), row 3 (48 lies between 32 and 63.5).
     assert vectors.unique().tolist() == [3 * 6 + 3]
 
 
 @pytest.mark.parametrize("scales", [(160,), (120, 160)])
 def test_no_windows_have_no_vectors(backbone, image, scales):
-    features = features_of(backbone, scales)
+    features = spp_features(backbone, scales)
     vectors, vector_of = all_of(features.vectors(features.maps(image), np.zeros((0, 4), np.float32)))
     assert vectors.shape == (0, features.dimension)
     assert vector_of.shape == (0,)
@@ -197,7 +169,7 @@ def test_no_windows_have_no_vectors(backbone, image, scales):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (3, 300), (300, 3), (17, 15)])
 def test_tiny_and_thin_images_have_vectors(backbone, shape):
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    features = features_of(backbone, (16, 64), max_side=256)
+    features = spp_features(backbone, (16, 64), max_side=256)
     height, width = shape
     windows = as_boxes([[0, 0, width, height], [0, 0, 1, 1], [width - 1, height - 1, width, height]])
     maps = features.maps(pixels)
@@ -212,7 +184,7 @@ def test_tiny_and_thin_images_have_vectors(backbone, shape):
 
 def test_a_map_in_half_precision_gives_the_vectors_of_its_values(backbone, image):
     """As the cache of the training keeps it."""
-    features = features_of(backbone)
+    features = spp_features(backbone)
     (conv_map,) = features.maps(image)
     half = type(conv_map)(conv_map.cells.half(), conv_map.enlargement)
     vectors, vector_of = all_of(features.vectors([half], random_windows(50, 200, 150)))
@@ -224,7 +196,7 @@ def test_a_map_in_half_precision_gives_the_vectors_of_its_values(backbone, image
 
 
 def test_the_vector_of_the_whole_image_is_the_pyramid_over_the_whole_map(backbone, image):
-    features = features_of(backbone, (320,))
+    features = spp_features(backbone, (320,))
     (conv_map,) = features.maps(image)
     height, width = conv_map.cells.shape[1:]
     vectors, _ = all_of(features.vectors([conv_map], as_boxes([[0, 0, 200, 150]])))
@@ -235,7 +207,7 @@ def test_the_vector_of_the_whole_image_is_the_pyramid_over_the_whole_map(backbon
 
 @pytest.mark.parametrize("scales", [(120,), (100, 160)])
 def test_hellinger_vectors_are_roots_of_one_length(backbone, image, scales):
-    plain, rooted = features_of(backbone, scales), features_of(backbone, scales, normalize="hellinger")
+    plain, rooted = spp_features(backbone, scales), spp_features(backbone, scales, normalize="hellinger")
     windows = random_windows(30, 200, 150)
     maps = plain.maps(image)
     expected, expected_of = all_of(plain.vectors(maps, windows))
@@ -253,23 +225,23 @@ def test_hellinger_vectors_are_roots_of_one_length(backbone, image, scales):
 def test_roots_of_a_map_that_is_negative_in_places_are_refused():
     backbone = Backbone("mobilenet_v3_large")
     with pytest.raises(UserError) as caught:
-        features_of(backbone, normalize="hellinger")
+        spp_features(backbone, normalize="hellinger")
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("pyramid.normalize: ")
     assert "mobilenet_v3_large" in message
-    assert features_of(backbone).dimension == 50 * backbone.channels
+    assert spp_features(backbone).dimension == 50 * backbone.channels
 
 
 def test_a_window_where_nothing_fires_has_a_hellinger_vector_of_zeros(backbone):
-    features = features_of(backbone, (120,), normalize="hellinger")
+    features = spp_features(backbone, (120,), normalize="hellinger")
     maps = [ConvMap(torch.zeros(backbone.channels, 9, 9), (1.0, 1.0))]
     vectors, _ = all_of(features.vectors(maps, as_boxes([[0, 0, 100, 100]])))
     assert not vectors.any()
 
 
 def test_the_arguments_are_left_as_they_were(backbone, image):
-    features, windows = features_of(backbone, (120, 160)), random_windows(20, 200, 150)
+    features, windows = spp_features(backbone, (120, 160)), random_windows(20, 200, 150)
     copies = image.copy(), windows.copy()
     all_of(features.vectors(features.maps(image), windows))
     assert (image == copies[0]).all()
@@ -277,229 +249,13 @@ def test_the_arguments_are_left_as_they_were(backbone, image):
 
 
 def test_settings_describe_the_features(backbone):
-    settings = Settings(
+    settings = ModelSettings(
         proposals=Proposals(),
         backbone=BackboneSettings(name="zf5_small", scales=(100, 200), max_side=500),
         pyramid=Pyramid(levels=(3, 1), mode="average", normalize="hellinger"),
         detection=Detection(),
     )
-    features = SPPFeatures.of(backbone, settings)
+    features = SPPFeatures.of(backbone, settings.backbone, settings.pyramid)
     assert (features.scales, features.max_side) == ((100, 200), 500)
     assert (features.levels, features.mode, features.dimension) == ((3, 1), "average", 960)
     assert features.normalize == "hellinger"
-
-
-# ---------------------------------------------------------------- vectors when they are asked for
-
-
-def head_and_tail(vectors):
-    """Of each vector by itself, exactly: nothing that rounds differently in another batch."""
-    return torch.stack([vectors[:, 0], vectors.amax(1), 2 * vectors[:, -1]], dim=1)
-
-
-@pytest.fixture
-def pooled_rows(monkeypatch):
-    """Rows that were pooled so far."""
-    pooled = []
-    pool = SPPFeatures._pool
-
-    def noted(self, cells, rectangles):
-        pooled.append(len(rectangles))
-        return pool(self, cells, rectangles)
-
-    monkeypatch.setattr(SPPFeatures, "_pool", noted)
-    return pooled
-
-
-def test_only_what_is_asked_for_is_pooled(backbone, image, pooled_rows):
-    features = features_of(backbone, (120, 240))
-    vectors = features.vectors(features.maps(image), random_windows(200, 200, 150))
-    vectors.through(head_and_tail)
-    assert len(vectors) > 100
-    assert pooled_rows == []
-    vectors.make(np.array([5, 3]))
-    assert sum(pooled_rows) == 2
-    vectors.of_windows(np.array([7]))
-    assert sum(pooled_rows) == 3
-    vectors.each(head_and_tail)
-    assert sum(pooled_rows) == 3 + len(vectors)
-
-
-@pytest.mark.parametrize("normalize", ["none", "hellinger"])
-@pytest.mark.parametrize("scales", [(160,), (100, 160, 300)])
-def test_rows_come_in_the_order_they_are_asked_for_and_as_often(backbone, image, scales, normalize):
-    features = features_of(backbone, scales, normalize=normalize)
-    vectors = features.vectors(features.maps(image), random_windows(80, 200, 150))
-    whole, of = all_of(vectors)
-    rng = np.random.default_rng(0)
-    for rows in (rng.permutation(len(vectors)), np.array([3, 3, 0]), np.array([], np.int64)):
-        assert torch.equal(vectors.make(rows), whole[torch.from_numpy(rows)])
-    windows = np.array([70, 2, 2, 11])
-    assert torch.equal(vectors.of_windows(windows), whole[torch.from_numpy(of[windows])])
-
-
-@pytest.mark.usefixtures("three_threads")
-@pytest.mark.parametrize("chunk", [1, 7, 1000])
-@pytest.mark.parametrize("scales", [(160,), (100, 160, 300)])
-def test_each_is_the_function_of_all_at_once(backbone, image, scales, chunk):
-    features = features_of(backbone, scales)
-    vectors = features.vectors(features.maps(image), random_windows(80, 200, 150))
-    assert len(vectors) > 50
-    sizes = []
-
-    def noted(some):
-        sizes.append(len(some))
-        return head_and_tail(some)
-
-    whole, _ = all_of(vectors)
-    assert torch.equal(replace(vectors, chunk=chunk).each(noted), head_and_tail(whole))
-    assert sum(sizes) == len(vectors)
-    assert max(sizes) == min(chunk, len(vectors))
-
-
-def test_a_chunk_is_a_few_megabytes_of_vectors(backbone, image):
-    features = features_of(backbone)
-    vectors = features.vectors(features.maps(image), random_windows(20, 200, 150))
-    assert 2**20 < 4 * features.dimension * vectors.chunk < 2**24
-    assert chunk_size(10**7, vectors.device) == 1  # one is more than enough
-
-
-@pytest.mark.parametrize("scales", [(160,), (120, 160)])
-def test_each_of_no_windows_has_the_shape_of_the_result(backbone, image, scales):
-    features = features_of(backbone, scales)
-    vectors = features.vectors(features.maps(image), np.zeros((0, 4), np.float32))
-    assert len(vectors) == 0
-    assert vectors.each(head_and_tail).shape == (0, 3)
-    assert vectors.through(head_and_tail).each(lambda x: x[:, :2]).shape == (0, 2)
-    assert vectors.of_windows(np.zeros(0, np.int64)).shape == (0, features.dimension)
-
-
-def test_through_puts_layers_one_after_the_other(backbone, image):
-    features = features_of(backbone, (100, 300))
-    vectors = features.vectors(features.maps(image), random_windows(40, 200, 150))
-    whole, of = all_of(vectors)
-    assert vectors.through(None) is vectors
-    first = vectors.through(head_and_tail)
-    second = first.through(lambda x: x[:, :2] + 1)
-    assert len(first) == len(second) == len(vectors)
-    assert (first.of == of).all()
-    assert (second.of == of).all()
-    expected = head_and_tail(whole)[:, :2] + 1
-    rows = np.array([4, 0, 4])
-    assert torch.equal(second.make(rows), expected[rows])
-    assert torch.equal(second.of_windows(rows), expected[of[rows]])
-    assert torch.equal(second.each(lambda x: -x), -expected)
-    assert torch.equal(vectors.make(rows), whole[rows])  # the plain ones are what they were
-
-
-@pytest.mark.parametrize("normalize", ["none", "hellinger"])
-@pytest.mark.parametrize("scales", [(160,), (100, 160, 300)])
-def test_svms_score_pooled_windows_without_making_their_vectors(
-    backbone, image, pooled_rows, scales, normalize
-):
-    features = features_of(backbone, scales, normalize=normalize)
-    vectors = features.vectors(features.maps(image), random_windows(150, 200, 150))
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(3, features.dimension, generator=generator) / features.dimension
-    svms = LinearSVMs(weight, torch.tensor([0.1, 0.2, 0.3]))
-    scores = vectors.scores(svms)
-    assert pooled_rows == []
-    torch.testing.assert_close(scores, vectors.each(svms), atol=1e-5, rtol=1e-4)
-    assert sum(pooled_rows) == len(vectors)
-    # Whatever is no product of theirs is made of the vectors themselves.
-    assert torch.equal(vectors.scores(head_and_tail), vectors.each(head_and_tail))
-    through = vectors.through(lambda x: -x)
-    assert torch.equal(through.scores(svms), through.each(svms))
-    nothing = features.vectors(features.maps(image), np.zeros((0, 4), np.float32))
-    assert nothing.scores(svms).shape == (0, 3)
-
-
-def test_vectors_that_are_there_already_are_handed_out():
-    given, of = torch.arange(12.0).view(4, 3), np.array([3, 0, 0, 2, 1])
-    vectors = held(given, of)
-    assert len(vectors) == 4
-    assert vectors.device == given.device
-    assert torch.equal(vectors.of_windows(np.array([0, 2])), given[[3, 0]])
-    assert torch.equal(replace(vectors, chunk=3).each(lambda x: x.sum(1)), given.sum(1))
-    nothing = held(torch.zeros(0, 3), np.zeros(0, np.int64))
-    assert len(nothing) == 0
-    assert nothing.each(lambda x: x.sum(1)).shape == (0,)
-
-
-def test_each_makes_no_graph_on_any_thread(three_threads):  # noqa: ARG001
-    weight = torch.ones(3, requires_grad=True)
-    vectors = replace(held(torch.ones(50, 3), np.arange(50)), chunk=4)
-    graphs = []
-
-    def product(some):
-        result = some @ weight
-        graphs.append(result.requires_grad)
-        return result
-
-    assert not vectors.each(product).requires_grad
-    assert graphs == [False] * 13
-
-
-def in_time(work):
-    """What ``work()`` gives on a thread of its own; a failure where it hangs."""
-    results = []
-    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
-    thread.start()
-    thread.join(60)
-    assert results, "it hung, or failed"
-    return results[0]
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_each_works_from_within_the_threads_that_it_uses_itself(backbone, image):
-    features = features_of(backbone, (100, 160, 300))
-    vectors = features.vectors(features.maps(image), random_windows(80, 200, 150))
-    vectors = replace(vectors, chunk=5)
-    expected = vectors.each(head_and_tail)
-
-    def work(_=None):
-        return vectors.each(head_and_tail)
-
-    inner = replace(held(torch.zeros(20, 2), np.arange(20)), chunk=1)
-
-    def nested():
-        """Every chunk of one asks for each chunk of another."""
-        return inner.each(lambda some: work().sum()[None].expand(len(some)))
-
-    assert torch.equal(in_time(work), expected)
-    assert torch.equal(in_time(nested), expected.sum().expand(20))
-    for several in (lambda: on_all_cores(work, range(12)), lambda: list(ahead(work, range(12), 4))):
-        found = in_time(several)
-        assert len(found) == 12
-        assert all(torch.equal(one, expected) for one in found)
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_each_may_be_called_from_many_threads_at_once(backbone, image):
-    features = features_of(backbone, (160,))
-    vectors = replace(features.vectors(features.maps(image), random_windows(80, 200, 150)), chunk=5)
-    expected, found = vectors.each(head_and_tail), []
-    callers = [
-        threading.Thread(target=lambda: found.append(vectors.each(head_and_tail)), daemon=True)
-        for _ in range(6)
-    ]
-    for caller in callers:
-        caller.start()
-    for caller in callers:
-        caller.join(60)
-    assert len(found) == 6
-    assert all(torch.equal(one, expected) for one in found)
-
-
-@pytest.mark.usefixtures("three_threads")
-def test_an_exception_of_the_function_comes_out_and_the_next_call_works():
-    vectors = replace(held(torch.arange(30.0).view(10, 3), np.arange(10)), chunk=1)
-
-    def picky(some):
-        if some[0, 0] == 12:
-            raise ValueError("not this one")
-        return some
-
-    with pytest.raises(ValueError, match="not this one"):
-        vectors.each(picky)
-    assert torch.equal(vectors.each(lambda x: x), torch.arange(30.0).view(10, 3))

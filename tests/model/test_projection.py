@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from spp_det.boxes import as_boxes
 from spp_det.model.backbone import Backbone
 from spp_det.model.geometry import Geometry
-from spp_det.model.projection import closest_scale, project
+from spp_det.model.projection import closest_scale, distinct_rectangles, project
 
 ZF5 = Geometry(stride=16, offset=0.0, receptive_field=139, smallest_input=1)
 GEOMETRIES = st.builds(
@@ -217,3 +217,12 @@ def test_of_equally_close_scales_the_first_is_chosen():
 
 def test_one_scale_is_always_the_closest():
     assert closest_scale(as_boxes([[0, 0, 1, 1], [0, 0, 999, 999]]), [3.0]).tolist() == [0, 0]
+
+
+def test_distinct_rectangles_rebuild_the_windows():
+    corners = np.random.default_rng(0).integers(0, 4, (500, 4))
+    windows = np.concatenate([corners[:, :2], corners[:, :2] + corners[:, 2:] + 1], axis=1)
+    distinct, inverse = distinct_rectangles(windows)
+    assert len(distinct) == len({tuple(row) for row in windows.tolist()})
+    assert (distinct[inverse] == windows).all()
+    assert len(distinct_rectangles(distinct)[0]) == len(distinct)

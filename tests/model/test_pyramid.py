@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -12,10 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from spp_det.model import pyramid
 from spp_det.model.pyramid import (
     SpatialPyramidPooling,
-    distinct_rectangles,
     mirrored_bins,
     num_bins,
     pool_windows,
@@ -69,29 +64,6 @@ def test_average_equals_adaptive_pooling_of_the_crop(case, levels):
     feature_map, windows = case
     pooled = pool_windows(feature_map, windows, levels, mode="average")
     torch.testing.assert_close(pooled, pool_crops(feature_map, windows, levels, "average"))
-
-
-@settings(max_examples=60, deadline=None)
-@given(maps_and_windows(), LEVELS, st.sampled_from(["max", "average"]))
-def test_the_accelerator_path_gives_the_same_numbers(case, levels, mode):
-    feature_map, windows = case
-    if len(windows) == 0:
-        return
-    cells = feature_map.permute(1, 2, 0).contiguous()
-    fast = pyramid._pool_on_accelerator(cells, windows, tuple(levels), mode)
-    slow = pyramid._pool_on_cpu(cells, windows, tuple(levels), mode)
-    if mode == "max":
-        assert torch.equal(fast, slow)
-    else:
-        torch.testing.assert_close(fast, slow)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_cuda_equals_cpu_to_the_bit():
-    feature_map = torch.randn(256, 43, 57)
-    windows = random_windows(2000, 43, 57)
-    on_cuda = pool_windows(feature_map.cuda(), torch.from_numpy(windows).cuda())
-    assert torch.equal(on_cuda.cpu(), pool_windows(feature_map, windows))
 
 
 def random_windows(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -261,21 +233,6 @@ pyramid.pool_windows(cells, windows)
 pyramid.score_windows(cells, windows, torch.rand(3, 100), torch.rand(3))
 kernels = pyramid._kernel, pyramid._score_kernel
 """
-
-
-def test_what_one_process_has_compiled_no_other_compiles_again():
-    exec(COMPILED, {})  # the first one after the installation
-    said = "print(sum(sum(kernel.stats.cache_misses.values()) for kernel in kernels))"
-    command = [sys.executable, "-c", COMPILED + said]
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0\n"
-
-
-def test_distinct_rectangles_rebuild_the_windows():
-    windows = random_windows(500, 4, 5)
-    distinct, inverse = distinct_rectangles(windows)
-    assert len(distinct) == len({tuple(row) for row in windows.tolist()})
-    assert (distinct[inverse] == windows).all()
-    assert len(distinct_rectangles(distinct)[0]) == len(distinct)
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,15 @@ import torch
 from torch.nn import functional as F
 
 from spp_det.boxes import as_boxes
-from spp_det.config.settings import Backbone as BackboneSettings
+from spp_det.config.settings import BackboneSettings
 from spp_det.data.synthetic import scene
 from spp_det.model.backbone import Backbone
-from spp_det.model.detector import Detector, features_of
-from spp_det.model.features import SPPFeatures, WindowVectors
-from spp_det.model.model_file import Settings
+from spp_det.model.detector import Detector
+from spp_det.model.features import SPPFeatures
+from spp_det.model.model_file import ModelSettings, features_of
 from spp_det.model.rcnn import BATCH, CONTEXT, SIDE, RCNNFeatures, warp
 from spp_det.model.svm import LinearSVMs
+from tests.vectors import all_of
 
 INNER = SIDE - 2 * CONTEXT  # 195
 FILL = (10.0, 20.0, 30.0)
@@ -29,11 +30,6 @@ def features() -> RCNNFeatures:
 @pytest.fixture(scope="module")
 def image() -> np.ndarray:
     return scene(np.random.default_rng(3), sizes=((320, 260),)).image
-
-
-def all_of(vectors: WindowVectors):
-    """Every distinct vector ``[M, D]``, and the row of each window."""
-    return vectors.make(np.arange(len(vectors))), vectors.of
 
 
 def test_a_window_of_the_inner_size_is_cut_out_with_its_context(image):
@@ -132,13 +128,13 @@ def test_the_cached_image_gives_the_same_vectors(features, image):
 
 def test_the_settings_choose_the_features():
     backbone = Backbone("zf5_small")
-    settings = Settings(backbone=BackboneSettings(name="zf5_small"))
+    settings = ModelSettings(backbone=BackboneSettings(name="zf5_small"))
     assert isinstance(features_of(backbone, settings), SPPFeatures)
     assert isinstance(features_of(backbone, settings.model_copy(update={"features": "rcnn"})), RCNNFeatures)
 
 
 def test_a_detector_is_saved_and_loaded_with_its_features(features, image, tmp_path):
-    settings = Settings(features="rcnn", backbone=BackboneSettings(name="zf5_small", weights="random"))
+    settings = ModelSettings(features="rcnn", backbone=BackboneSettings(name="zf5_small", weights="random"))
     generator = torch.Generator().manual_seed(0)
     svms = LinearSVMs(0.01 * torch.randn(2, features.dimension, generator=generator), torch.zeros(2))
     detector = Detector(("a", "b"), features, None, svms, (), settings)

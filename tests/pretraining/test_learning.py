@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from spp_det.config.pretrain import Training
 from spp_det.errors import UserError
-from spp_det.pretraining.learning import Plan, Progress, learn
+from spp_det.pretraining.learning import Progress, learn
 
 STEPS = 3
 
@@ -37,8 +38,9 @@ class Seen:
             yield images, torch.tensor([1, 1, 1, 0, 0, 0])
 
 
-def plan(**changes) -> Plan:
-    return Plan(**{"sizes": (4, 5, 6), "epochs": 4, "learning_rate": 0.02, **changes})
+def plan(**changes) -> Training:
+    modern = {"optimizer": "adamw", "schedule": "one_cycle", "drops": ()}
+    return Training(**{"sizes": (16, 17, 18), "epochs": 4, "learning_rate": 0.02, **modern, **changes})
 
 
 SETTINGS = [
@@ -70,8 +72,8 @@ def test_an_interrupted_training_ends_in_the_same_bits(settings):
 def test_sizes_take_turns():
     seen = Seen()
     epochs = learn(network(), seen, STEPS, plan())
-    assert seen.sizes == [(0, 4), (1, 5), (2, 6), (3, 4)]
-    assert [epoch.size for epoch in epochs] == [4, 5, 6, 4]
+    assert seen.sizes == [(0, 16), (1, 17), (2, 18), (3, 16)]
+    assert [epoch.size for epoch in epochs] == [16, 17, 18, 16]
 
 
 def test_steps_divide_the_rate_by_ten_from_their_epochs_on():

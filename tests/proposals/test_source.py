@@ -168,7 +168,7 @@ def test_what_is_in_the_cache_is_not_computed_again(photo, tmp_path, monkeypatch
     assert np.array_equal(first.boxes, selective_search(read_image(photo)))
     assert first.size == (120, 100)
     assert first.seconds > 0
-    monkeypatch.setattr(source_module, "read_image", None)
+    monkeypatch.setattr(source_module, "decode", None)
     again = source.windows_of_file(photo, "another", cache)
     assert np.array_equal(again.boxes, first.boxes)
     assert (again.size, again.key, again.seconds) == (first.size, first.key, None)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp_det.drawing.heat import heat
+from spp_det.model.explain import CellGrid, InspectedWindow
 from spp_det.model.geometry import Geometry
-from spp_det.model.inspection import CellGrid, InspectedWindow
 from spp_det.model.projection import project
 from spp_det.report.conv5_sheets import (
     NO_CELL,

@@ -20,6 +20,17 @@ def test_names_are_torchs_own_and_auto_takes_what_there_is():
     assert choose_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def test_each_of_several_processes_gets_a_gpu_of_its_own(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda")
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda:1")
+    assert choose_device("cuda:3") == torch.device("cuda:3")  # unless it is named
+    assert choose_device("cpu") == torch.device("cpu")
+
+
 @pytest.mark.parametrize("name", ["abacus", "", "cuda:99"])
 def test_a_device_that_is_not_there_is_named(name):
     with pytest.raises(UserError, match=f"^device '{name}'"):

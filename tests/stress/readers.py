@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -21,15 +21,14 @@ from PIL import Image
 from PIL import features as pillow
 from safetensors.torch import save
 from scipy.io import savemat
-from spp_det.report.ablation import ablation_table
 
 from spp_det.boxes import as_boxes
 from spp_det.commands import ablate as ablation
-from spp_det.commands.ablate import table_rows
-from spp_det.commands.report import Truth, run_report
+from spp_det.commands.report import run_report
 from spp_det.commands.train import run_training
+from spp_det.commands.truth import Truth
 from spp_det.config.file import dump_config, load_config, parse_config
-from spp_det.config.pretrain import PretrainConfig
+from spp_det.config.pretrain import PretrainConfig, Training
 from spp_det.config.settings import Config
 from spp_det.data.bounds import fit_record
 from spp_det.data.class_folder import read_class_folder
@@ -46,21 +45,24 @@ from spp_det.evaluation.results import evaluate, evaluate_files, read_results
 from spp_det.images import UnreadableImageError, image_size, read_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.detector import Detections, Detector, features_of
-from spp_det.model.head import LEVELS_KEY, FCHead
-from spp_det.model.model_file import Settings
+from spp_det.model.detector import Detections, Detector
+from spp_det.model.head import FCHead
+from spp_det.model.head_weights import LEVELS_KEY
+from spp_det.model.model_file import ModelSettings, features_of
 from spp_det.model.svm import Hinge, LinearSVMs
+from spp_det.pretraining.checkpoint import load_checkpoint, save_checkpoint
 from spp_det.pretraining.class_images import readable
-from spp_det.pretraining.learning import Plan, Progress, learn
+from spp_det.pretraining.learning import Progress, learn
 from spp_det.pretraining.pretrain import save_backbone
 from spp_det.proposals.edges import EdgeBoxes
 from spp_det.proposals.files import write_proposals
 from spp_det.proposals.source import WindowSource, proposals_of
+from spp_det.report.tables import ablation_table
 from spp_det.runtime.cache import Cache
-from spp_det.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from spp_det.training.checkpoint import Checkpoint
 from spp_det.training.mining import Mining
-from spp_det.training.stages import _state as mining_state
 from spp_det.training.stages import train
+from spp_det.training.table9 import table_rows
 from tests.proposals.conftest import edge_model_text
 
 SHAPE = (24, 32, 3)  # of the images here
@@ -174,9 +176,8 @@ def _resume(folder: Path, _out: Path) -> None:
     nothing = Detections(boxes=as_boxes([]), labels=np.zeros(0, np.int64), scores=np.zeros(0, np.float32))
     for resume in (True, False):
         try:
-            with DetectionWriter(
-                folder / "found", _CLASSES, paths, Output(FORMATS, crops=True), resume
-            ) as writer:
+            output = Output(FORMATS, crops=True)
+            with DetectionWriter(folder / "found", _CLASSES, paths, output, resume) as writer:
                 for path in paths[writer.done :]:
                     writer.add(DetectedImage(path, np.zeros(SHAPE, np.uint8), nothing))
         except UserError:
@@ -198,13 +199,13 @@ def _read_configs(folder: Path, _out: Path) -> None:
     load_config(folder / "pretrain.yaml", (), PretrainConfig)
 
 
-def _settings() -> Settings:
+def _settings() -> ModelSettings:
     tree = {
         "backbone": {"name": "zf5_small", "weights": "random", "scales": [64]},
         "pyramid": {"levels": [1]},
     }
     config = parse_config(tree, "fuzz")
-    return Settings(proposals=config.proposals, backbone=config.backbone, pyramid=config.pyramid)
+    return ModelSettings(proposals=config.proposals, backbone=config.backbone, pyramid=config.pyramid)
 
 
 def _write_model(folder: Path) -> None:
@@ -302,7 +303,7 @@ def _write_mining(folder: Path) -> None:
 
 def _read_mining(folder: Path, _out: Path) -> None:
     checkpoint = Checkpoint(Cache(folder), "mining", "b" * 32)
-    state = mining_state(checkpoint, 6, 2, _MINED)
+    state = checkpoint.resume(partial(Mining.of, dimension=6, classes=2, settings=_MINED))
     if state is not None:
         state.pool.fit(Hinge(_MINED.C, _MINED.bias, _MINED.positive_weight), 0.1)
         state.pool.evict(state.svms, _MINED.evict_score)
@@ -431,7 +432,7 @@ def _write_checkpoint(folder: Path) -> None:
 
     network = _network()
     batch = (torch.zeros(2, 3, 4, 4), torch.tensor([0, 1]))
-    learn(network, lambda _epoch, _size: iter([batch]), 1, Plan((4,), 1, 0.1), Progress([]), keep)
+    learn(network, lambda _epoch, _size: iter([batch]), 1, Training(epochs=1), Progress([]), keep)
 
 
 def _read_checkpoint(folder: Path, _out: Path) -> None:

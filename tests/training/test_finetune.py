@@ -18,13 +18,16 @@ from spp_det.model.backbone import Backbone
 from spp_det.model.features import SPPFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.rcnn import RCNNFeatures
-from spp_det.runtime.cache import Cache
+from spp_det.runtime.cache import Cache, digest
+from spp_det.training import checkpoint
 from spp_det.training import finetune as module
 from spp_det.training.batches import Batch
 from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
+from spp_det.training.keys import finetune_key
 
 CLASSES = ("a", "b", "c", "d", "e", "f")
+KEY = digest("a key")
 SHORT = FineTune(
     batch=32, learning_rate=1e-3, steps=20, last_steps=4, held_out=0.2, log_every=8, checkpoint_every=5
 )
@@ -63,7 +66,8 @@ def head_of(images: TrainingImages, layer="fc7", width=64, seed=0) -> FCHead:
 def tune(images, settings=SHORT, seed=0, head=None, key="key"):
     """The trained head's and scorer's tensors, and the figures."""
     head = head or head_of(images)
-    scorer, figures = finetune(images, key, head, tuple(CLASSES), settings, seed)
+    key = finetune_key(key, head, CLASSES, settings, seed)
+    scorer, figures = finetune(images, key, head, CLASSES, settings, seed)
     return {**head.layers.state_dict(), "weight": scorer.weight, "bias": scorer.bias}, figures
 
 
@@ -206,7 +210,7 @@ def test_what_is_centred_comes_back_as_layers_for_vectors_as_they_are(empty, mon
     held_out = module._held_out
     monkeypatch.setattr(module, "_held_out", lambda *a: seen.append(held_out(*a)) or seen[-1])
     head = head_of(empty)
-    scorer, figures = finetune(empty, "key", head, CLASSES, SHORT.model_copy(update={"centre": True}), 0)
+    scorer, figures = finetune(empty, KEY, head, CLASSES, SHORT.model_copy(update={"centre": True}), 0)
     vectors, targets = seen[0]
     logits = head(vectors.float()) @ scorer.weight.T + scorer.bias
     loss = float(torch.nn.functional.cross_entropy(logits, targets))
@@ -269,7 +273,7 @@ def test_windows_that_pass_the_network_one_by_one_can_be_learnt_from(dataset, tm
     rcnn = RCNNFeatures(Backbone("zf5_small"))
     images = TrainingImages(few, rcnn, Proposals(max_side=60), Cache(tmp_path), workers=1)
     settings = SHORT.model_copy(update={"steps": 2, "last_steps": 0, "batch": 8, "held_out": 0.0})
-    scorer, _ = finetune(images, "key", head_of(images, "fc6", 8), few.classes, settings, 0)
+    scorer, _ = finetune(images, KEY, head_of(images, "fc6", 8), few.classes, settings, 0)
     assert scorer.weight.isfinite().all()
 
 
@@ -337,6 +341,7 @@ def test_a_training_that_was_stopped_ends_in_the_same_bytes_and_the_same_log(emp
     whole, figures = tune(empty, settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(empty, "cache", Cache(tmp_path / "stopped"))
+        patch.setattr(checkpoint, "EVERY", float("inf"))  # none by the clock, however busy the machine is
         with pytest.MonkeyPatch.context() as stopping:
             stop_after(steps, stopping)
             with pytest.raises(StoppedError):
@@ -406,11 +411,6 @@ def test_the_images_key_tells_labels_and_windows_apart(dataset, features, images
 
 
 # ---------------------------------------------------------------- what cannot be learnt
-
-
-def test_a_class_without_a_positive_is_named(empty):
-    with pytest.raises(UserError, match="class 'koala' has no positive"):
-        finetune(empty, "key", head_of(empty), (*CLASSES, "koala"), SHORT, 0)
 
 
 def test_a_loss_that_is_not_finite_names_the_learning_rate(empty):

@@ -1,9 +1,8 @@
-"""Mining: the pool keeps its parts in step, negatives obey the rules, and the SVMs learn what they should."""
+"""Mining: negatives obey the rules, and the SVMs learn what they should, by however many processes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -15,115 +14,13 @@ from spp_det.boxes import area, as_boxes, intersection, iou
 from spp_det.config.settings import SVM
 from spp_det.errors import UserError
 from spp_det.model.svm import Hinge, LinearSVMs, fit_svms
+from spp_det.runtime.sharing import Shared, share
 from spp_det.training import mining
-from spp_det.training.mining import Example, ExamplePool, Mining, train_svms
+from spp_det.training.mining import Example, Mining, train_svms
+from spp_det.training.pool import ExamplePool
 from spp_det.training.windows import LabelledWindows
 from tests.training.scenes import record
-from tests.vectors import held
-
-OBJECTIVE = Hinge(C=1e-3, bias=10.0, positive_weight=2.0)
-
-
-# ---------------------------------------------------------------- the pool
-
-
-def rows(numbers, dimension: int = 40) -> torch.Tensor:
-    """Vectors that tell their number: it is their first component, which half precision keeps."""
-    generator = torch.Generator().manual_seed(int(np.sum(numbers)) + len(numbers))
-    vectors = torch.randn(len(numbers), dimension, generator=generator).half().float()
-    vectors[:, 0] = torch.as_tensor(np.array(numbers, np.float32))
-    return vectors
-
-
-@settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.sampled_from(["add", "fit", "weigh", "evict"]), max_size=10),
-    st.integers(0, 2**32 - 1),
-)
-def test_rows_signs_and_dual_variables_stay_in_step(steps, seed):
-    """Against a dictionary from a row's number to its vector, signs and dual variables."""
-    rng = np.random.default_rng(seed)
-    pool, known, count = ExamplePool(40, 3, capacity=10_000), {}, 0
-    for step in ["add", *steps, "weigh", "evict"]:
-        if step == "add":
-            size = int(rng.integers(1, 30))
-            vectors = rows(np.arange(count, count + size))
-            signs = rng.integers(-1, 2, (size, 3)).astype(np.int8)
-            pool.add(vectors, signs)
-            for i in range(size):
-                known[count + i] = (vectors[i].half(), signs[i].copy(), np.zeros(3))
-            count += size
-        elif step in ("fit", "weigh"):
-            if step == "fit":
-                pool.fit(Hinge(C=1e-3, bias=10.0, positive_weight=2.0, scale=0.2), 1e-2)
-            else:
-                pool.alpha = rng.random((pool.size, 3)) * (rng.random((pool.size, 3)) < 0.5)
-            for row, number in enumerate(pool.vectors[:, 0].int().tolist()):
-                known[number] = (*known[number][:2], pool.alpha[row].copy())
-        else:
-            svms, below = LinearSVMs(torch.randn(3, 40) * 0.1, torch.zeros(3)), -0.5
-            svms.weight[:, 0] = 0
-            pool.evict(svms, below)
-            for number, (vector, signs, alpha) in list(known.items()):
-                scores = svms(vector.float()[None])[0].numpy()
-                signs[(signs < 0) & (scores < below) & (alpha == 0)] = 0
-                if not signs.any():
-                    del known[number]
-        assert pool.size == len(pool.vectors) == len(pool.signs) == len(pool.alpha) == len(known)
-        for vector, signs, alpha in zip(pool.vectors, pool.signs, pool.alpha, strict=True):
-            expected = known[int(vector[0])]
-            assert torch.equal(vector, expected[0])
-            assert signs.tolist() == expected[1].tolist()
-            assert alpha.tolist() == expected[2].tolist()
-
-
-def test_only_easy_negatives_that_carry_no_weight_are_forgotten():
-    pool = ExamplePool(2, 2, capacity=6)
-    svms = LinearSVMs(torch.eye(2), torch.zeros(2))  # the scores are the vector
-    pool.add(
-        torch.tensor([[-2.0, -2], [-2, 5], [-2, -2], [-1, -2], [-2, -2], [-1.25, -1.125]]),
-        np.array([[1, 0], [-1, -1], [-1, -1], [-1, -1], [-1, 1], [-1, -1]], np.int8),
-    )
-    pool.alpha[2] = [0.5, 0]
-    pool.evict(svms, below=-1.2)
-    assert pool.vectors.tolist() == [[-2, -2], [-2, 5], [-2, -2], [-1, -2], [-2, -2], [-1.25, -1.125]]
-    assert pool.signs.tolist() == [[1, 0], [0, -1], [-1, 0], [-1, 0], [0, 1], [0, -1]]
-    pool.alpha[2] = 0
-    pool.evict(svms, below=-1.2)
-    assert pool.vectors.tolist() == [[-2, -2], [-2, 5], [-1, -2], [-2, -2], [-1.25, -1.125]]
-    assert pool.signs.tolist() == [[1, 0], [0, -1], [-1, 0], [0, 1], [0, -1]]
-
-
-def test_what_does_not_fit_is_refused_and_the_easiest_negatives_make_room():
-    pool = ExamplePool(1, 2, capacity=5)
-    svms = LinearSVMs(torch.tensor([[1.0], [-1.0]]), torch.zeros(2))  # the vector and its opposite
-    signs = np.array([[-1, 0], [1, 0], [-1, -1], [0, -1], [-1, 0]], np.int8)
-    pool.add(torch.tensor([[-3.0], [-9.0], [-2.0], [1.0], [-2.5]]), signs)
-    with pytest.raises(ValueError, match="room for 5"):
-        pool.add(torch.zeros(1, 1), np.array([[-1, 0]], np.int8))
-    assert pool.size == len(pool.signs) == 5  # as before
-    pool.make_room(svms, 0)
-    assert pool.size == 5
-    pool.make_room(svms, 2)
-    assert pool.vectors[:, 0].tolist() == [-9, -2, 1]  # -2 is hard for the second class
-    assert pool.signs.tolist() == [[1, 0], [-1, -1], [0, -1]]
-    pool.make_room(svms, 5)
-    assert pool.vectors[:, 0].tolist() == [-9]
-
-
-def test_a_fit_of_the_pool_is_a_fit_of_its_vectors():
-    """Each starts where the last one ended; that must not show in the result."""
-    rng = np.random.default_rng(0)
-    pool = ExamplePool(40, 2, capacity=280)
-    for _ in range(4):
-        signs = rng.integers(-1, 2, (70, 2)).astype(np.int8)
-        pool.add(rows(np.zeros(70)) + torch.from_numpy(signs[:, [0]].astype(np.float32)), signs)
-        fit = pool.fit(OBJECTIVE, 1e-5)
-        alone = fit_svms(pool.vectors, pool.signs, OBJECTIVE, 1e-5)
-        np.testing.assert_allclose(fit.primal, alone.primal, rtol=2e-5)
-        pool.evict(fit.svms, below=-1.05)
-    assert pool.size < 280
-
+from tests.vectors import held, rows
 
 # ---------------------------------------------------------------- which windows become negatives
 
@@ -273,7 +170,11 @@ CLASSES = ("kangaroo", "raccoon")
 DIRECTIONS = torch.nn.functional.normalize(torch.randn(3, 60, generator=torch.Generator().manual_seed(1)))
 
 
-def stream(count: int, seed: int = 0):
+def stream(count: int, seed: int = 0) -> Shared[Example]:
+    return share(list(scenes(count, seed)))
+
+
+def scenes(count: int, seed: int = 0):
     """Images of one object and 60 windows each: an object's vector points its class's way, others a third."""
     rng = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -288,7 +189,7 @@ def stream(count: int, seed: int = 0):
 
 
 def positives(count: int, seed: int = 0):
-    for example in stream(count, seed):
+    for example in scenes(count, seed):
         signs = np.arange(len(CLASSES)) == example.windows.record.labels[:, None]
         yield all_vectors(example)[:1], signs.astype(np.int8)
 
@@ -297,7 +198,7 @@ def positives(count: int, seed: int = 0):
 def test_a_separable_stream_is_learnt(retrain_after):
     config = SVM(retrain_after=retrain_after)
     svms, figures = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, config)
-    for example in stream(20, seed=1):  # others than it learnt from
+    for example in scenes(20, seed=1):  # others than it learnt from
         scores = svms(all_vectors(example))
         label = int(example.windows.record.labels[0])
         assert scores[0].argmax() == label
@@ -315,7 +216,7 @@ def test_without_a_fit_on_the_way_all_negatives_are_trained_on():
     config = SVM(retrain_after=100_000, duplicate_iou=1.0)
     svms, figures = train_svms(positives(10), stream(10), CLASSES, 60, 15.0, config)
     vectors, signs = [], []
-    for example in stream(10):
+    for example in scenes(10):
         own = int(example.windows.record.labels[0])
         vectors += [all_vectors(example)[:1], all_vectors(example)]
         everything = -np.ones((62, 2), np.int8)
@@ -326,7 +227,7 @@ def test_without_a_fit_on_the_way_all_negatives_are_trained_on():
     whole = fit_svms(torch.cat(vectors).half(), np.concatenate(signs), objective, config.tolerance)
     assert figures["fits"] == 1
     assert figures["examples"] == 10 * 62
-    for example in stream(3, seed=5):
+    for example in scenes(3, seed=5):
         given = all_vectors(example)
         torch.testing.assert_close(svms(given), whole.svms(given), atol=0.02, rtol=0)
 
@@ -335,7 +236,7 @@ def test_a_pass_with_fits_finds_about_what_all_negatives_teach():
     exhaustive, _ = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=100_000))
     mining_svms, figures = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=200))
     assert figures["examples"] < 500  # of 1856: easy ones were left out or forgotten
-    for example in stream(5, seed=3):
+    for example in scenes(5, seed=3):
         given = all_vectors(example)
         difference = (mining_svms(given) - exhaustive(given)).abs()
         assert difference.mean() < 0.1
@@ -358,7 +259,7 @@ def test_with_little_room_it_keeps_to_it_and_learns_about_the_same(monkeypatch, 
     svms, figures = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=100_000))
     assert max(sizes) == capacity  # so it was full
     assert figures["fits"] > 1
-    for example in stream(5, seed=3):
+    for example in scenes(5, seed=3):
         given = all_vectors(example)
         difference = (svms(given) - exhaustive(given)).abs()
         assert difference.mean() < 0.3
@@ -367,15 +268,17 @@ def test_with_little_room_it_keeps_to_it_and_learns_about_the_same(monkeypatch, 
 def test_positives_that_do_not_fit_are_named_with_the_setting():
     vectors = torch.zeros(3, 300_000)  # 0.6 MB each in half precision
     with pytest.raises(UserError, match=r"svm\.memory_mb = 1"):
-        train_svms([(vectors, np.eye(3, 2, dtype=np.int8))], [], CLASSES, 300_000, 1.0, SVM(memory_mb=1))
+        train_svms(
+            [(vectors, np.eye(3, 2, dtype=np.int8))], share([]), CLASSES, 300_000, 1.0, SVM(memory_mb=1)
+        )
 
 
 def test_the_result_does_not_depend_on_the_size_of_the_features():
     """They are scaled to the norm of the settings, and the SVMs back again."""
     svms, _ = train_svms(positives(10), stream(10), CLASSES, 60, 15.0, SVM(tolerance=1e-6))
     larger = [(32 * vectors, signs) for vectors, signs in positives(10)]
-    many = (replace(e, vectors=e.vectors.through(lambda vectors: 32 * vectors)) for e in stream(10))
-    other, _ = train_svms(larger, many, CLASSES, 60, 32 * 15.0, SVM(tolerance=1e-6))
+    many = [replace(e, vectors=e.vectors.through(lambda vectors: 32 * vectors)) for e in scenes(10)]
+    other, _ = train_svms(larger, share(many), CLASSES, 60, 32 * 15.0, SVM(tolerance=1e-6))
     torch.testing.assert_close(32 * other.weight, svms.weight, atol=1e-3, rtol=1e-2)
     torch.testing.assert_close(other.bias, svms.bias, atol=1e-2, rtol=1e-2)
 
@@ -412,13 +315,13 @@ def test_who_goes_on_from_any_image_gets_the_same_bits(settings):
     def remember(state: Mining) -> None:
         states.append({name: array.copy() for name, array in state.arrays().items()})
 
-    images = list(stream(12))
-    whole, figures = train_svms(positives(12), images, CLASSES, 60, 15.0, settings, None, remember)
+    images = list(scenes(12))
+    whole, figures = train_svms(positives(12), share(images), CLASSES, 60, 15.0, settings, None, remember)
     assert len(states) == 12
     for done in (1, 5, 9, 12):
         state = Mining.of(states[done - 1], 60, len(CLASSES), settings)
         assert state.images == done
-        rest = images[done:]
+        rest = share(images[done:])
         svms, again = train_svms(iter(()), rest, CLASSES, 60, 15.0, settings, state)
         assert torch.equal(svms.weight, whole.weight)
         assert torch.equal(svms.bias, whole.bias)
@@ -433,42 +336,14 @@ def test_several_processes_end_with_one_process_s_svms(monkeypatch, in_ranks, ca
         monkeypatch.setattr(mining, "ExamplePool", lambda d, k, _: ExamplePool(d, k, capacity))
     config = SVM(retrain_after=15)
 
-    def work(rank: int, count: int):
-        images = [image if p % count == rank else p % count for p, image in enumerate(stream(31))]
-        svms, figures = train_svms(positives(31), images, CLASSES, 60, 15.0, config)
+    def work(_: int):
+        svms, figures = train_svms(positives(31), stream(31), CLASSES, 60, 15.0, config)
         return svms.weight.tolist(), svms.bias.tolist(), figures
 
-    (alone,) = in_ranks(1, partial(work, count=1))
+    (alone,) = in_ranks(1, work)
     assert alone[2]["fits"] > 3
     for count in (2, 3, 5):  # 3 and 5: processes without a class
-        assert in_ranks(count, partial(work, count=count)) == [alone] * count
-
-
-def test_what_was_scored_by_svms_of_the_past_is_scored_anew(in_ranks):
-    """Each image by those that are current when its turn comes, whoever has it."""
-    order, count = list(stream(5)), 3
-
-    def work(rank: int) -> list[int]:
-        seen: list[int] = []
-        images = [image if p % count == rank else p % count for p, image in enumerate(order)]
-        for vectors, _ in mining._mined(images, lambda: easy if len(seen) >= 2 else hard, SVM()):
-            seen.append(len(vectors))
-        return seen
-
-    hard, easy = (LinearSVMs(torch.zeros(2, 60), torch.full((2,), bias)) for bias in (0.0, -9.0))
-    found = in_ranks(count, work)
-    assert found[0][0] > 0
-    assert found[0][1] > 0
-    assert found[0][2:] == [0, 0, 0]
-    assert found == [found[0]] * count
-
-
-def test_a_fit_that_does_not_end_is_named(caplog):
-    pool = ExamplePool(40, 2, capacity=100)
-    pool.add(rows(np.zeros(60)), np.where(np.arange(120).reshape(60, 2) % 3, -1, 1).astype(np.int8))
-    pool.fit(OBJECTIVE, tolerance=-1.0)  # which no gap is below
-    assert [line for line in caplog.messages if "SVM 1: the relative duality gap is still" in line]
-    assert len(caplog.messages) == 2
+        assert in_ranks(count, work) == [alone] * count
 
 
 @pytest.mark.parametrize(
@@ -492,20 +367,8 @@ def test_a_state_whose_parts_do_not_fit_together_is_refused(name, wrong):
         Mining.of(arrays if wrong is None else {**arrays, name: wrong}, 60, 3, SVM())
 
 
-def test_a_class_without_a_positive_is_named_before_any_image_is_looked_at():
-    def never():
-        raise AssertionError("mining began")
-        yield
-
-    found = [(vectors, signs) for vectors, signs in positives(10) if signs[0, 0]]
-    with pytest.raises(UserError, match="'raccoon' has no positive"):
-        train_svms(found, never(), CLASSES, 60, 15.0, SVM())
-    with pytest.raises(UserError, match="'kangaroo' has no positive"):
-        train_svms([], never(), CLASSES, 60, 15.0, SVM())
-
-
 def test_images_that_hold_no_negatives_do_no_harm():
-    svms, figures = train_svms(positives(10), [], CLASSES, 60, 15.0, SVM(C=1.0))
+    svms, figures = train_svms(positives(10), share([]), CLASSES, 60, 15.0, SVM(C=1.0))
     assert figures["negatives"] == {"kangaroo": 0, "raccoon": 0}
     for vectors, signs in positives(10):
         assert svms(vectors)[0, signs[0] > 0] > 0.9

@@ -13,6 +13,7 @@ from spp_det.config.settings import BoxRegression
 from spp_det.data.records import Record
 from spp_det.errors import UserError
 from spp_det.model.bbox import BoxRegressor, fit_ridge
+from spp_det.runtime.sharing import share
 from spp_det.training.regression import mean_vector_norm, train_regressors
 from spp_det.training.windows import LabelledWindows
 
@@ -122,11 +123,10 @@ def test_several_processes_agree_on_the_mean_norm(in_ranks):
     vectors = [torch.randn(5, 30, generator=torch.Generator().manual_seed(i)) for i in range(5)]
     owners = [1, 0, 0, 1, 1]
 
-    def work(rank: int) -> float:
-        own = (each for each, owner in zip(vectors, owners, strict=True) if owner == rank)
-        return mean_vector_norm(own, owners)
+    def work(_: int) -> float:
+        return mean_vector_norm(share(vectors, owners))
 
-    assert in_ranks(2, work) == [mean_vector_norm(vectors)] * 2
+    assert in_ranks(2, work) == [mean_vector_norm(share(vectors))] * 2
 
 
 def test_it_is_the_ridge_on_scaled_half_precision_vectors():
@@ -261,13 +261,13 @@ def test_the_mean_norm_is_over_all_vectors_not_over_images():
         torch.zeros(0, 2),
         torch.tensor([[6.0, 8.0]]),
     ]
-    assert mean_vector_norm(iter(images)) == (5 + 1 + 0 + 10) / 4
+    assert mean_vector_norm(share(images)) == (5 + 1 + 0 + 10) / 4
 
 
 @pytest.mark.parametrize("value", [0.0, float("inf"), float("nan")])
 def test_features_that_nothing_can_be_learnt_from_are_refused(value):
     with pytest.raises(UserError, match=r"backbone.weights.* norm (0|inf|nan)"):
-        mean_vector_norm([torch.full((3, 2), value)])
+        mean_vector_norm(share([torch.full((3, 2), value)]))
 
 
 class Noted(dict):

@@ -1,8 +1,8 @@
 """What conv5 sees and what an SVM weighs: strongest cells of the filters, shares of the bins in a score.
 
-Where a cell lies in the image follows from the geometry of the network and from how far the image was
-resized. Two answers serve two questions: its receptive field is all that a cell sees, its tile the part of
-the image that it stands for. The tiles of a map lie side by side, receptive fields overlap widely.
+Where a cell lies in the image follows from the geometry of the network and from the enlargement of the image.
+The receptive field of a cell is all that the cell sees; its tile is the part of the image that the cell
+stands for. The tiles of a map lie side by side, receptive fields overlap widely.
 """
 
 from __future__ import annotations
@@ -11,23 +11,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp_det.boxes import Boxes, Floats, Ints, clip
+from spp_det.boxes import Boxes, Doubles, Floats, Ints, clip
 from spp_det.errors import UserError
 from spp_det.model.detector import Detector
 from spp_det.model.features import ConvMap, SPPFeatures
 from spp_det.model.geometry import Geometry
 from spp_det.model.svm import LinearSVMs
 
-Doubles = npt.NDArray[np.float64]
-
 
 @dataclass(frozen=True)
 class CellGrid:
-    """Where the cells of one map lie, in pixels of the image that it was made of.
+    """Where the cells of one map lie in the image, in pixels.
 
     Attributes:
         centre: ``(x, y)`` of the middle of cell (0, 0).
@@ -41,7 +38,7 @@ class CellGrid:
 
     @classmethod
     def of(cls, geometry: Geometry, enlargement: tuple[float, float]) -> CellGrid:
-        """Of a network and how far it saw the image enlarged, x and y (`ConvMap.enlargement`).
+        """The grid of a network's map, for an image that was enlarged so much (`ConvMap.enlargement`).
 
         >>> CellGrid.of(Geometry(stride=16, offset=0, receptive_field=139, smallest_input=1), (2.0, 2.0))
         CellGrid(centre=(0.25, 0.25), stride=(8.0, 8.0), field=(69.5, 69.5))
@@ -61,7 +58,7 @@ class CellGrid:
         return np.concatenate([middle - half, middle + half], axis=1).astype(np.float32)
 
     def tiles(self, rectangles: Doubles | Ints) -> Boxes:
-        """Half-open rectangles of cells as the parts of the image that they stand for: ``[N, 4] -> [N, 4]``.
+        """The tiles of half-open rectangles of cells, in pixels: ``[N, 4] -> [N, 4]``.
 
         Fractions of a cell are fractions of its tile.
         """
@@ -72,12 +69,12 @@ class CellGrid:
 
 @dataclass(frozen=True, eq=False)
 class Peaks:
-    """Where each filter responds most in one image, at whichever scale.
+    """The strongest cell of each filter in one image, among all scales.
 
     Attributes:
         values: float32 ``[C]``, the activations.
-        scales: int64 ``[C]``, the map that each lies in.
-        fields: float32 ``[C, 4]``, the receptive fields in pixels of the image, clipped to it.
+        scales: int64 ``[C]``, the map that each cell lies in.
+        fields: float32 ``[C, 4]``, the cells' receptive fields in pixels of the image, clipped to it.
     """
 
     values: Floats
@@ -88,7 +85,7 @@ class Peaks:
 def find_peaks(maps: Sequence[ConvMap], geometry: Geometry, width: int, height: int) -> Peaks:
     """The strongest cell of every filter in the maps of one image of that size in pixels.
 
-    Of equal ones the first scale's, then the first row's, then the leftmost counts.
+    Of equally strong cells the first scale's counts, then the first row's, then the leftmost.
     """
     values, fields = [], []
     for conv_map in maps:
@@ -112,8 +109,8 @@ def energy(cells: Tensor) -> Floats:
 def bin_cells(rectangle: Ints, levels: Sequence[int]) -> Ints:
     """The cells of every bin of a pyramid over a rectangle ``[4]`` of cells: int64 ``[bins, 4]``, half-open.
 
-    In the order of a vector's bins. Neighbours share a row or column of cells where the side is not a
-    multiple of the level.
+    The order is that of a vector's bins. Neighbouring bins share a row or column of cells where the side is
+    not a multiple of the level.
 
     >>> bin_cells(np.array([0, 0, 3, 2]), levels=(1, 2)).tolist()
     [[0, 0, 3, 2], [0, 0, 2, 1], [1, 0, 3, 1], [0, 1, 2, 2], [1, 1, 3, 2]]
@@ -136,8 +133,8 @@ def bin_cells(rectangle: Ints, levels: Sequence[int]) -> Ints:
 def bin_contributions(svms: LinearSVMs, label: int, vector: Tensor, bins: int) -> Doubles:
     """What each bin of a vector ``[D]`` adds to the score of a class: float64 ``[bins]``.
 
-    The products of weight and feature, summed over the channels of a bin. Together with the bias they are
-    the score. Raises ValueError where the vector is not the one that the SVMs take.
+    It is the sum, over the channels of a bin, of weight times feature. The sum over all bins and the bias are
+    the score. Raises ValueError where the vector has not the length of the SVMs' weights.
     """
     weight = svms.weight[label].cpu().double()
     if vector.shape != weight.shape or len(weight) % bins:
@@ -148,17 +145,17 @@ def bin_contributions(svms: LinearSVMs, label: int, vector: Tensor, bins: int) -
 
 @dataclass(frozen=True, eq=False)
 class InspectedWindow:
-    """A window of an image, the cells it pools and what a class's SVM makes of them.
+    """A window of an image, the cells that are pooled, and the score that a class's SVM makes of them.
 
     Attributes:
         window: float32 ``[4]`` in pixels of the image.
-        scale: the map that it is pooled from.
-        rectangle: int64 ``[4]``, its half-open rectangle of cells there.
+        scale: the map that the window is pooled from.
+        rectangle: int64 ``[4]``, the window's half-open rectangle of cells there.
         scores: float32 ``[K]``, of all classes.
-        label: of the class in question.
-        contributions: float64 ``[bins]`` to its score, see `bin_contributions`; None where the scorer does
-            not read the bins themselves.
-        bias: the rest of that score; 0 without contributions.
+        label: the class in question.
+        contributions: float64 ``[bins]`` to the score of that class, see `bin_contributions`; None where the
+            scorer does not read pool5 itself.
+        bias: of that score; 0 without contributions.
     """
 
     window: Boxes
@@ -171,7 +168,7 @@ class InspectedWindow:
 
 
 def spp_features(detector: Detector) -> SPPFeatures:
-    """The detector's features. Raises UserError where they are R-CNN's, whose windows share no map."""
+    """The detector's features. Raises UserError for R-CNN's features: their windows share no map."""
     if not isinstance(detector.features, SPPFeatures):
         raise UserError(
             "the model describes windows by R-CNN's features: each passes the network by itself, so there is "
@@ -183,9 +180,9 @@ def spp_features(detector: Detector) -> SPPFeatures:
 def best_window(
     detector: Detector, maps: Sequence[ConvMap], windows: Boxes, label: int | None = None
 ) -> tuple[Boxes, int]:
-    """Which of ``[N, 4]`` windows scores highest, ``[4]``, and its class; of the class ``label`` if given.
+    """The window ``[4]``, of ``[N, 4]``, that scores highest, and its class; ``label`` asks for one class.
 
-    It is the top detection before its box is refined: the window that was scored. There must be one.
+    It is the window of the top detection, before regression moves it. N is at least 1.
     """
     _, scores = detector.score(maps, windows)
     if label is not None:
@@ -197,13 +194,13 @@ def best_window(
 def inspect_window(
     detector: Detector, maps: Sequence[ConvMap], window: Boxes, label: int | None = None
 ) -> InspectedWindow:
-    """Look into the score of a window ``[4]`` of the image that the maps, one a scale, are made of.
+    """Explain the score of a window ``[4]`` on the maps, one a scale, of its image.
 
-    ``label`` says which class, None the one that scores highest. Raises UserError for a detector with
+    ``label`` says for which class; None: the class that scores highest. Raises UserError for a detector with
     R-CNN's features.
     """
     features = spp_features(detector)
-    scale, rectangle = features.locate(maps, window[None])
+    on_maps = features.project(maps, window[None])
     vectors, scores = detector.score(maps, window[None])
     label = int(scores[0].argmax()) if label is None else label
     contributions, bias = None, 0.0
@@ -212,4 +209,5 @@ def inspect_window(
         bins = features.dimension // features.backbone.channels
         contributions = bin_contributions(detector.scorer, label, vector, bins)
         bias = float(detector.scorer.bias[label])
-    return InspectedWindow(window, int(scale[0]), rectangle[0], scores[0], label, contributions, bias)
+    scale, rectangle = int(on_maps.map_of[0]), on_maps.rectangles[0]
+    return InspectedWindow(window, scale, rectangle, scores[0], label, contributions, bias)

@@ -10,14 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from spp_det.boxes import clip
-from spp_det.config.settings import FC
-from spp_det.config.settings import Backbone as BackboneSettings
+from spp_det.config.settings import FC, BackboneSettings
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector
-from spp_det.model.features import ConvMap, SPPFeatures
-from spp_det.model.geometry import Geometry, derive_geometry
-from spp_det.model.inspection import (
+from spp_det.model.explain import (
     CellGrid,
     best_window,
     bin_cells,
@@ -27,7 +24,9 @@ from spp_det.model.inspection import (
     inspect_window,
     spp_features,
 )
-from spp_det.model.model_file import Settings
+from spp_det.model.features import ConvMap, SPPFeatures
+from spp_det.model.geometry import Geometry, derive_geometry
+from spp_det.model.model_file import ModelSettings
 from spp_det.model.projection import project
 from spp_det.model.pyramid import num_bins, pool_windows
 from spp_det.model.rcnn import RCNNFeatures
@@ -212,7 +211,8 @@ def test_the_best_window_is_that_of_the_top_detection(build_detector, images):
 def test_features_without_a_map_are_refused(detector):
     features = RCNNFeatures(Backbone("zf5_small"))
     weight = torch.zeros(1, features.dimension)
-    description = Settings(features="rcnn", backbone=BackboneSettings(name="zf5_small", weights="random"))
+    backbone = BackboneSettings(name="zf5_small", weights="random")
+    description = ModelSettings(features="rcnn", backbone=backbone)
     rcnn = Detector(("a",), features, None, LinearSVMs(weight, torch.zeros(1)), (), description)
     with pytest.raises(UserError, match="R-CNN"):
         spp_features(rcnn)

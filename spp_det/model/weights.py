@@ -1,0 +1,98 @@
+"""Weights of networks: random, from a file, or from torchvision. No code in a file runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from spp_det.errors import UserError
+
+
+def randomise(layers: nn.Module, seed: int) -> None:
+    """He's initialisation, biases zero: the spread of the signal stays the same through every ReLU.
+
+    It does not through residual sums: it grows there, a hundredfold in ResNet-50.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for layer in layers.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
+            layer.reset_parameters()
+
+
+def digest_of(layers: nn.Module, precision: torch.dtype) -> str:
+    """A key of all weights, and of the precision to multiply them in."""
+    whole = hashlib.blake2b(str(precision).encode(), digest_size=16)
+    for name, tensor in layers.state_dict().items():
+        whole.update(name.encode())
+        whole.update(tensor.detach().cpu().contiguous().numpy().data)
+    return whole.hexdigest()
+
+
+def state_of(weights: str, network: str, key: str) -> Mapping[str, Tensor]:
+    """A state dict: of torchvision's ``network`` where ``weights`` is ``default``, else of the file it names.
+
+    ``key`` is the setting that an error speaks of. Raises UserError where there is no such state dict.
+    """
+    return _downloaded(network, key) if weights == "default" else _read(Path(weights), key)
+
+
+def _downloaded(name: str, key: str) -> Mapping[str, Tensor]:
+    """The state dict of torchvision's whole network of that name."""
+    try:
+        weights = torchvision.models.get_model_weights(name).DEFAULT
+    except ValueError:
+        raise UserError(f"{key}: torchvision has no weights for {name}; name a file, or 'random'") from None
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    try:
+        state: Mapping[str, Tensor] = weights.get_state_dict(
+            progress=True, check_hash=True, weights_only=True
+        )
+    except OSError as error:
+        raise UserError(
+            f"{key}: could not download {weights.url} ({error}); fetch it by hand into {folder}, "
+            f"or set {key}=FILE"
+        ) from error
+    except Exception as error:  # a wrong hash is a RuntimeError, a damaged earlier download anything
+        raise UserError(
+            f"{key}: what came from {weights.url} is not the weights ({_first_line(error)}); "
+            f"remove it from {folder} and try again, or set {key}=FILE"
+        ) from error
+    return state
+
+
+def _read(path: Path, key: str) -> Mapping[str, Tensor]:
+    """The state dict in a ``.safetensors`` or ``.pth`` file."""
+    if not path.is_file():
+        raise UserError(f"{key}: no such file: {path} (or say 'default' or 'random')")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(f"{key}: cannot read {path}: {_first_line(error)}") from error
+    except Exception as error:  # weights_only refuses code with pickle.UnpicklingError and others
+        raise UserError(f"{key}: {path} is not a plain state dict; refused") from error
+    if not isinstance(state, Mapping):
+        raise UserError(f"{key}: {path} holds a {type(state).__name__}, not a state dict")
+    return state
+
+
+def check_finite(tensor: object, name: str) -> None:
+    """Raise UserError for a tensor that holds NaN or infinity; integers and objects of other types pass."""
+    if isinstance(tensor, Tensor) and tensor.is_floating_point() and not tensor.isfinite().all():
+        raise UserError(f"{name} holds a number that is not finite")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

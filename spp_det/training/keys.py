@@ -1,0 +1,60 @@
+"""The keys under which the stages of a training keep their results: one place for all of them.
+
+A key is a digest of everything that the result depends on, the version of the code included. A change of the
+code that changes a result raises the version of its stage: no artefact of an older version is then found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from spp_det.boxes import Ints
+from spp_det.config.settings import SVM, BoxRegression, FineTune, Pyramid
+from spp_det.model.head import FCHead
+from spp_det.runtime.cache import digest
+
+VERSIONS = {
+    "maps": 2,  # conv5 of given pixels, weights and scale
+    "finetune": 1,  # the fc layers, of given vectors and settings
+    "norms": 2,  # the mean norm of given vectors
+    "svms": 3,  # the SVMs, of given windows, vectors and settings
+    "regressors": 2,  # the box regressors, of given examples
+}
+
+
+def maps_key(image: str, scale: Sequence[object], network: Sequence[str], device: str) -> str:
+    """Of one conv5 map: the image's bytes, the scale and the network. A GPU rounds otherwise."""
+    where = () if device == "cpu" else (device,)
+    return digest(image, VERSIONS["maps"], scale, network, *where)
+
+
+def vectors_key(images: str, pyramid: Pyramid, device: str) -> str:
+    """Of all pool5 vectors: the images with their windows and maps, and the pyramid that pools them there."""
+    return digest(images, pyramid.model_dump(mode="json"), device)
+
+
+def finetune_key(vectors: str, head: FCHead, classes: Sequence[str], settings: FineTune, seed: int) -> str:
+    """Of the fine-tuned fc layers: ``head`` as it is before, and the settings of its training."""
+    asked = settings.model_dump(mode="json", exclude={"enabled", "layer", "checkpoint_every"})
+    return digest(VERSIONS["finetune"], vectors, head.digest(), classes, asked, seed)
+
+
+def norm_key(vectors: str, samples: Sequence[tuple[int, int]], most: int, head: FCHead | None) -> str:
+    """Of the mean norm: images and seeds of the sample, and the windows of each image at most."""
+    return digest(VERSIONS["norms"], vectors, samples, most, head and head.digest())
+
+
+def svms_key(
+    vectors: str, head: FCHead | None, classes: Sequence[str], order: Ints, norm: float, settings: SVM
+) -> str:
+    """Of the SVMs: the vectors that they learn from, their scale, and the order of the images."""
+    about = (classes, order.tolist(), norm, settings.model_dump(mode="json"))
+    return digest(VERSIONS["svms"], vectors, head and head.digest(), *about)
+
+
+def regressors_key(vectors: str, norm: float, generator: np.random.Generator, settings: BoxRegression) -> str:
+    """Of the box regressors: the scale of the vectors, and the generator that draws the examples."""
+    state: Mapping[str, object] = generator.bit_generator.state
+    return digest(VERSIONS["regressors"], vectors, norm, state, settings.model_dump(mode="json"))

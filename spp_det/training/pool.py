@@ -1,0 +1,101 @@
+"""The examples that the SVMs learn from: positives and hard negatives, in the memory of the settings."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spp_det.boxes import Floats, Ints
+from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms
+from spp_det.runtime.cache import Arrays
+from spp_det.runtime.sharing import dealt, shared_map
+
+logger = logging.getLogger(__name__)
+
+SCORED = 1024  # examples at a time, whose vectors are then float32
+
+
+class ExamplePool:
+    """Examples of all classes: vectors in half precision in one array, and the sign of each for each class.
+
+    The array is allocated whole, but memory that nobody has written to yet costs nothing.
+
+    Conv5 maps are stored in half precision and a maximum adds no digits, so max pooling loses nothing here;
+    of hellinger vectors 11 bits of each number remain.
+    """
+
+    def __init__(self, dimension: int, classes: int, capacity: int) -> None:
+        self.size = 0
+        self.capacity = capacity
+        self.signs = np.zeros((0, classes), np.int8)
+        self.alpha = np.zeros((0, classes))
+        self._vectors = torch.from_numpy(np.empty((capacity, dimension), np.float16))
+
+    @property
+    def vectors(self) -> Tensor:
+        """float16 ``[size, D]``."""
+        return self._vectors[: self.size]
+
+    def add(self, vectors: Tensor, signs: npt.NDArray[np.int8]) -> None:
+        """Append ``[n, D]`` vectors and their ``[n, K]`` signs. Raises ValueError where they do not fit."""
+        total = self.size + len(vectors)
+        if total > self.capacity:
+            raise ValueError(f"{total} examples do not fit in the room for {self.capacity}")
+        self._vectors[self.size : total] = vectors
+        self.size = total
+        self.signs = np.concatenate([self.signs, signs])
+        self.alpha = np.concatenate([self.alpha, np.zeros(signs.shape)])
+
+    def fit(self, objective: Hinge, tolerance: float) -> Fit:
+        """Train on all examples, starting from the last fit; the processes share the classes out."""
+
+        def fitted(labels: Sequence[int]) -> Arrays:
+            signs, alpha = self.signs[:, labels], self.alpha[:, labels]
+            fit = fit_svms(self.vectors, signs, objective, tolerance, alpha)
+            weights = {"weight": fit.svms.weight.numpy(), "bias": fit.svms.bias.numpy()}
+            return weights | {"alpha": fit.alpha.T, "gap": fit.gap, "primal": fit.primal}
+
+        parts = dealt(range(self.signs.shape[1]))
+        found = list(shared_map(fitted, parts))
+        back = np.argsort(np.concatenate(parts))  # from the order of the parts to that of the labels
+        whole = {name: np.concatenate([part[name] for part in found])[back] for name in found[0]}
+        self.alpha = np.ascontiguousarray(whole["alpha"].T)
+        for label in np.flatnonzero(whole["gap"] > tolerance):
+            logger.warning("SVM %d: the relative duality gap is still %.1e", label, whole["gap"][label])
+        svms = LinearSVMs(torch.from_numpy(whole["weight"]), torch.from_numpy(whole["bias"]))
+        return Fit(svms, self.alpha, whole["gap"], whole["primal"])
+
+    def evict(self, svms: LinearSVMs, below: float) -> None:
+        """Forget negatives that score lower and carry no weight, and rows that no class then needs."""
+        scores = self._scores(svms)
+        self.signs[(self.signs < 0) & (scores < below) & (self.alpha == 0)] = 0
+        self._keep(np.flatnonzero((self.signs != 0).any(axis=1)))
+
+    def make_room(self, svms: LinearSVMs, count: int) -> None:
+        """Forget the easiest rows that are no class's positive until ``count`` more fit, or all of them."""
+        positive = (self.signs > 0).any(axis=1)
+        excess = min(self.size + count - self.capacity, int((~positive).sum()))
+        if excess > 0:
+            hardest = np.where(self.signs < 0, self._scores(svms), -np.inf).max(axis=1)
+            hardest[positive] = np.inf
+            self._keep(np.sort(np.argsort(hardest, kind="stable")[excess:]))
+
+    def _scores(self, svms: LinearSVMs) -> Floats:
+        """``[size, K]``; the same bits in every process, or they would forget different examples."""
+
+        def scored(start: int) -> Arrays:
+            return {"scores": svms(self.vectors[start : start + SCORED].float()).numpy()}
+
+        parts = shared_map(scored, range(0, self.size, SCORED))
+        none = np.zeros((0, self.signs.shape[1]), np.float32)
+        return np.concatenate([none, *(part["scores"] for part in parts)])
+
+    def _keep(self, used: Ints) -> None:
+        for row, source in enumerate(used):  # in place: the vectors are most of the memory
+            self._vectors[row] = self._vectors[source]
+        self.signs, self.alpha, self.size = self.signs[used], self.alpha[used], len(used)

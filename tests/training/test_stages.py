@@ -1,0 +1,224 @@
+"""The training as a list of steps: what each takes from the cache, what it makes anew, and what stops it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from spp_det.config.file import parse_config
+from spp_det.config.settings import Config
+from spp_det.data.synthetic import generate_voc
+from spp_det.data.voc import read_voc
+from spp_det.errors import UserError
+from spp_det.model.softmax import SoftmaxScorer
+from spp_det.model.svm import LinearSVMs
+from spp_det.runtime.cache import Cache
+from spp_det.training import stages
+from spp_det.training.images import TrainingImages
+from spp_det.training.stages import Trained, check_positives, train
+from tests.training.scenes import record
+
+TUNED = {
+    "fc": {"layer": "fc6", "weights": "random", "width": 16},
+    "finetune": {"enabled": True, "steps": 3, "last_steps": 0, "batch": 12, "held_out": 0},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Five photos of six classes."""
+    folder = tmp_path_factory.mktemp("stages")
+    generate_voc(folder / "voc", {"trainval": 5}, seed=1, sizes=((120, 100),))
+    return folder
+
+
+def configure(folder: Path, **sections: Any) -> Config:
+    """With windows and maps in a cache of all these tests."""
+    tree = {
+        "data": {"root": str(folder / "voc")},
+        "proposals": {"max_side": 80},
+        "backbone": {"name": "zf5_small", "weights": "random", "scales": [64]},
+        "pyramid": {"levels": [2, 1]},
+        "runtime": {"device": "cpu", "workers": 1, "cache": str(folder / "cache")},
+    }
+    return parse_config(tree | sections, "test")
+
+
+@pytest.fixture
+def stored(monkeypatch) -> Counter[str]:
+    """How many artefacts each stage has made."""
+    found: Counter[str] = Counter()
+    store = Cache.store
+
+    def counted(self, stage, key, arrays) -> None:
+        found[stage] += 1
+        store(self, stage, key, arrays)
+
+    monkeypatch.setattr(Cache, "store", counted)
+    return found
+
+
+def same(one: Trained, two: Trained, folder: Path) -> bool:
+    """Whether the models are equal to the byte."""
+    for name, trained in (("one", one), ("two", two)):
+        trained.detector.save(folder / name)
+    return (folder / "one").read_bytes() == (folder / "two").read_bytes()
+
+
+# ---------------------------------------------------------------- the steps
+
+
+def test_pool5_windows_are_scored_by_svms_and_moved_by_regressors(folder):
+    trained = train(configure(folder))
+    detector, metrics = trained.detector, trained.metrics
+    assert detector.head is None
+    assert isinstance(detector.scorer, LinearSVMs)
+    assert detector.scorer.weight.shape == (6, detector.features.dimension)
+    assert [regressor.weight.shape for regressor in detector.regressors] == [(6, 4, 5 * 96)]
+    assert list(metrics) == ["images", "skipped", "mean_norm", "svm", "seconds", "peak_memory_mb"]
+    assert list(metrics["seconds"]) == ["proposals_and_maps", "norm", "svm", "bbox"]
+    assert metrics["images"] == 5
+    assert metrics["skipped"] == []
+
+
+def test_fc_layers_are_tuned_first_and_regressors_see_pool5_all_the_same(folder):
+    trained = train(configure(folder, **TUNED, bbox={"passes": 2}))
+    detector, metrics = trained.detector, trained.metrics
+    assert detector.scorer.weight.shape == (6, 16)
+    assert [regressor.weight.shape[2] for regressor in detector.regressors] == [5 * 96] * 2
+    assert list(metrics["seconds"]) == ["proposals_and_maps", "finetune", "norm", "svm", "bbox"]
+    assert metrics["finetune"]["steps"] == 3
+    assert metrics["mean_norm"] != train(configure(folder)).metrics["mean_norm"]  # of fc6, not of pool5
+
+
+def test_the_mean_norm_is_that_of_all_windows_where_they_are_few(folder, monkeypatch):
+    """By hand, of images that have fewer windows than are sampled."""
+    monkeypatch.setattr(stages, "NORM_WINDOWS", 10**6)
+    config = configure(folder)
+    trained = train(config)
+    detector = trained.detector
+    cache, records = Cache(folder / "cache"), read_voc(folder / "voc", "trainval")
+    images = TrainingImages(records, detector.features, config.proposals, cache, workers=1)
+    norms = [images.vectors(i).of_windows(np.arange(len(w.boxes))) for i, w in enumerate(images.windows())]
+    assert trained.metrics["mean_norm"] == pytest.approx(float(torch.cat(norms).norm(dim=1).mean()), rel=1e-5)
+
+
+def test_softmax_is_the_fc8_of_the_tuning_and_needs_no_svms(folder, stored):
+    trained = train(configure(folder, **TUNED, scorer="softmax", bbox={"enabled": False}))
+    assert isinstance(trained.detector.scorer, SoftmaxScorer)
+    assert trained.detector.regressors == ()
+    assert not stored["svms"]
+    assert not stored["mining"]
+    assert "svm" not in trained.metrics
+
+
+def test_layers_that_only_the_tuning_needs_are_not_in_the_detector(folder):
+    finetune = TUNED["finetune"] | {"layer": "fc7"}
+    trained = train(configure(folder, fc=TUNED["fc"], finetune=finetune, bbox={"enabled": False}))
+    assert list(trained.detector.head.layers) == ["fc6"]
+
+
+# ---------------------------------------------------------------- the cache
+
+
+def test_a_second_training_makes_nothing_and_ends_in_the_same_model(folder, stored, tmp_path):
+    config = configure(folder, **TUNED, seed=3)
+    one = train(config)
+    assert stored["svms"] == 1
+    stored.clear()
+    two = train(config)
+    assert not stored
+    assert same(one, two, tmp_path)
+    figures = ("finetune", "mean_norm", "svm")
+    assert [one.metrics[name] for name in figures] == [two.metrics[name] for name in figures]
+
+
+def test_another_cache_gives_the_same_model(folder, tmp_path):
+    config = configure(folder, **TUNED, seed=3)
+    runtime = config.runtime.model_copy(update={"cache": tmp_path / "cache"})
+    assert same(train(config), train(config.model_copy(update={"runtime": runtime})), tmp_path)
+
+
+MAPS, NORMS, SVMS, BOXES = "maps", "norms", "svms", "regressors"
+CHANGES = [
+    ({"detection": {"nms": 0.5}}, set()),
+    ({"svm": {"C": 0.01}}, {SVMS}),
+    ({"bbox": {"ridge": 2000}}, {BOXES}),
+    ({"finetune": TUNED["finetune"] | {"checkpoint_every": 2}}, set()),
+    ({"finetune": TUNED["finetune"] | {"steps": 2}}, {"finetune", NORMS, SVMS}),
+    ({"fc": TUNED["fc"] | {"rank": (8, 8)}}, {NORMS, SVMS}),
+    ({"pyramid": {"levels": [3, 1]}}, {"finetune", NORMS, SVMS, BOXES}),
+    (
+        {"backbone": {"name": "zf5_small", "weights": "random", "scales": [64, 96]}},
+        {MAPS, "finetune", NORMS, SVMS, BOXES},
+    ),
+    ({"proposals": {"max_side": 70}}, {"proposals", "finetune", NORMS, SVMS, BOXES}),
+]
+
+
+@pytest.mark.parametrize(("change", "made"), CHANGES, ids=lambda value: str(value)[:40])
+def test_a_setting_that_changes_makes_anew_the_stages_that_depend_on_it(folder, stored, change, made):
+    train(configure(folder, **TUNED))
+    stored.clear()
+    train(configure(folder, **(TUNED | change)))
+    found = {stage for stage, count in stored.items() if count and stage != "mining"}
+    assert found == made
+
+
+def test_an_artefact_that_is_whole_but_no_such_thing_is_made_again(folder, stored, tmp_path, caplog):
+    config = configure(folder, **TUNED, seed=4)
+    one = train(config)
+    cache = Cache(folder / "cache")
+    for stage in ("norms", "svms", "regressors"):
+        for path in (cache.folder / stage).rglob("*.safetensors"):
+            arrays = cache.load(stage, path.stem)
+            if arrays is not None:
+                cache.store(stage, path.stem, {name: array[..., None] for name, array in arrays.items()})
+    stored.clear()
+    assert same(one, train(config), tmp_path)
+    assert (stored["norms"], stored["svms"], stored["regressors"]) == (2, 1, 6)
+    assert caplog.text.count("is not what it should be") == 9
+
+
+# ---------------------------------------------------------------- what stops it
+
+
+def test_a_class_without_a_positive_is_named():
+    usual = record([[0, 0, 9, 9], [5, 5, 20, 20]], [0, 1])
+    check_positives(("cat", "dog"), [usual])
+    for classes, records, said in (
+        (("cat", "dog", "emu"), [usual, usual], "class 'emu' has no positive example"),
+        (("cat", "dog"), [replace(usual, difficult=np.array([True, False]))], "class 'cat' has no positive"),
+        (("cat", "dog"), [replace(usual, crowd=np.array([False, True]))], "class 'dog' has no positive"),
+        (("cat",), [], "class 'cat' has no positive"),
+        ((), [record([], [])], "the training annotations hold no object"),
+    ):
+        with pytest.raises(UserError, match=said):
+            check_positives(classes, records)
+
+
+def test_a_class_without_a_positive_is_named_before_any_work(folder, monkeypatch):
+    def begun(*_: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(stages, "TrainingImages", begun)
+    config = configure(folder)
+    data = config.data.model_copy(update={"classes": (*read_voc(folder / "voc", "trainval").classes, "emu")})
+    with pytest.raises(UserError, match="class 'emu' has no positive example"):
+        train(config.model_copy(update={"data": data}))
+
+
+def test_a_class_whose_images_cannot_be_read_is_named_before_any_learning(tmp_path, monkeypatch):
+    generate_voc(tmp_path / "voc", {"trainval": 5}, seed=1, sizes=((120, 100),))
+    records = read_voc(tmp_path / "voc", "trainval").records
+    for each in records[1:]:
+        each.path.write_text("no photo")
+    monkeypatch.setattr(stages, "_Stages", lambda *_: pytest.fail("learning began"))
+    with pytest.raises(UserError, match="has no positive example in the training images"):
+        train(configure(tmp_path))
