@@ -8,9 +8,9 @@ from itertools import islice
 from pathlib import Path
 
 from spp_det.boxes import Boxes
+from spp_det.data.records import Detections
 from spp_det.detections.types import DetectedImage, Result
 from spp_det.images import RGB, UnreadableImageError, read_image
-from spp_det.model.detector import Detections
 from spp_det.model.ensemble import AnyDetector
 from spp_det.model.features import images_at_once
 from spp_det.proposals.source import WindowSource

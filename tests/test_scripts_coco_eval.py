@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from spp_det.evaluation.coco import evaluate_coco
+from spp_det.evaluation.undefined import as_json
 
 ROOT = Path(__file__).parent.parent
 INSTANCES = {
@@ -48,7 +49,8 @@ def test_prints_and_writes_the_figures(main, files, capsys):
     assert "AP75" in shown.out
     assert "raccoon" in shown.out
     figures = json.loads((files / "out.json").read_text())
-    assert figures["coco"] == evaluate_coco(INSTANCES, RESULTS)[0]
+    whole, _ = evaluate_coco(INSTANCES, RESULTS)
+    assert figures["coco"] == as_json(whole)
     assert figures["voc"]["per_class"]["raccoon"]["area"] == 0.5
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,9 +14,13 @@ from spp_det.model.vectors import WindowVectors
 
 @dataclass(frozen=True, eq=False)
 class HeldVectors(WindowVectors):
+    """Vectors that there are already, and the rows that were asked for."""
+
     held: torch.Tensor
+    made: list[int] = field(default_factory=list)
 
     def make(self, rows: np.ndarray) -> torch.Tensor:
+        self.made.extend(rows.tolist())
         return self.held[torch.from_numpy(rows)]
 
 

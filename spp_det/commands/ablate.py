@@ -243,7 +243,8 @@ def _figures(row: Row, metrics: dict[str, Any], test: Dataset) -> Result:
     clock with all cores at work, an image, without the search for its windows. They are None where an earlier
     call had detected in all images.
     """
-    from spp_det.evaluation.results import or_none, read_results
+    from spp_det.evaluation.results import read_results
+    from spp_det.evaluation.undefined import as_json
     from spp_det.evaluation.voc import evaluate_voc
 
     found = read_results(row.config.output / "test" / "detections.json", test).detections
@@ -251,7 +252,7 @@ def _figures(row: Row, metrics: dict[str, Any], test: Dataset) -> Result:
     timed = metrics["test"]["timed_images"]
     return {
         "mAP50": metrics["test"]["voc"]["mAP_area"],
-        "mAP75": or_none(strict),
+        "mAP75": as_json(strict),
         "train_seconds": round(sum(metrics["seconds"].values()), 2),
         "detect_seconds": round(metrics["test"]["seconds"] / timed, 4) if timed else None,
         "seconds": metrics["seconds"],

@@ -27,11 +27,12 @@ from spp_det.commands.train import run_training
 from spp_det.config.file import parse_config
 from spp_det.config.settings import FC, FIVE_SCALES, BackboneSettings, Detection, Features
 from spp_det.config.values import Precision
+from spp_det.data.records import Detections
 from spp_det.data.synthetic import generate_voc, scene
 from spp_det.images import RGB, encode_jpeg, read_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.detector import Detections, Detector, ranked
+from spp_det.model.detector import Detector, ranked
 from spp_det.model.features import images_at_once
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import ModelSettings, features_of

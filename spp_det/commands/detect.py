@@ -143,11 +143,12 @@ def detect_to_folder(
     """
     import numpy as np
 
+    from spp_det.data.records import select
     from spp_det.detections.types import DetectedImage
     from spp_det.detections.writer import DetectionWriter, Output
     from spp_det.images import UnreadableImageError
     from spp_det.inference import detect_files
-    from spp_det.model.detector import label_of, select
+    from spp_det.model.detector import label_of
     from spp_det.runtime import distributed
     from spp_det.runtime.cache import naming
     from spp_det.runtime.progress import track

@@ -192,11 +192,11 @@ def recall_figures(
     import numpy as np
 
     from spp_det.evaluation.recall import evaluate_recall
-    from spp_det.evaluation.results import or_none
+    from spp_det.evaluation.undefined import as_json
 
     def tree(covered: Covered) -> dict[str, Any]:
-        recall = {f"{threshold:g}": or_none(value) for threshold, value in covered.recall.items()}
-        return {"objects": covered.objects, "recall": recall, "ABO": or_none(covered.abo)}
+        recall = {f"{threshold:g}": as_json(value) for threshold, value in covered.recall.items()}
+        return {"objects": covered.objects, "recall": recall, "ABO": as_json(covered.abo)}
 
     modes: dict[str, Any] = {}
     images = 0
@@ -207,8 +207,8 @@ def recall_figures(
         result = evaluate_recall(replace(dataset, records=proposed.records, coco_ids=()), proposed.windows)
         modes[search.mode] = {
             **tree(result.overall),
-            "MABO": or_none(result.mabo),
-            "windows": or_none(result.windows),
+            "MABO": as_json(result.mabo),
+            "windows": as_json(result.windows),
             "seconds": float(np.mean(proposed.seconds)) if proposed.seconds else None,
             "per_class": {name: tree(covered) for name, covered in result.per_class.items()},
         }

@@ -1,4 +1,4 @@
-"""Annotated boxes and the edges of their image: whose size counts, and what is cut off."""
+"""Annotated boxes and the edges of their image: which size is right, and how boxes are clipped."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from spp_det.images import UnreadableImageError, image_size
 logger = logging.getLogger(__name__)
 
 MAX_COORDINATE = 2**24  # pixels; float32 holds every integer up to here
-SLACK = 0.05  # pixels; formats that round to two decimals overshoot an edge by this much without meaning to
+SLACK = 0.05  # pixels; a box that a format rounded to two decimals may overshoot an edge by this much
 
 
 def clip_records(
     records: Sequence[Record], name_object: Callable[[Record, int], str], source: str
 ) -> list[Record]:
-    """The records with every box inside its image, as readers hand them on.
+    """The records with every box clipped to its image, as readers return them.
 
-    An image's size is the one that its annotation states. Only where a box reaches beyond it is the
-    header of the image file read: where the two sizes differ, the file's is right, goes into the
-    record, and a warning names the file. (Every other wrong size is found by `fit_record`, when the
-    image is decoded.) Where no size is known, boxes are only clipped at the left and top edges.
+    The size of an image is the one that its annotation states. Only where a box reaches beyond it is the
+    header of the image file read: where the two sizes differ, the file's is right and goes into the record,
+    and a warning names the file. (`fit_record` finds all other wrong sizes, when an image is decoded.) Where
+    no size is known, boxes are clipped at the left and top edges alone.
 
     Boxes that are clipped by more than a rounding error are counted in one warning that names the first.
     ``name_object(record, index)`` names an object in a message, ``source`` names the data set.
@@ -90,7 +90,7 @@ def _with_true_size(record: Record) -> Record:
     """The record with its image file's size, or as it was where the file cannot tell."""
     try:
         size = image_size(record.path)
-    except UnreadableImageError:  # whoever decodes the image reports it
+    except UnreadableImageError:  # the code that decodes the image reports it
         return record
     if record.size is not None and record.size != size:
         _warn_size(record, size)

@@ -47,7 +47,7 @@ def read_class_folder(
 ) -> LabelledImages:
     """The images below each class's folder, at any depth; nothing is opened.
 
-    ``classes`` are the names to insist on, in their order; None takes the folders' names, sorted. A class
+    ``classes`` are the only names allowed, in their order; None takes the folders' names, sorted. A class
     without images is no error where ``classes`` names it. Hidden folders are left out. A class's folder may
     be a link; for links to files see `find_images`.
 
@@ -82,8 +82,8 @@ def write_class_folder(dataset: Dataset, folder: Path, smallest: int = 64, conte
     """Cut the objects of an annotated data set out, at their own size, into one folder a class.
 
     ``folder/CLASS/IMAGE_NUMBER.jpg`` are squares around the objects, `spp_det.data.crops.cut` with that
-    ``context``. Difficult and crowd objects are left out, and those whose longer side is below ``smallest``
-    pixels. Equal data sets give equal files. Returns how many there are.
+    ``context``. Difficult and crowd objects are left out, and objects whose longer side is below
+    ``smallest`` pixels. Equal data sets give equal files. Returns the number of files.
 
     Raises `UnreadableImageError` for an image that cannot be read, UserError for a class whose name is no
     folder's (``../x``, ``a/b``).

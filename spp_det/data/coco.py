@@ -7,30 +7,24 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 
 from spp_det.boxes import as_boxes
-from spp_det.data.bounds import MAX_COORDINATE, clip_records
-from spp_det.data.names import Links, can_be_a_file, leads_out
+from spp_det.data.bounds import clip_records
+from spp_det.data.coco_check import Json, entries_by_id, file_name_of, has_area, integer_of, size_of, text_of
+from spp_det.data.names import AnyPath, Links
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 from spp_det.images import image_size
 
 logger = logging.getLogger(__name__)
 
-Json = dict[str, Any]
-
 
 def read_coco(
-    instances: str | os.PathLike[str],
-    images_root: str | os.PathLike[str] | None = None,
-    *,
-    follow_links: bool = False,
+    instances: AnyPath, images_root: AnyPath | None = None, *, follow_links: bool = False
 ) -> Dataset:
     """Read a COCO instances file; no image is decoded.
 
@@ -38,7 +32,7 @@ def read_coco(
     folder that holds the JSON file. (COCO's own downloads need ``images_root="val2017"`` or the like.)
 
     Classes, images and objects keep the order of the file. An image's ``image_id`` is its ``file_name``,
-    its number goes to ``Dataset.coco_ids``; numbers may have gaps. ``iscrowd`` is kept as ``crowd``; an
+    its id goes to ``Dataset.coco_ids``; ids may have gaps. ``iscrowd`` is kept as ``crowd``; an
     object with ``ignore``, as `coco_instances` writes it, is ``difficult`` and no crowd. ``area`` and
     ``segmentation`` are not read: an evaluation by object area needs the file itself.
 
@@ -54,16 +48,12 @@ def read_coco(
 
 
 def coco_dataset(
-    content: Json,
-    path: Path,
-    images_root: str | os.PathLike[str] | None = None,
-    *,
-    follow_links: bool = False,
+    content: Json, path: Path, images_root: AnyPath | None = None, *, follow_links: bool = False
 ) -> Dataset:
-    """What `read_coco` makes of the content of the file ``path``, for those who need the content too."""
+    """`read_coco` of the content of the file ``path``, for callers that need the content too."""
     images_root = path.parent if images_root is None else Path(images_root)
     links = Links(images_root, follow=follow_links)
-    categories, images = (_by_id(path, content, key) for key in ("categories", "images"))
+    categories, images = (entries_by_id(path, content, key) for key in ("categories", "images"))
     classes = _class_names(path, categories)
     label_of = {category_id: label for label, category_id in enumerate(categories)}
     objects = _objects(path, content, images, categories)
@@ -72,12 +62,12 @@ def coco_dataset(
     number_of: dict[str, int] = {}  # file name -> image id
     for number, image in images.items():
         where = f"{path}: image {number}"
-        name = _file_name(image, where)
+        name = file_name_of(image, where)
         if name in number_of:
             raise UserError(f"{where} has the file_name of another image: {name!r}")
         number_of[name] = number
         file = links.checked(images_root / name)
-        records.append(_record(name, file, _size(image, where), objects[number], label_of))
+        records.append(_record(name, file, size_of(image, where), objects[number], label_of))
 
     def name_object(record: Record, index: int) -> str:
         annotation = objects[number_of[record.image_id]][index]
@@ -137,7 +127,7 @@ def xywh(box: tuple[float, float, float, float]) -> list[float]:
 
 
 def _extent(low: float, high: float) -> float:
-    with np.errstate(all="ignore"):  # numbers that no detector has said are refused elsewhere
+    with np.errstate(all="ignore"):  # infinite numbers are refused elsewhere
         extent = float(str(np.float32(high - low)))
         return extent if np.float32(low + extent) == np.float32(high) else high - low
 
@@ -162,37 +152,20 @@ def load_instances(path: Path) -> Json:
     return content
 
 
-def _by_id(path: Path, content: Json, key: str) -> dict[int, Json]:
-    """One of the file's three lists as a dictionary by ``id``, in the order of the file."""
-    entries = content.get(key)
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: not a COCO instances file: it lacks the list {key!r}")
-    by_id: dict[int, Json] = {}
-    for position, entry in enumerate(entries):
-        where = f"{path}: {key}[{position}]"
-        if not isinstance(entry, dict):
-            raise UserError(f"{where} is not an object")
-        entry_id = _integer(entry, "id", where)
-        if entry_id in by_id:
-            raise UserError(f"{where} has an id that is used already: {entry_id}")
-        by_id[entry_id] = entry
-    return by_id
-
-
 def _objects(
     path: Path, content: Json, images: dict[int, Json], categories: dict[int, Json]
 ) -> dict[int, list[Json]]:
     """The checked annotations of every image, those without area left out."""
     objects: dict[int, list[Json]] = {image_id: [] for image_id in images}
     dropped: list[str] = []
-    for annotation_id, annotation in _by_id(path, content, "annotations").items():
+    for annotation_id, annotation in entries_by_id(path, content, "annotations").items():
         where = f"{path}: annotation {annotation_id}"
-        image_id, category_id = (_integer(annotation, key, where) for key in ("image_id", "category_id"))
+        image_id, category_id = (integer_of(annotation, key, where) for key in ("image_id", "category_id"))
         if image_id not in images:
             raise UserError(f"{where} is of an unknown image: image_id {image_id}")
         if category_id not in categories:
             raise UserError(f"{where} is of an unknown category: category_id {category_id}")
-        if _has_area(annotation, where):
+        if has_area(annotation, where):
             objects[image_id].append(annotation)
         else:
             dropped.append(where)
@@ -203,76 +176,30 @@ def _objects(
     return objects
 
 
-def _integer(entry: Json, key: str, where: str) -> int:
-    value = entry.get(key)
-    if type(value) is not int:  # a bool is an int too
-        raise UserError(f"{where} has {key} {value!r}, which is not an integer")
-    return value
-
-
-def _text(entry: Json, key: str, where: str) -> str:
-    value = entry.get(key)
-    if not isinstance(value, str) or not value:
-        raise UserError(f"{where} has {key} {value!r}, which is not a text")
-    return value
-
-
-def _has_area(annotation: Json, where: str) -> bool:
-    """Whether the ``bbox``, found to be valid, covers anything."""
-    bbox: Any = annotation.get("bbox")
-    numbers = isinstance(bbox, list) and all(type(value) in (int, float) for value in bbox)
-    if not (numbers and len(bbox) == 4 and all(abs(value) <= MAX_COORDINATE for value in bbox)):
-        raise UserError(f"{where} has bbox {bbox!r}, which is not four numbers of pixels")
-    x, y, width, height = bbox
-    if width < 0 or height < 0:
-        raise UserError(f"{where} has bbox {bbox}, whose width or height is negative")
-    # In float32, as boxes are: a width of 1e-9 is none beside an x of 100.
-    return bool(np.float32(x + width) > np.float32(x) and np.float32(y + height) > np.float32(y))
-
-
-def _flag(annotation: Json, key: str) -> bool:
-    return bool(annotation.get(key, 0))
-
-
 def _class_names(path: Path, categories: dict[int, Json]) -> tuple[str, ...]:
-    names = tuple(_text(entry, "name", f"{path}: category {number}") for number, entry in categories.items())
+    names = tuple(
+        text_of(entry, "name", f"{path}: category {number}") for number, entry in categories.items()
+    )
     for position, name in enumerate(names):
         if name in names[:position]:
             raise UserError(f"{path}: two categories have the name {name!r}")
     return names
 
 
-def _file_name(image: Json, where: str) -> str:
-    name = _text(image, "file_name", where).replace("\\", "/")
-    if leads_out(name):
-        raise UserError(f"{where} has file_name {name!r}, which leads out of the folder of images")
-    if not can_be_a_file(name):
-        raise UserError(f"{where} has file_name {name[:100]!r}, which no file can have")
-    return name
-
-
-def _size(image: Json, where: str) -> tuple[int, int] | None:
-    """``(width, height)`` as stated; None where absent or zero."""
-    if image.get("width") is None or image.get("height") is None:
-        return None
-    width, height = _integer(image, "width", where), _integer(image, "height", where)
-    if max(width, height) > MAX_COORDINATE:
-        raise UserError(f"{where} is stated to be larger than {MAX_COORDINATE} pixels")
-    return (width, height) if width > 0 and height > 0 else None
-
-
 def _record(
     name: str, path: Path, size: tuple[int, int] | None, annotations: list[Json], label_of: dict[int, int]
 ) -> Record:
-    ignored = [_flag(annotation, "ignore") for annotation in annotations]
-    crowd = [_flag(annotation, "iscrowd") for annotation in annotations]
+    difficult, crowd = (
+        np.array([bool(annotation.get(key, 0)) for annotation in annotations], np.bool_)
+        for key in ("ignore", "iscrowd")
+    )
     xywh = np.array([annotation["bbox"] for annotation in annotations], np.float64).reshape(-1, 4)
     return Record(
         image_id=name,
         path=path,
         boxes=as_boxes(np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)),
         labels=np.array([label_of[annotation["category_id"]] for annotation in annotations], dtype=np.int64),
-        difficult=np.array(ignored, dtype=np.bool_),
-        crowd=np.array(crowd, dtype=np.bool_) & ~np.array(ignored, dtype=np.bool_),
+        difficult=difficult,
+        crowd=crowd & ~difficult,
         size=size,
     )

@@ -24,7 +24,7 @@ ARCHIVES = {"VOC2007:trainval": "2007", "VOC2007:test": "2007-test", "VOC2012:tr
 
 
 def download_voc(folder: Path, splits: Sequence[str]) -> None:
-    """Fetch and unpack splits into ``folder/VOCdevkit``; one that is there with all its files is left alone.
+    """Fetch and unpack splits into ``folder/VOCdevkit``; a complete split is left alone.
 
     An archive that already lies in ``folder`` is not fetched again if its checksum is right. Killed at any
     instant, the same call goes on. Raises UserError, one line that says what to fetch by hand and where
@@ -35,7 +35,7 @@ def download_voc(folder: Path, splits: Sequence[str]) -> None:
         if split not in ARCHIVES:
             raise UserError(f"{split!r} cannot be downloaded; there are {', '.join(ARCHIVES)}")
     for split in splits:
-        # A file cut short looks like a file: until an archive is unpacked this says that it is not.
+        # A truncated file looks like a whole one: this mark stays until the archive is unpacked completely.
         unfinished = folder / f".unfinished-{split.replace(':', '-')}"
         if not unfinished.exists() and missing_file(folder / DEVKIT, split) is None:
             logger.info("%s is in %s", split, folder / DEVKIT)

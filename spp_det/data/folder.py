@@ -9,27 +9,27 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from spp_det.data.names import Links
+from spp_det.data.names import AnyPath, Links
 from spp_det.data.voc import find_image, links_of, read_split
 from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES
 
 
-def find_images(inputs: Sequence[str | os.PathLike[str]], *, follow_links: bool = False) -> list[Path]:
+def find_images(inputs: Sequence[AnyPath], *, follow_links: bool = False) -> list[Path]:
     """The image files that the inputs stand for, in the order given, each once. Nothing is opened but lists.
 
     - A file is taken whatever its suffix.
     - A folder stands for the files below it whose suffix is one of `IMAGE_SUFFIXES`, in natural order
       (``2.jpg`` before ``10.jpg``). Hidden files and folders are left out (file systems and archives
       leave ``._photo.jpg`` beside ``photo.jpg``), links to folders are not followed. A link to a file
-      outside the folder is refused unless ``follow_links``: who named a folder named no other place.
+      outside the folder is refused unless ``follow_links``: the user named this folder and no other place.
     - A pattern that the shell did not expand (``*``, ``?``, ``[]``, and ``**`` for any depth) stands for
       the image files and folders it matches, in natural order.
     - A ``.txt`` file is a list: one image a line, relative to the list's own folder, blank lines skipped.
       In ``ROOT/ImageSets/Main`` of a Pascal VOC data set the lines are ids of ``ROOT/JPEGImages`` (see
       `read_split`), and links there are refused as `read_voc` refuses them. Listed files need not exist:
-      whoever decodes them reports it. Any other list is its user's own word, as arguments are: its lines
-      may lead anywhere.
+      the code that decodes them reports it. Any other list is trusted as arguments are: its lines may lead
+      anywhere.
     - ``-`` is such a list on standard input, relative to the current folder.
 
     Raises UserError, naming the input, for one that stands for no image.
@@ -51,7 +51,7 @@ def find_images(inputs: Sequence[str | os.PathLike[str]], *, follow_links: bool 
     return list(found.values())
 
 
-def _expand(entry: str | os.PathLike[str], follow_links: bool) -> Iterator[Path]:
+def _expand(entry: AnyPath, follow_links: bool) -> Iterator[Path]:
     path = Path(entry)
     if entry == "-":
         lines = sys.stdin.buffer.read().split(b"\n")

@@ -1,23 +1,23 @@
-"""Several splits as one data set: those of one folder, or of folders side by side, such as VOC's years."""
+"""Several splits as one data set: splits of one folder, or of folders side by side, such as VOC's years."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from spp_det.data.names import AnyPath
 from spp_det.data.records import Dataset, Record
 from spp_det.data.voc import read_voc
 
 logger = logging.getLogger(__name__)
 
 
-def locate_split(root: str | os.PathLike[str], split: str) -> tuple[Path, str]:
-    """The folder and the name of a split: ``FOLDER:NAME`` is that of a folder below ``root``.
+def locate_split(root: AnyPath, split: str) -> tuple[Path, str]:
+    """The folder and the name of a split: ``FOLDER:NAME`` is a split of a folder below ``root``.
 
     >>> locate_split("VOCdevkit", "VOC2012:trainval")
     (PosixPath('VOCdevkit/VOC2012'), 'trainval')
@@ -27,18 +27,14 @@ def locate_split(root: str | os.PathLike[str], split: str) -> tuple[Path, str]:
 
 
 def read_voc_splits(
-    root: str | os.PathLike[str],
-    splits: Sequence[str],
-    classes: Sequence[str] | None = None,
-    *,
-    follow_links: bool = False,
+    root: AnyPath, splits: Sequence[str], classes: Sequence[str] | None = None, *, follow_links: bool = False
 ) -> Dataset:
     """Read Pascal VOC splits (see `locate_split`) as one data set, in the order given.
 
-    One split is what `read_voc` makes of it. Of several, ``classes`` None takes the names that any of them
-    holds, sorted. Images of different folders are different images even where their ids are the same:
-    an id then begins with its folder, ``VOC2012/2008_000008``. An image that two splits of one folder list
-    is read once, with a warning.
+    A single split is read as `read_voc` reads it. Of several splits, ``classes`` None takes the names that
+    any of them holds, sorted. Images of different folders are different images even where their ids
+    are equal: an id then begins with its folder, ``VOC2012/2008_000008``. An image that two splits of one
+    folder list is read once, with a warning.
 
     Raises UserError as `read_voc` does.
     """

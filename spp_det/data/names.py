@@ -1,7 +1,7 @@
 """Names inside a data set that become paths of files, and links there that lead elsewhere.
 
 A data set may come from a stranger. It is read below the folder that its user named, and nowhere else: names
-that climb out are refused, and so are symbolic links that do, unless the user says that they may.
+that lead out of the folder are refused, and so are symbolic links, unless the user allows links.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from spp_det.errors import UserError
+
+AnyPath = str | os.PathLike[str]
 
 LONGEST_FOLDER = 60  # characters, of at most 4 bytes; file systems take 255 bytes
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # by Windows
@@ -35,12 +37,12 @@ def can_be_a_file(name: str) -> bool:
 class Links:
     """How far symbolic links in a data set may lead: to the real places of its own folders.
 
-    The folders themselves may be links, such as a ``JPEGImages`` that lies on another disk. A file in them
-    may be one to elsewhere in them. One that leads out of all of them is refused, be it a link itself or
-    reached through a linked folder between.
+    The folders themselves may be links, such as a ``JPEGImages`` that lies on another disk, and a file in
+    them may be a link to another place in them. A file whose real place lies outside all of the folders is
+    refused, whether the file is a link or a folder above it.
     """
 
-    def __init__(self, *folders: str | os.PathLike[str], follow: bool = False) -> None:
+    def __init__(self, *folders: AnyPath, follow: bool = False) -> None:
         """``follow`` lets links lead anywhere."""
         self._real = () if follow else tuple(Path(os.path.realpath(folder)) for folder in folders)
         self._named = folders[0]
@@ -69,7 +71,7 @@ class Links:
 class Stems:
     """Gives every image a name of its own without suffix, for the files that are written about it.
 
-    That is its name without suffix, or with it where ``a.png`` lies beside an ``a.jpg`` that came first.
+    The stem is the image's name without its suffix, or with it where an ``a.jpg`` came before this ``a.png``.
     The same names in the same order get the same stems.
     """
 
@@ -88,13 +90,13 @@ class Stems:
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """A folder for each name, none twice, that any operating system takes: ``a/b`` becomes ``a_b``."""
+    """A folder's name for each name, no two equal, which any system takes: ``a/b`` becomes ``a_b``."""
     folders: dict[str, None] = {}  # a set that keeps the order
     for name in names:
         folder = re.sub(r"[^\w .,+=@()'-]", "_", name)[:LONGEST_FOLDER].strip(" .") or "_"
         if _RESERVED.fullmatch(folder):
             folder += "_"
-        while folder.lower() in (taken.lower() for taken in folders):  # systems that take A for a
+        while folder.lower() in (taken.lower() for taken in folders):  # some systems take A for a
             folder += "_"
         folders[folder] = None
     return list(folders)

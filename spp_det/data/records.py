@@ -1,10 +1,11 @@
-"""What one annotated image is, whatever format it came from."""
+"""One image in memory: its annotated objects, whatever format they came from, and its detections."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -71,3 +72,25 @@ class Dataset:
     def __len__(self) -> int:
         """The number of images."""
         return len(self.records)
+
+
+class Detections(TypedDict):
+    """The detections of one image, all classes together; a detector gives the highest score first.
+
+    Attributes:
+        boxes: float32 ``[N, 4]`` in pixels of the image (see `spp_det.boxes`).
+        labels: int64 ``[N]``, indices into ``classes``.
+        scores: ``[N]``, float32 of a detector (SVM margins or log-odds: above 0 the answer is yes), float64
+            of a file, so that scores rank exactly as the file gives them.
+    """
+
+    boxes: Boxes
+    labels: Ints
+    scores: npt.NDArray[np.floating]
+
+
+def select(detections: Detections, kept: npt.NDArray[np.bool_]) -> Detections:
+    """The detections that a mask ``[N]`` marks."""
+    return Detections(
+        boxes=detections["boxes"][kept], labels=detections["labels"][kept], scores=detections["scores"][kept]
+    )

@@ -8,44 +8,29 @@ ROOT/JPEGImages/ID.jpg           its pixels
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from spp_det.data.bounds import clip_records
-from spp_det.data.names import Links, can_be_a_file, leads_out
+from spp_det.data.names import AnyPath, Links, can_be_a_file, leads_out
 from spp_det.data.records import Dataset, Record
 from spp_det.data.voc_xml import Annotation, annotation_xml, read_annotation
 from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES, image_size
 
-__all__ = [
-    "annotation_xml",
-    "find_image",
-    "read_annotation",
-    "read_split",
-    "read_voc",
-    "write_annotation",
-    "write_voc",
-]
-
 logger = logging.getLogger(__name__)
 
 
 def read_voc(
-    root: str | os.PathLike[str],
-    split: str,
-    classes: Sequence[str] | None = None,
-    *,
-    follow_links: bool = False,
+    root: AnyPath, split: str, classes: Sequence[str] | None = None, *, follow_links: bool = False
 ) -> Dataset:
     """Read one split of a Pascal VOC data set; no image is decoded.
 
     ``classes`` fixes the class names and their order; None takes the names that the split's own
-    annotations hold, sorted. An image without objects has boxes ``[0, 4]``: a source of negatives. An
-    image file that is missing or damaged is left to whoever decodes it.
+    annotations hold, sorted. An image without objects has boxes ``[0, 4]``: a source of negatives. A
+    missing or damaged image file is reported by the code that decodes it.
 
     Bad annotations. UserError, one line naming the file and the object: broken XML, a missing field, an
     inverted box, a box wholly outside its image, a class that is not in ``classes``. Warning: a box that
@@ -87,13 +72,13 @@ def read_voc(
     return Dataset(tuple(classes), clip_records(records, name_object, f"{root} {split}"))
 
 
-def read_split(root: str | os.PathLike[str], split: str, *, follow_links: bool = False) -> list[str]:
+def read_split(root: AnyPath, split: str, *, follow_links: bool = False) -> list[str]:
     """The image ids of ``ROOT/ImageSets/Main/SPLIT.txt``, in its order; blank lines are skipped.
 
     A line may end in a flag, as in the devkit's lists of one class (``aeroplane_train.txt``): 1 the
-    image shows the class, 0 it shows only difficult objects of it, -1 it does not. The last are left
-    out: such a split holds the images of its class. A line that names an existing file as a whole is
-    an id even where it ends like that (``photo 1``). An id listed twice is read once, with a warning.
+    image shows the class, 0 it shows only difficult objects of it, -1 it does not. Images with -1 are
+    left out: such a split holds the images of its class. A line that names an existing file as a whole is
+    an id even where it ends like a flag (``photo 1``). An id listed twice is read once, with a warning.
 
     Raises UserError where the root or the split is missing (naming the splits that exist), the split
     lists nothing, a flag is none of these, or an id leads out of the data set (``../x``, ``/x``) or can
@@ -132,7 +117,7 @@ def read_split(root: str | os.PathLike[str], split: str, *, follow_links: bool =
     return list(ids)
 
 
-def find_image(root: str | os.PathLike[str], image_id: str, file_name: str | None = None) -> Path:
+def find_image(root: AnyPath, image_id: str, file_name: str | None = None) -> Path:
     """The image file of an id: ``JPEGImages/ID.jpg``, or with another of `IMAGE_SUFFIXES`, or none.
 
     Failing these, the file in JPEGImages that the annotation calls ``file_name``; a name with folders
@@ -149,7 +134,7 @@ def find_image(root: str | os.PathLike[str], image_id: str, file_name: str | Non
     return folder / f"{image_id}.jpg"
 
 
-def write_annotation(path: str | os.PathLike[str], record: Record, classes: Sequence[str]) -> None:
+def write_annotation(path: AnyPath, record: Record, classes: Sequence[str]) -> None:
     """Write a record as a VOC annotation file; see `annotation_xml` for what becomes of its boxes.
 
     COCO's crowd objects become difficult ones. The size is the record's own, or is read from the image.
@@ -162,7 +147,7 @@ def write_annotation(path: str | os.PathLike[str], record: Record, classes: Sequ
     Path(path).write_text(text, encoding="utf-8")
 
 
-def write_voc(dataset: Dataset, root: str | os.PathLike[str], split: str) -> None:
+def write_voc(dataset: Dataset, root: AnyPath, split: str) -> None:
     """Write the annotations and the split of a data set under ``root``; image files are not touched.
 
     `read_voc` gives the same data set back once the images lie in ``ROOT/JPEGImages``. The split is
@@ -187,7 +172,7 @@ def _annotation_path(root: Path, image_id: str) -> Path:
 
 
 def links_of(root: Path, follow: bool) -> Links:
-    """How far links in a data set may lead."""
+    """The folders of a data set, to which its links may lead."""
     return Links(root, *(root / name for name in ("Annotations", "JPEGImages", "ImageSets")), follow=follow)
 
 

@@ -7,7 +7,6 @@ VOC counts pixels from 1 and includes the last one; boxes here count from 0 and 
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from spp_det.boxes import Boxes, Floats, as_boxes
 from spp_det.data.bounds import MAX_COORDINATE
+from spp_det.data.names import AnyPath
 from spp_det.errors import UserError
 
 _UNWRITABLE = re.compile("[\x00-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -34,7 +34,7 @@ class Annotation:
         difficult: bool ``[G]``.
         size: ``(width, height)`` in pixels, or None where the file states none, or zero.
         file_name: the image's file name as stated, or None.
-        scores: float64 ``[G]``, of files that hold detections; NaN where an object has none.
+        scores: float64 ``[G]``, the detections' scores; NaN where an object has none, as in ground truth.
     """
 
     boxes: Boxes
@@ -45,7 +45,7 @@ class Annotation:
     scores: npt.NDArray[np.float64]
 
 
-def read_annotation(path: str | os.PathLike[str]) -> Annotation:
+def read_annotation(path: AnyPath) -> Annotation:
     """Read one VOC annotation file; no objects give boxes ``[0, 4]``.
 
     Fractional coordinates are kept, not rounded: ``<xmin>12.5</xmin>`` is ``x1 = 11.5``. ``<exact>``, as
@@ -198,7 +198,7 @@ def _box(element: ElementTree.Element, where: str) -> tuple[float, float, float,
 
 
 def _exact(element: ElementTree.Element) -> Boxes | None:
-    """A detection's box ``[1, 4]`` before it was rounded, or None where that is not told."""
+    """A detection's box ``[1, 4]`` before it was rounded, or None where the file does not hold it."""
     try:
         values = [float(field) for field in _text(element, "exact").split()]
     except ValueError:
@@ -223,7 +223,7 @@ def _is_difficult(element: ElementTree.Element, where: str) -> bool:
 
 
 def _size(root: ElementTree.Element, path: Path) -> tuple[int, int] | None:
-    """The stated size; None where it is absent or zero, as annotation tools write what they do not know."""
+    """The stated size; None where it is absent or zero, as annotation tools write an unknown size."""
     size = root.find("size")
     if size is None:
         return None

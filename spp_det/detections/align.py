@@ -1,4 +1,4 @@
-"""Detections of another detector run, or of another program, in the terms of a data set."""
+"""Detections from files, assigned to the images and classes of a data set."""
 
 from __future__ import annotations
 
@@ -11,29 +11,26 @@ from typing import Any
 import numpy as np
 
 from spp_det.boxes import as_boxes
-from spp_det.data.records import Dataset
-from spp_det.detections.coco import check_instances, check_results
+from spp_det.data.records import Dataset, Detections
+from spp_det.detections.coco import LISTING, check_listing, check_results
 from spp_det.detections.image_names import match_images
-from spp_det.detections.types import ImageDetections
 from spp_det.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-LISTING = "images.json"  # lies beside a detections.json and says what its ids mean
-
 
 @dataclass(frozen=True, eq=False)
 class Aligned:
-    """Detections in the terms of a data set.
+    """Detections of the images and classes of a data set.
 
     Attributes:
         detections: one entry an image, in the order of the data set's records.
-        coco: the same as a COCO results list, in the data set's ids, values as they were read.
+        coco: the same detections as a COCO results list with the data set's ids, values as they were read.
         outside: the number of detections left out because their image is not in the data set.
-        unknown: the number left out by class name, because the data set has no such class.
+        unknown: the number of detections left out, by the name of a class that the data set lacks.
     """
 
-    detections: list[ImageDetections]
+    detections: list[Detections]
     coco: list[dict[str, Any]]
     outside: int
     unknown: dict[str, int]
@@ -46,9 +43,9 @@ def align(
 
     With a ``listing`` (the content of an ``images.json``) images are found by file name (see
     `match_images`) and classes by name; without one the ids are the data set's own ``coco_ids`` and
-    ``category_ids``. Detections on other images are left out and counted, as the split may well be
-    a part of what was looked at; detections of other classes are left out with a warning. An image
-    that the listing lacks counts as one without detections, also with a warning.
+    ``category_ids``. Detections on other images are left out and counted, as the detector may have read more
+    images than the split has; detections of other classes are left out with a warning. An image that the
+    listing lacks counts as an image without detections, also with a warning.
 
     Args:
         dataset: the ground truth.
@@ -70,12 +67,14 @@ def align(
         check_listing(listing, listing_name)
         images = _listed_images(dataset, listing, listing_name)
         class_names = _listed_classes(dataset, listing, listing_name)
-        _check_listed(results, images, class_names, name, listing_name)
 
     rows: list[list[tuple[Any, int, float]]] = [[] for _ in dataset.records]  # of (bbox, label, score)
     coco = []
     outside, unknown = 0, Counter[str]()
-    for entry in results:
+    for position, entry in enumerate(results):
+        for key, known in (("image_id", images), ("category_id", class_names)):
+            if listing is not None and entry[key] not in known:
+                raise UserError(f"{name}[{position}]: {key} {entry[key]!r} is not in {listing_name}")
         index = images.get(entry["image_id"])
         class_name = class_names.get(entry["category_id"])
         if index is None:
@@ -96,30 +95,6 @@ def align(
         counts = ", ".join(f"{class_name} ({count})" for class_name, count in unknown.most_common())
         logger.warning("left out detections of classes that the data set does not have: %s", counts)
     return Aligned([_detections(found) for found in rows], coco, outside, dict(unknown))
-
-
-def check_listing(listing: Any, name: str) -> None:
-    """Raise a UserError of one line, which starts with ``name``, where ``listing`` is no ``images.json``."""
-    if not isinstance(listing, Mapping):
-        raise UserError(f"{name}: must be a JSON object with images and categories")
-    check_instances({**listing, "annotations": []}, name)
-    for section, key in (("images", "file_name"), ("categories", "name")):
-        for position, entry in enumerate(listing[section]):
-            if not isinstance(entry.get(key), str) or not entry[key]:
-                raise UserError(f"{name}: {section}[{position}]: has no {key}")
-
-
-def _check_listed(
-    results: Sequence[Mapping[str, Any]],
-    images: Mapping[Any, Any],
-    class_names: Mapping[Any, Any],
-    name: str,
-    listing_name: str,
-) -> None:
-    for position, entry in enumerate(results):
-        for key, known in (("image_id", images), ("category_id", class_names)):
-            if entry[key] not in known:
-                raise UserError(f"{name}[{position}]: {key} {entry[key]!r} is not in {listing_name}")
 
 
 def _listed_images(dataset: Dataset, listing: Mapping[str, Any], name: str) -> dict[Any, int | None]:
@@ -156,7 +131,7 @@ def _listed_classes(dataset: Dataset, listing: Mapping[str, Any], name: str) -> 
     return names
 
 
-def _detections(rows: Sequence[tuple[Any, int, float]]) -> ImageDetections:
+def _detections(rows: Sequence[tuple[Any, int, float]]) -> Detections:
     corners = [(x, y, x + width, y + height) for (x, y, width, height), _, _ in rows]
     return {
         "boxes": as_boxes(corners),

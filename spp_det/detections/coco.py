@@ -1,32 +1,51 @@
-"""COCO's two files, checked before any figure: the ground truth of boxes, and the list of results."""
+"""COCO's results list, ``detections.json``, and the listing of what its ids mean, ``images.json``.
+
+    [{"image_id": 1, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, ...]
+
+    {"images": [{"id": 1, "file_name": "a/5.jpg", "width": 640, "height": 480}, ...],
+     "categories": [{"id": 1, "name": "raccoon"}, ...]}
+
+The listing has the form of COCO's ground truth without annotations, and a list of the files ``skipped``.
+"""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from numbers import Real
-from typing import Any
+from typing import Any, TextIO
 
+from spp_det.data.coco import xywh
+from spp_det.data.coco_check import check_box, check_ids, check_instances, is_finite
+from spp_det.detections.journal import Entry
+from spp_det.detections.types import Found
 from spp_det.errors import UserError
+from spp_det.images import Skipped
+
+DETECTIONS = "detections.json"
+LISTING = "images.json"
 
 
-def check_instances(instances: Any, name: str) -> None:
-    """Raise a UserError of one line, which starts with ``name``, where ``instances`` is not a COCO
-    ground truth of boxes.
-    """
-    if not isinstance(instances, Mapping):
-        raise UserError(f"{name}: must be a JSON object with images, annotations and categories")
-    for section in ("images", "annotations", "categories"):
-        entries = instances.get(section)
-        if not isinstance(entries, list | tuple):
-            raise UserError(f"{name}: has no list of {section}")
-        for index, entry in enumerate(entries):
-            where = f"{name}: {section}[{index}]"
-            _check_ids(entry, where, ["id"])
-            if section == "annotations":
-                _check_annotation(entry, where)
-        _check_distinct([entry["id"] for entry in entries], f"{name}: {section}")
+def write_results(entries: Iterable[Entry], file: TextIO) -> None:
+    """Write the results list of the images of a journal, which are numbered from 1, as are classes."""
+    before = "[\n"
+    for image_id, entry in enumerate(entries, 1):
+        for label, score, *box in entry["found"]:
+            ids = {"image_id": image_id, "category_id": label + 1}
+            file.write(before + json.dumps({**ids, "bbox": xywh(tuple(box)), "score": score}))
+            before = ",\n"
+    file.write("[\n]\n" if before == "[\n" else "\n]\n")
+
+
+def write_listing(
+    entries: Iterable[Entry], classes: Sequence[str], skipped: Sequence[Skipped], file: TextIO
+) -> None:
+    """Write the listing of the ids that `write_results` uses."""
+    file.write('{"images": [')
+    for image_id, entry in enumerate(entries, 1):
+        image = {"id": image_id} | {key: entry[key] for key in ("file_name", "width", "height")}
+        file.write(("\n" if image_id == 1 else ",\n") + json.dumps(image))
+    categories = [{"id": i, "name": name} for i, name in enumerate(classes, 1)]
+    file.write(f'\n],\n"categories": {json.dumps(categories)},\n"skipped": {json.dumps(list(skipped))}}}\n')
 
 
 def check_results(results: Any, name: str) -> None:
@@ -37,49 +56,42 @@ def check_results(results: Any, name: str) -> None:
         raise UserError(f"{name}: must be a JSON list of detections")
     for index, entry in enumerate(results):
         where = f"{name}[{index}]"
-        _check_ids(entry, where, ["image_id", "category_id"])
-        _check_box(entry, where)
-        if not _is_finite(entry.get("score")):
+        check_ids(entry, where, ["image_id", "category_id"])
+        check_box(entry, where)
+        if not is_finite(entry.get("score")):
             raise UserError(f"{where}: score must be a finite number, got {entry.get('score')!r}")
 
 
-def _check_annotation(entry: Mapping[str, Any], where: str) -> None:
-    _check_ids(entry, where, ["image_id", "category_id"])
-    _check_box(entry, where)
-    if not isinstance(entry["id"], int):
-        raise UserError(f"{where}: the id of an annotation must be a whole number, got {entry['id']!r}")
-    if not _is_finite(entry.get("area", 0)):
-        raise UserError(f"{where}: area must be a finite number, got {entry['area']!r}")
-    if entry.get("iscrowd", 0) not in (0, 1):
-        raise UserError(f"{where}: iscrowd must be 0 or 1, got {entry['iscrowd']!r}")
+def check_listing(listing: Any, name: str) -> None:
+    """Raise a UserError of one line, which starts with ``name``, where ``listing`` is no ``images.json``."""
+    if not isinstance(listing, Mapping):
+        raise UserError(f"{name}: must be a JSON object with images and categories")
+    check_instances({**listing, "annotations": []}, name)
+    for section, key in (("images", "file_name"), ("categories", "name")):
+        for position, entry in enumerate(listing[section]):
+            if not isinstance(entry.get(key), str) or not entry[key]:
+                raise UserError(f"{name}: {section}[{position}]: has no {key}")
 
 
-def _check_ids(entry: Any, where: str, keys: Iterable[str]) -> None:
-    if not isinstance(entry, Mapping):
-        raise UserError(f"{where}: must be a JSON object, got {type(entry).__name__}")
-    for key in keys:
-        if key not in entry:
-            raise UserError(f"{where}: has no {key}")
-        if not isinstance(entry[key], int | str):
-            raise UserError(f"{where}: {key} must be a whole number or a name, got {entry[key]!r}")
+def as_results(found: Sequence[Found], listing: Any, name: str) -> tuple[list[dict[str, Any]], Any]:
+    """Detections of another format as a results list, with the listing; where that is None, with one of the
+    images and classes that the detections name.
 
-
-def _check_distinct(ids: Sequence[int | str], where: str) -> None:
-    kinds = {isinstance(key, str) for key in ids}
-    if len(kinds) > 1:
-        raise UserError(f"{where}: some ids are numbers and some are names")
-    if len(set(ids)) < len(ids):
-        raise UserError(f"{where}: the id {Counter(ids).most_common(1)[0][0]!r} occurs more than once")
-
-
-def _check_box(entry: Mapping[str, Any], where: str) -> None:
-    box = entry.get("bbox")
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_finite, box)):
-        raise UserError(f"{where}: bbox must be four finite numbers [x, y, width, height], got {box!r}")
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return isinstance(value, Real) and math.isfinite(value)
-    except OverflowError:  # JSON allows whole numbers beyond any float
-        return False
+    Raises UserError, which starts with ``name``, for an image or a class that the listing lacks.
+    """
+    if listing is None:
+        images, names = (dict.fromkeys(row[i] for row in found) for i in (0, 1))
+        listing = {
+            "images": [{"id": number, "file_name": image} for number, image in enumerate(images, 1)],
+            "categories": [{"id": number, "name": class_name} for number, class_name in enumerate(names, 1)],
+        }
+    image_ids = {entry["file_name"]: entry["id"] for entry in listing["images"]}
+    category_ids = {entry["name"]: entry["id"] for entry in listing["categories"]}
+    results = []
+    for row in found:
+        if row.image not in image_ids or row.name not in category_ids:
+            what = f"image {row.image}" if row.image not in image_ids else f"class {row.name}"
+            raise UserError(f"{name}: its {what} is not in {LISTING}")
+        ids = {"image_id": image_ids[row.image], "category_id": category_ids[row.name]}
+        results.append({**ids, "bbox": xywh(row.box), "score": row.score})
+    return results, listing

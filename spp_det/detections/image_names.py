@@ -1,10 +1,11 @@
-"""Which of the files that a detector looked at is which image of a data set."""
+"""Matching the files that a detector read with the images of a data set."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import PurePath
 
 from spp_det.data.records import Dataset, Record
@@ -17,18 +18,18 @@ Fit = tuple[int, bool]  # how many folders agree, and whether the file's ending 
 def match_images(dataset: Dataset, file_names: Sequence[str]) -> list[int | None]:
     """For each file name the index of its record, or None where it is no image of the data set.
 
-    A file is an image when one of both names is the tail of the other: ``5.jpg``, ``set1/5.jpg``
+    A file matches an image when one of the two names is the tail of the other: ``5.jpg``, ``set1/5.jpg``
     and ``/data/set1/5.jpg`` are the same image, ``set2/5.jpg`` is not. An image id without a file's
     ending, as in Pascal VOC, fits any ending. Where several fit, the longest common path decides.
 
     Raises:
-        UserError: two fit equally well.
+        UserError: two images fit a file equally well, or two files an image.
     """
     by_name: dict[str, list[int]] = defaultdict(list)
     for index, record in enumerate(dataset.records):
         by_name[_parts(record.image_id)[-1]].append(index)
 
-    claims: dict[int, dict[int, Fit]] = defaultdict(dict)  # of a record: the files that fit it
+    claims: dict[int, dict[int, Fit]] = defaultdict(dict)  # record -> the files that fit it
     for position, file_name in enumerate(file_names):
         parts = _parts(file_name)
         candidates = by_name.get(parts[-1]) or by_name.get(PurePath(parts[-1]).stem) or []
@@ -71,9 +72,5 @@ def _parts(name: str) -> Parts:
 
 def _common_tail(a: Parts, b: Parts) -> int:
     """How many components agree, counted from the end."""
-    count = 0
-    for x, y in zip(reversed(a), reversed(b), strict=False):
-        if x != y:
-            break
-        count += 1
-    return count
+    pairs = zip(reversed(a), reversed(b), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -6,8 +6,8 @@ One line a finished image, in order, after a line that says what run it is:
     {"file_name": NAME, "width": W, "height": H, "found": [[label, score, x1, y1, x2, y2], ...], "files": []}
     {"skipped": PATH, "reason": REASON}
 
-``files`` are those written about this image alone. A line is there before its files and ends in a line
-break after them, so what was under way at the end is known, and is not taken for done.
+``files`` are the files about this image alone. Its line is written before them, and the line break after
+them: so the files of an interrupted image are known, and the image does not count as done.
 """
 
 from __future__ import annotations
@@ -27,21 +27,22 @@ from spp_det.runtime.cache import PARTIAL, sweep
 logger = logging.getLogger(__name__)
 
 NAME = "detections.jsonl"
-STALE = ".detections.jsonl.stale"  # that of an earlier run, whose files are being removed
+STALE = ".detections.jsonl.stale"  # the journal of an earlier run, whose files are being removed
 
 Entry = dict[str, Any]
 
 
 class Journal:
-    """Opened anew it removes all that the folder's earlier run wrote, and nothing else; resumed it keeps what
-    is whole.
+    """The journal of a folder. Opened anew, it removes the files of the folder's earlier run, and no others;
+    resumed, it keeps the files of all finished images.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, object], files: list[str], resume: bool) -> None:
-        """``run`` is what must be equal for a run to go on with another's results.
+        """``run`` must be equal to an earlier run's for its results to be continued.
 
-        Nobody else is to write there meanwhile (see `spp_det.runtime.run_folder`). Raises CannotResumeError,
-        naming what differs, where the folder's journal is of another run; nothing is changed then.
+        No other process may write to the folder meanwhile (see `spp_det.runtime.run_folder`). Raises
+        CannotResumeError, naming what differs, where the folder's journal is of another run; nothing is
+        changed then.
         """
         self._folder = folder
         self._path = folder / NAME
@@ -64,7 +65,7 @@ class Journal:
         if self._path.exists():  # under another name no --resume takes it for a run that is all there
             self._path.replace(stale)
             _remove_run(self._folder, stale)
-        for name in header["files"]:  # of a version that wrote no journal
+        for name in header["files"]:  # written by a version without a journal
             (self._folder / name).unlink(missing_ok=True)
         self._path.write_bytes(_line(header) + b"\n")
 
@@ -92,7 +93,7 @@ class Journal:
         self._file.flush()
 
     def entries(self) -> Iterator[Entry]:
-        """What is noted so far, one at a time, without the first line."""
+        """The images noted so far, one at a time."""
         lines = _whole_lines(self._path)
         next(lines, None)
         return (entry for entry, _ in lines)
@@ -117,7 +118,7 @@ def _parsed(line: bytes) -> Entry:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[Entry, int]]:
-    """Every line up to the first that is torn, and where it ends; none where there is no file."""
+    """Every line before the first torn one, and where the line ends; none where there is no file."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
         end = 0
         for line in file:
@@ -143,7 +144,7 @@ def _said(value: Any) -> str:
 
 
 def _files(entry: Entry, folder: Path) -> list[Path]:
-    """The files an entry names, without any that would lie outside the folder, by name or behind a link."""
+    """The files that an entry names, but none that lies outside the folder, by its name or behind a link."""
     names = entry.get("files")
     paths = [
         folder / name

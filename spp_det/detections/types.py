@@ -1,38 +1,33 @@
-"""What a detector says about one image, and the check that every evaluator makes at its door."""
+"""A detection where it is read and written, an image with its detections, and the check before any figure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from spp_det.data.records import Dataset
+from spp_det.data.records import Dataset, Detections
 from spp_det.errors import UserError
 from spp_det.images import RGB, UnreadableImageError
-from spp_det.model.detector import Detections
+
+Box = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels of the image (see `spp_det.boxes`)
 
 
-class ImageDetections(TypedDict):
-    """The detections of one image, all classes together, in any order.
+class Found(NamedTuple):
+    """One detection as a line of a file holds it: the name of its image and of its class, score and box."""
 
-    Attributes:
-        boxes: ``[N, 4]`` in pixels of the image (see `spp_det.boxes`).
-        labels: int64 ``[N]``, indices into the data set's ``classes``.
-        scores: ``[N]``, float32 or float64: scores rank exactly as they were given.
-    """
-
-    boxes: npt.NDArray[Any]
-    labels: npt.NDArray[Any]
-    scores: npt.NDArray[Any]
+    image: str
+    name: str
+    score: float
+    box: Box
 
 
 @dataclass(frozen=True, eq=False)
 class DetectedImage:
-    """An image file and what was found in it."""
+    """An image file, its pixels and its detections."""
 
     path: Path
     image: RGB
@@ -42,7 +37,7 @@ class DetectedImage:
 Result = DetectedImage | UnreadableImageError
 
 
-def check_detections(dataset: Dataset, detections: Sequence[ImageDetections]) -> None:
+def check_detections(dataset: Dataset, detections: Sequence[Detections]) -> None:
     """Refuse detections that no figure can be computed from.
 
     Raises:

@@ -5,7 +5,7 @@ result files, pictures and crops.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -13,19 +13,23 @@ from types import TracebackType
 import numpy as np
 
 from spp_det.data.names import Stems, folder_names, leads_out
+from spp_det.data.records import Detections, select
 from spp_det.data.voc_xml import annotation_xml, writable
-from spp_det.detections.formats import shortest, yolo_text
+from spp_det.detections.coco import DETECTIONS, LISTING, write_listing, write_results
+from spp_det.detections.csv import write_csv
+from spp_det.detections.devkit import devkit_name, write_devkit
 from spp_det.detections.journal import Entry, Journal
-from spp_det.detections.lists import list_names, write_lists
-from spp_det.detections.types import DetectedImage
+from spp_det.detections.text import shortest, whole_text
+from spp_det.detections.types import DetectedImage, Found
+from spp_det.detections.yolo import yolo_text
 from spp_det.drawing.draw import draw_detections, visible_pixels
 from spp_det.errors import CannotResumeError, UserError
 from spp_det.images import RGB, Skipped, UnreadableImageError, encode_jpeg, skipped
-from spp_det.model.detector import Detections, select
 from spp_det.runtime.cache import digest, write_whole
 from spp_det.version import __version__
 
 FORMATS = ("coco", "voc", "yolo", "csv", "devkit")
+CSV = "detections.csv"
 
 
 @dataclass(frozen=True)
@@ -57,19 +61,18 @@ class DetectionWriter:
     """Writes a folder of detections, image by image; use it in a ``with``.
 
     ``detections.json`` (a COCO results list) and ``images.json`` (what its ids mean: ``images`` and
-    ``categories`` of COCO, and what was ``skipped``) are always written, and appear when all are done; until
-    then ``detections.jsonl`` holds what is. ``voc`` adds ``voc/NAME.xml``, ``yolo`` adds ``yolo/NAME.txt``
-    (label, centre and size as fractions of the image, score), ``csv`` adds ``detections.csv``, ``devkit``
-    adds ``devkit/comp4_det_test_CLASS.txt``; ``draw`` adds ``pictures/NAME.jpg``, ``crops`` adds
-    ``crops/CLASS/NAME-1.jpg`` and so on, in the order of the scores. NAME keeps the folders below the deepest
-    one that holds all images (see also `Stems`). All formats read back to the same boxes, see
-    `spp_det.detections.reader`.
+    ``categories`` of COCO, and the ``skipped`` files) are always written. They appear when all images are
+    done; until then the journal ``detections.jsonl`` holds the detections. ``voc`` adds ``voc/NAME.xml``,
+    ``yolo`` ``yolo/NAME.txt``, ``csv`` ``detections.csv``, ``devkit`` ``devkit/comp4_det_test_CLASS.txt``;
+    ``draw`` adds ``pictures/NAME.jpg``, ``crops`` ``crops/CLASS/NAME-1.jpg`` and so on, in the order of the
+    scores. NAME keeps the folders below the deepest folder that holds all images (see also `Stems`). All
+    formats read back to the same boxes, see `spp_det.detections.reader`.
 
-    The folder holds one run. Whatever an earlier one wrote there is removed first; files of others are left
-    alone. With ``resume`` it is continued instead, where it is the same run, and ends in the same bytes.
+    The folder holds one run. The files of an earlier run are removed first; other files are left alone. With
+    ``resume`` the same run is continued instead, and ends in the same bytes as an unbroken one.
 
     Attributes:
-        done: how many of the paths, from the first, need not be looked at again.
+        done: how many of the paths, from the first, need not be read again.
         images: how many images were read.
         found: how many detections were written.
         skipped: the files that could not be read, and why.
@@ -84,7 +87,7 @@ class DetectionWriter:
         resume: bool = False,
         run: Mapping[str, object] | None = None,
     ) -> None:
-        """``run`` says what the detections depend on: only a run that says the same is resumed. The output
+        """``run`` holds what the detections depend on: only a run of an equal ``run`` is resumed. The output
         and the paths need not be in it.
 
         Raises UserError for a format that cannot hold a name.
@@ -132,7 +135,7 @@ class DetectionWriter:
         return self
 
     def _count(self, entry: Entry) -> str:
-        """Take an image as done; its stem."""
+        """Count an image as done; returns its stem."""
         self.done += 1
         if "skipped" in entry:
             self.skipped.append({"file": entry["skipped"], "reason": entry["reason"]})
@@ -150,7 +153,7 @@ class DetectionWriter:
             pass
 
     def add(self, found: DetectedImage) -> None:
-        """Write what one image adds."""
+        """Write the detections of one image."""
         name = _absolute(found.path).relative_to(self._base).as_posix()
         height, width = found.image.shape[:2]
         lowest = -np.inf if self.output.score is None else self.output.score
@@ -219,5 +222,48 @@ def _is_row(row: object, classes: int) -> bool:
 
 
 def _absolute(path: Path) -> Path:
-    """Without ``..``, which would lead out of the output folder; links stay, for their names are wanted."""
+    """Without ``..``, which would lead out of the output folder; links stay: outputs are named after them."""
     return Path(os.path.normpath(path.absolute()))
+
+
+# ---- the lists of all images' detections, written from the journal one image at a time ----
+
+
+def list_names(classes: Sequence[str], formats: frozenset[str]) -> list[str]:
+    """The files, below the folder of the run, that `write_lists` writes.
+
+    Raises UserError for a class that cannot name a file of the devkit.
+    """
+    devkit = [f"devkit/{devkit_name(name)}" for name in classes] if "devkit" in formats else []
+    return [LISTING, *([CSV] if "csv" in formats else []), *devkit, DETECTIONS]
+
+
+def write_lists(
+    folder: Path,
+    entries: Callable[[], Iterator[Entry]],
+    classes: Sequence[str],
+    formats: frozenset[str],
+    skipped: Sequence[Skipped] = (),
+) -> None:
+    """Write each list whole from ``entries()``, the images that could be read. The results list comes last:
+    its ids are then those of the listing beside it."""
+    (folder / DETECTIONS).unlink(missing_ok=True)
+    with whole_text(folder / LISTING) as file:
+        write_listing(entries(), classes, skipped, file)
+    if "csv" in formats:
+        with whole_text(folder / CSV) as file:
+            write_csv(_found(entries(), classes), file)
+    if "devkit" in formats:
+        write_devkit(folder / "devkit", lambda: _found(entries(), classes, Stems()), classes)
+    with whole_text(folder / DETECTIONS) as file:
+        write_results(entries(), file)
+
+
+def _found(
+    entries: Iterator[Entry], classes: Sequence[str], name: Callable[[str], str] = str
+) -> Iterator[Found]:
+    """All detections of a journal, their images called by what ``name`` makes of their file name."""
+    for entry in entries:
+        image = name(entry["file_name"])
+        for label, score, x1, y1, x2, y2 in entry["found"]:
+            yield Found(image, classes[label], score, (x1, y1, x2, y2))

@@ -29,7 +29,7 @@ class _Style:
 
     @staticmethod
     def of(width: int, height: int, boxes: Ints) -> _Style:
-        """Grow with the picture, a little slower than it; shrink where objects are small."""
+        """Sizes grow with the picture, a little more slowly; text shrinks where objects are small."""
         growth = (np.sqrt(width * height) / 550) ** 0.85
         font = 13.5 * growth
         if len(boxes):
@@ -39,16 +39,12 @@ class _Style:
 
     @property
     def padding(self) -> tuple[int, int]:
-        """Left and right of a tag's text, above and below it."""
+        """Pixels left and right of a tag's text, and above and below it."""
         return max(2, round(0.3 * self.font)), max(2, round(0.2 * self.font))
 
 
 def draw_detections(
-    image: RGB,
-    boxes: Boxes,
-    labels: Ints,
-    scores: npt.NDArray[np.floating] | None,
-    classes: Sequence[str],
+    image: RGB, boxes: Boxes, labels: Ints, scores: npt.NDArray[np.floating] | None, classes: Sequence[str]
 ) -> RGB:
     """A copy of the picture with every box in the colour of its class, tagged ``name 0.87``.
 
@@ -115,14 +111,14 @@ def visible_pixels(boxes: Boxes, width: int, height: int) -> tuple[Ints, Ints]:
 
 
 def _importance(pixels: Ints, scores: npt.NDArray[np.floating] | None) -> Ints:
-    """Most important first: by score, or where there is none small boxes before large ones."""
+    """Indices, most important first: by score, or without scores small boxes before large ones."""
     if scores is not None:
         return np.argsort(-scores, kind="stable")
     return np.argsort((pixels[:, 2:] - pixels[:, :2]).prod(axis=1), kind="stable")
 
 
 def _tagging_order(labels: Sequence[int]) -> list[int]:
-    """The best of each class comes first, so that each colour in the picture has its name somewhere."""
+    """The best box of each class comes first, so that each colour in the picture has its name somewhere."""
     firsts: dict[int, int] = {}  # label -> index
     for index, label in enumerate(labels):
         firsts.setdefault(label, index)
@@ -130,7 +126,7 @@ def _tagging_order(labels: Sequence[int]) -> list[int]:
 
 
 def _texts(classes: Sequence[str], label: int, score: float | None, width: int, style: _Style) -> list[str]:
-    """What a tag may say, the best first."""
+    """The texts that a tag may have, best first."""
     name = printable(classes[label])
     if len(name) > LONGEST_NAME:
         name = name[: LONGEST_NAME - 1].rstrip() + "…"

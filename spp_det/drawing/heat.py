@@ -1,4 +1,4 @@
-"""Numbers as colours: from nothing to much, or from against to for."""
+"""Numbers as colours: amounts from dark to bright, and votes against and for from blue to red."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from spp_det.runtime.opencv import cv2
 
 AGAINST: Color = (0, 90, 181)  # blue and red of equal lightness, told apart with every colour blindness
 FOR: Color = (220, 50, 32)
-_STRONGEST = 0.72  # of a tint: what lies beneath stays visible
+_STRONGEST = 0.72  # opacity of a tint: the picture beneath stays visible
 
 Numbers = npt.NDArray[np.floating]
 
 
 def heat(values: Numbers) -> RGB:
-    """``[h, w] -> [h, w, 3]``: from dark blue at 0, or at the lowest if that is negative, to yellow.
+    """``[h, w] -> [h, w, 3]``: from dark blue at 0, or at the lowest number if that is negative, to yellow.
 
     NaN and infinities count as 0.
     """
@@ -41,7 +41,7 @@ def tint(background: RGB, value: float, limit: float) -> RGB:
 
 
 def faded(image: RGB) -> RGB:
-    """A picture in light greys, so that the colours on it are those of `tint` alone."""
+    """A picture in light greys, so that all colours on it come from `tint`."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float64)
     pale = np.rint(115 + gray * (140 / 255)).astype(np.uint8)
     return np.repeat(pale[:, :, None], 3, axis=2)

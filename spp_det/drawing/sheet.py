@@ -17,8 +17,8 @@ from spp_det.images import RGB
 MARGIN, GAP = 20, 14  # pixels: around the sheet, between panels
 TITLE, NOTE, CAPTION = 20, 14, 13  # sizes of text
 LEADING = 1.45  # lines apart, in sizes of text
-NARROWEST = 640  # pixels of a sheet, for its notes
-SLOT = 72  # pixels of a panel at least, for its caption
+NARROWEST = 640  # least width of a sheet in pixels, for its notes
+SLOT = 72  # least width of a panel in pixels, for its caption
 GRAY: Color = (90, 90, 90)
 
 
@@ -33,8 +33,8 @@ class Panel:
 def compose(title: str, notes: Sequence[str], rows: Sequence[Sequence[Panel]]) -> RGB:
     """One sheet: the title, the notes, then every row of panels side by side, their tops in line.
 
-    Nothing is clipped: a title or caption too long for its place ends in an ellipsis, a note goes on on the
-    next line.
+    Nothing is clipped: a title or caption that is too long ends in an ellipsis, a note goes on in the next
+    line.
     """
     slots = [[max(panel.picture.shape[1], SLOT) for panel in row] for row in rows]
     width = max([*(sum(row) + GAP * (len(row) - 1) for row in slots), NARROWEST])
@@ -62,19 +62,19 @@ def compose(title: str, notes: Sequence[str], rows: Sequence[Sequence[Panel]]) -
 def write(
     canvas: ImageDraw.ImageDraw, corner: tuple[float, float], text: str, size: int, color: Color = BLACK
 ) -> None:
-    """A line of text, its top left corner there."""
+    """Write a line of text with its top left corner at ``corner``."""
     shown, font = set_text(text, size)
     canvas.text(corner, shown, font=font, fill=color, anchor="la")
 
 
 def text_width(text: str, size: int) -> float:
-    """Pixels that a line of text takes."""
+    """The width of a line of text in pixels."""
     shown, font = set_text(text, size)
     return float(font.getlength(shown))
 
 
 def shortened(text: str, size: int, width: float) -> str:
-    """The text, made fit to be shown, as far as it fits into so many pixels."""
+    """The printable text, cut with an ellipsis where it is wider than ``width`` pixels."""
     text = printable(text)
     if text_width(text, size) <= width:
         return text
@@ -83,7 +83,7 @@ def shortened(text: str, size: int, width: float) -> str:
 
 
 def wrapped(text: str, size: int, width: float) -> list[str]:
-    """The text in lines of at most so many pixels, broken between words."""
+    """The text in lines of at most ``width`` pixels, broken between words."""
     lines = [""]
     for word in printable(text).split():
         longer = f"{lines[-1]} {word}".lstrip()

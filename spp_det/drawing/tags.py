@@ -1,4 +1,4 @@
-"""Where the name tags of boxes go: beside their object, off one another, never out of the picture."""
+"""Where the name tags of boxes go: beside their object, clear of other tags, inside the picture."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 
 from spp_det.boxes import Doubles, Ints, area, intersection
 
-# What a place for a tag costs, in shares of the area that it covers.
-_ON_TAG = 20.0  # of the tag, by tags placed before
-_ON_OWN = 0.6  # of the tag's own object
-_ON_OTHER = 2.0  # of another object
-_IN_OTHER = 0.5  # of the tag, by a box that does not hold its own: it seems to be that box's tag
+# The cost of a place for a tag is a sum of shares, each with one of these weights.
+_ON_TAG = 20.0  # share of the tag that lies on earlier tags
+_ON_OWN = 0.6  # share of its own object that the tag covers
+_ON_OTHER = 2.0  # share of another object that the tag covers
+_IN_OTHER = 0.5  # share of the tag in a box that does not hold its own: it seems to be that box's tag
 _SHORTER = 0.35  # for each step to a shorter text
-_WORST = 1.0  # dearer than this, and the box goes without a tag
-_MOST = 0.2  # of the picture may be covered by tags in all; a single tag is always allowed
+_WORST = 1.0  # a box whose best place costs more goes without a tag
+_MOST = 0.2  # share of the picture that all tags may cover; a single tag is always allowed
 
 
 class Place(NamedTuple):
@@ -40,7 +40,7 @@ def place_tags(
         line: thickness of the boxes' lines, which a tag beside its box covers.
 
     Returns:
-        One place a box that was offered texts, None where every one would hide too much.
+        One place for each box with texts, None where every place would hide too much.
     """
     frames = boxes.astype(np.float64)
     placed = np.zeros((0, 4))
@@ -74,20 +74,8 @@ def _around(box: Doubles, w: int, h: int, line: int) -> Doubles:
     """
     x1, y1, x2, y2 = box
     above, below = y1 - h + line, y2 - line
-    corners = [
-        (x1, above),
-        (x2 - w, above),
-        (x1, below),
-        (x2 - w, below),
-        (x1, y1),
-        (x2 - w, y1),
-        (x1, y2 - h),
-        (x2 - w, y2 - h),
-        (x2 - line, y1),
-        (x1 - w + line, y1),
-        (x2 - line, y2 - h),
-        (x1 - w + line, y2 - h),
-    ]
+    corners = [(x, y) for y in (above, below, y1, y2 - h) for x in (x1, x2 - w)]
+    corners += [(x, y) for y in (y1, y2 - h) for x in (x2 - line, x1 - w + line)]
     top_left = np.array(corners)
     return np.concatenate([top_left, top_left + np.array([w, h])], axis=1)
 
@@ -96,7 +84,7 @@ def _cost(tags: Doubles, index: int, boxes: Doubles, placed: Doubles) -> Doubles
     """How much each of ``[P, 4]`` places for the tag of box ``index`` hides or misleads: ``[P]``."""
     own = boxes[index : index + 1]
     tag_area = area(tags)
-    holds_own = intersection(own, boxes)[0] >= 0.9 * area(own)  # the own box itself, and what it lies in
+    holds_own = intersection(own, boxes)[0] >= 0.9 * area(own)  # the tag's own box, and the boxes around it
     on_box = intersection(tags, boxes)  # [P, N]
     others = np.where(holds_own, 0.0, on_box)
     return np.asarray(

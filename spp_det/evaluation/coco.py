@@ -1,7 +1,7 @@
 """The twelve COCO figures, computed by pycocotools itself on dicts in memory.
 
-What lies here is only what pycocotools leaves out: it asserts instead of explaining, prints, writes
-into the dicts that it is given, takes NaN scores, and fails on an empty list of results.
+pycocotools asserts instead of explaining, prints, writes into the dicts of its caller, takes NaN scores, and
+fails on an empty list of results. The code here makes up for that and computes no figure in another way.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from spp_det.detections.coco import check_instances, check_results
+from spp_det.data.coco_check import check_instances
+from spp_det.detections.coco import check_results
 from spp_det.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FIGURES = {  # and what each is of
+FIGURES = {  # name -> what the figure is measured on
     "AP": "IoU .50:.95",
     "AP50": "IoU .50",
     "AP75": "IoU .75",
@@ -37,8 +38,8 @@ FIGURES = {  # and what each is of
     "ARmedium": "area 32² to 96²",
     "ARlarge": "area > 96²",
 }
-FEW_DETS = (1, 10)  # of AR1 and AR10
-MAX_DETS = 100  # detections an image and category, of all other figures
+FEW_DETS = (1, 10)  # the limits of AR1 and AR10
+MAX_DETS = 100  # detections an image and category: the limit of all other figures
 
 Doubles = npt.NDArray[np.float64]
 
@@ -62,9 +63,10 @@ def evaluate_coco(
         max_dets: more than 10. Where it is not 100, the figure ``AR100`` is called after it.
 
     Returns:
-        The figures of `FIGURES`, in that order, of all classes together; and those of each class by
-        itself, as pycocotools gives them for that category alone, by category id. They are fractions of
-        1; one that is not defined (there are no small objects, say) is -1, as pycocotools says it.
+        The figures of `FIGURES`, in that order, of all classes together; and, by category id, the figures
+        of each class, as pycocotools gives them for that category alone. They are fractions of
+        1; a figure that is not defined (there are no small objects, say) is NaN, for which pycocotools
+        says -1.
 
     Raises:
         UserError: one line that names the entry, where either argument is malformed, or a result
@@ -102,7 +104,7 @@ def _figures(precision: Doubles, recall: Doubles, ious: Doubles, max_dets: int) 
     """The twelve means that ``COCOeval.summarize`` takes; it cannot take them with other ``maxDets``.
 
     ``precision`` is ``[T, R, K, A, M]`` (IoU thresholds, recall points, categories, areas: all, small,
-    medium, large, limits of detections), ``recall`` is ``[T, K, A, M]``; -1 is what is not defined.
+    medium, large, limits of detections), ``recall`` is ``[T, K, A, M]``; -1 marks what is not defined.
     """
     parts = [precision[..., 0, 2], precision[ious == 0.5, ..., 0, 2], precision[ious == 0.75, ..., 0, 2]]
     parts += [precision[..., area, 2] for area in (1, 2, 3)]
@@ -111,7 +113,7 @@ def _figures(precision: Doubles, recall: Doubles, ious: Doubles, max_dets: int) 
     defined = [part[part > -1] for part in parts]
     names = [name.replace(f"AR{MAX_DETS}", f"AR{max_dets}") for name in FIGURES]
     return {
-        name: float(values.mean()) if len(values) else -1.0
+        name: float(values.mean()) if len(values) else np.nan
         for name, values in zip(names, defined, strict=True)
     }
 
@@ -127,16 +129,8 @@ def _ground_truth(instances: Mapping[str, Any]) -> COCO:
 def _detections(instances: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> COCO:
     """What ``COCO.loadRes`` makes of a results list, an empty one included."""
     annotations = [
-        {
-            "id": index + 1,
-            "image_id": entry["image_id"],
-            "category_id": entry["category_id"],
-            "bbox": list(entry["bbox"]),
-            "area": entry["bbox"][2] * entry["bbox"][3],
-            "score": entry["score"],
-            "iscrowd": 0,
-        }
-        for index, entry in enumerate(results)
+        {**entry, "id": number, "area": entry["bbox"][2] * entry["bbox"][3], "iscrowd": 0}
+        for number, entry in enumerate(results, 1)
     ]
     return _indexed({**instances, "annotations": annotations})
 

@@ -15,7 +15,7 @@ from spp_det.evaluation.voc import Flags, VocResult
 class Curve:
     """Precision and recall of the detections that score at least each threshold.
 
-    There is one point a distinct score, highest first: no threshold can tell equal scores apart.
+    Each distinct score is one point, highest first: no threshold can tell equal scores apart.
 
     Attributes:
         score: ``[P]``, the thresholds.
@@ -40,11 +40,11 @@ class Threshold:
 
 
 def curve(scores: npt.NDArray[np.floating], hit: Flags, positives: int) -> Curve:
-    """The curve of detections that are true positives, or not.
+    """The curve of detections, each of which is a true or a false positive.
 
     Args:
         scores: ``[N]``, in any order.
-        hit: bool ``[N]``.
+        hit: bool ``[N]``, whether each detection is a true positive.
         positives: the number of objects to find.
     """
     order = np.argsort(-scores, kind="stable")
@@ -57,7 +57,7 @@ def curve(scores: npt.NDArray[np.floating], hit: Flags, positives: int) -> Curve
 
 
 def best_f1(points: Curve) -> Threshold | None:
-    """The point of the highest F1; of several equal ones that of the highest score, which shows fewest boxes.
+    """The point of the highest F1; where several points share it, the one of the highest score: fewest boxes.
 
     None where no F1 is above 0: there is no object, or none is found.
     """
@@ -74,7 +74,7 @@ def class_curves(result: VocResult) -> dict[str, Curve]:
 
 
 def pooled_curve(result: VocResult) -> Curve:
-    """The curve of one threshold for all classes: their detections and objects in one heap."""
+    """The curve of a single threshold for all classes, whose detections and objects count together."""
     classes = list(result.per_class.values())
     scores = np.concatenate([one.scores for one in classes]) if classes else np.zeros(0)
     hit = np.concatenate([one.hit for one in classes]) if classes else np.zeros(0, np.bool_)

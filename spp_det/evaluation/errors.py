@@ -1,24 +1,24 @@
 """Every detection and every missed object, sorted by what went wrong.
 
-After Hoiem et al., "Diagnosing error in object detectors" (2012), and the names of TIDE (2020); what is
-true, a duplicate or ignored is the word of Pascal VOC's matching alone (`spp_det.evaluation.voc`). The
-first line that fits a detection counts:
+After Hoiem et al., "Diagnosing error in object detectors" (2012), with names as in TIDE (2020). Pascal VOC's
+matching alone (`spp_det.evaluation.voc`) decides what is a true positive, a duplicate or ignored. The first
+line that fits a detection is its kind:
 
     correct        VOC's true positive
-    ignored        on a difficult or crowd object of its class: neither right nor wrong
-    duplicate      on an object of its class that a detection of a higher rank has found
+    ignored        on a difficult or crowd object of its class: counts neither as right nor as wrong
+    duplicate      on an object of its class that a detection of higher rank has found already
     confused       IoU >= 0.5 with an object of another class
     localisation   0.1 <= IoU < 0.5 with an object of its class
     background     none of these
 
 and an object that is neither difficult nor crowd is
 
-    missed         when no detection of the score asked for is correct on it.
+    missed         when no correct detection of it reaches the score threshold.
 
-(Where both fit, `confused` comes before `localisation`: the object of the other class is then the one
-that the box covers more.) Difficult and crowd objects are never missed, but they do explain a box: one
-that lies loosely on them is badly localised, not background. The kind of a detection depends on no
-detection below it, so it is the same at every score threshold; only `missed` grows with the threshold.
+(Where `confused` and `localisation` both fit, the box covers the object of the other class more.) Difficult
+and crowd objects are never missed, but a box that overlaps such an object a little is a localisation error,
+not background. The kind of a detection does not depend on detections of lower rank, so it is the same at
+every score threshold; only `missed` grows with the threshold.
 """
 
 from __future__ import annotations
@@ -31,23 +31,14 @@ import numpy as np
 import numpy.typing as npt
 
 from spp_det.boxes import Doubles, Ints, exact_iou
-from spp_det.data.records import Dataset, Record
-from spp_det.detections.types import ImageDetections
+from spp_det.data.records import Dataset, Detections, Record
 from spp_det.evaluation.voc import Outcome, match
 
-LOOSE = 0.1  # IoU from which a box is a bad try at an object rather than background
+LOOSE = 0.1  # IoU from which a box is badly localised rather than background
 
 
-class Kind(IntEnum):
-    """The kinds of detections, and ``MISSED``, which is one of objects."""
-
-    CORRECT = 0
-    LOCALISATION = 1
-    CONFUSED = 2
-    DUPLICATE = 3
-    BACKGROUND = 4
-    IGNORED = 5
-    MISSED = 6
+Kind = IntEnum("Kind", "CORRECT LOCALISATION CONFUSED DUPLICATE BACKGROUND IGNORED MISSED", start=0)
+"""The kinds of detections, and ``MISSED``, the kind of an object without a correct detection."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +47,10 @@ class ImageErrors:
 
     Attributes:
         kinds: int8 ``[N]``, the `Kind` of each detection.
-        objects: int64 ``[N]``, the image's object that the kind speaks of; -1 for background.
+        objects: int64 ``[N]``, which object of the image the kind refers to; -1 for background.
         overlaps: float64 ``[N]``, the IoU with that object; 0 for background.
-        found_at: float64 ``[G]``, the score of the correct detection of each object: it is missed at any
-            threshold above. -inf where there is none, +inf for difficult and crowd objects.
+        found_at: float64 ``[G]``, the score of each object's correct detection: at any higher threshold the
+            object is missed. -inf without such a detection, +inf for difficult and crowd objects.
     """
 
     kinds: npt.NDArray[np.int8]
@@ -69,14 +60,14 @@ class ImageErrors:
 
 
 def sort_errors(
-    dataset: Dataset, detections: Sequence[ImageDetections], iou_threshold: float = 0.5
+    dataset: Dataset, detections: Sequence[Detections], iou_threshold: float = 0.5
 ) -> list[ImageErrors]:
     """Sort the detections of every image; see the module for the kinds.
 
     Args:
         dataset: the ground truth.
         detections: one entry an image, in the order of ``dataset.records``.
-        iou_threshold: stands for 0.5 everywhere above; at least 0.1.
+        iou_threshold: takes the place of 0.5 in the module's table; at least 0.1.
 
     Raises:
         UserError, ValueError: as `evaluate_voc`.
@@ -86,7 +77,7 @@ def sort_errors(
     first, first_object = 0, 0
     for record, found in zip(dataset.records, detections, strict=True):
         mine = slice(first, first + len(found["scores"]))
-        # The index counts all objects; in an image without any of the class it is -1, and so it stays.
+        # `match` counts the objects of all images, here each image's count from 0; -1 stays: no object.
         target = matches.target[mine]
         target = np.where(target >= 0, target - first_object, -1)
         per_image.append(
@@ -98,7 +89,7 @@ def sort_errors(
 
 def _sort_image(
     record: Record,
-    found: ImageDetections,
+    found: Detections,
     outcome: npt.NDArray[np.int8],
     target: Ints,
     overlap: Doubles,
@@ -126,8 +117,8 @@ def _sort_image(
     )
 
 
-def _other_class(record: Record, found: ImageDetections) -> tuple[Ints, Doubles]:
-    """For N detections the object of another class that each overlaps most, and the IoU; -1, 0 if none."""
+def _other_class(record: Record, found: Detections) -> tuple[Ints, Doubles]:
+    """For N detections the object of another class that each overlaps most, and the IoU; else -1 and 0."""
     count = len(found["scores"])
     if not len(record) or not count:
         return np.full(count, -1), np.zeros(count)
@@ -140,13 +131,13 @@ def _other_class(record: Record, found: ImageDetections) -> tuple[Ints, Doubles]
 
 def count_errors(
     dataset: Dataset,
-    detections: Sequence[ImageDetections],
+    detections: Sequence[Detections],
     errors: Sequence[ImageErrors],
     thresholds: Mapping[str, float],
 ) -> dict[str, dict[str, int]]:
     """``{class name: {kind in lower case: count}}`` of detections that reach the threshold of their class.
 
-    A class without a threshold shows nothing: all of its objects are missed. ``errors`` is what
+    A class without a threshold shows no detections: all of its objects are missed. ``errors`` is what
     `sort_errors` returns.
     """
     counts = {name: dict.fromkeys((kind.name.lower() for kind in Kind), 0) for name in dataset.classes}

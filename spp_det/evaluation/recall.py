@@ -1,8 +1,8 @@
-"""Recall of proposals: how many objects some window comes near enough to, whatever a detector makes of it.
+"""Recall of proposals: the share of objects that some window overlaps enough, before any window is scored.
 
 An object that no window overlaps by IoU t cannot be found at t (box regression apart), so recall is the
 ceiling of a detector. Each object counts by the window that overlaps it most; one window may serve
-several objects. VOC's difficult and COCO's crowd objects are left out, as the detector's evaluation does.
+several objects. VOC's difficult and COCO's crowd objects are left out, as in the evaluation of a detector.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Covered:
     """How well windows cover a set of objects. Figures are fractions of 1; NaN where there is no object.
 
     Attributes:
-        objects: how many there are.
+        objects: their number.
         recall: for each threshold, the fraction of objects with a window of at least that IoU.
         abo: average best overlap, the mean over the objects of the best window's IoU.
     """
@@ -39,7 +39,7 @@ class RecallResult:
 
     Attributes:
         overall: of the objects of all classes together.
-        mabo: the mean of the classes' ``abo``, over those that have objects; NaN where none has.
+        mabo: the mean ``abo`` of the classes that have objects; NaN where no class has any.
         windows: mean number of windows an image; NaN where there is no image.
         per_class: by class name.
     """

@@ -6,27 +6,26 @@
     {"images": [{"id": 1, "file_name": "a/5.jpg", "width": 640, "height": 480}, ...],
      "categories": [{"id": 1, "name": "raccoon"}, ...]}
 
-Other formats are brought to the same two by `spp_det.detections.reader`.
+`spp_det.detections.reader` brings every other format into this form.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spp_det.data.coco import coco_dataset, coco_instances
-from spp_det.data.records import Dataset
+from spp_det.data.records import Dataset, Detections
 from spp_det.detections.align import Aligned, align
 from spp_det.detections.reader import read_detections, read_json
-from spp_det.detections.types import ImageDetections
 from spp_det.errors import UserError
 from spp_det.evaluation.coco import MAX_DETS, evaluate_coco
 from spp_det.evaluation.curves import Curve, Threshold, best_f1, class_curves
 from spp_det.evaluation.errors import ImageErrors, count_errors, sort_errors
+from spp_det.evaluation.undefined import as_json
 from spp_det.evaluation.voc import VocResult, evaluate_voc
 
 logger = logging.getLogger(__name__)
@@ -42,26 +41,25 @@ def read_results(path: Path | str, dataset: Dataset) -> Aligned:
         UserError: a file is missing or malformed (one line with file and entry), or it has nothing
             to do with the data set (see `align`).
     """
-    file = read_detections(Path(path))
-    return align(dataset, file.results, file.listing, file.name, file.listing_name)
+    return align(dataset, *read_detections(Path(path)))
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Detections held against a data set, and all that tables, files and the page are made of.
+    """Detections compared with a data set, and everything that tables, files and the page show.
 
     Attributes:
-        dataset, detections: the two, one entry an image.
+        dataset, detections: the objects and the detections, one entry an image.
         coco, coco_per_class: COCO's figures, of all classes and by class name (see `evaluate_coco`).
-        voc: Pascal VOC's result at IoU 0.5, on which all that follows rests.
+        voc: Pascal VOC's result at IoU 0.5, from which errors, curves and thresholds follow.
         voc_at: VOC's results at further IoU thresholds, by the threshold as text.
         errors: the kinds of all detections, one entry an image.
         curves: precision and recall by class name.
-        best: the score of each class's best F1, None where it has none (see `best_f1`).
+        best: the threshold of each class's best F1, None where no detection is right (see `best_f1`).
     """
 
     dataset: Dataset
-    detections: Sequence[ImageDetections]
+    detections: Sequence[Detections]
     coco: dict[str, float]
     coco_per_class: dict[str, dict[str, float]]
     voc: VocResult
@@ -76,11 +74,11 @@ class Evaluation:
         ``{"coco": {figure: value}, "voc": {"mAP_area", "mAP_11point", "per_class": {name: {"area",
         "11point"}}}, "coco_per_class": {name: {figure: value}}, "voc_at": {IoU: as "voc"}, "thresholds":
         {name: {"score", "precision", "recall", "F1"}}, "errors": {name: {kind: count}}}``. ``"voc"``
-        is at IoU 0.5; None where not defined (COCO says -1). Thresholds are those of the best F1 (see
-        `best_f1`), None where there is none; errors are counted at them (see `count_errors`).
+        is at IoU 0.5; a figure is None where it is not defined. Thresholds are those of the best F1, None
+        where `best_f1` gives none; errors are counted at these thresholds (see `count_errors`).
         """
         scores = {name: one.score for name, one in self.best.items() if one is not None}
-        return {
+        figures = {
             "coco": self.coco,
             "coco_per_class": self.coco_per_class,
             "voc_at": {iou: _voc_figures(voc) for iou, voc in self.voc_at.items()},
@@ -88,13 +86,14 @@ class Evaluation:
             "thresholds": {name: _threshold(one) for name, one in self.best.items()},
             "errors": count_errors(self.dataset, self.detections, self.errors, scores),
         }
+        return {name: as_json(part) for name, part in figures.items()}
 
 
 def evaluate_files(instances_path: Path | str, results_path: Path | str) -> Figures:
     """All figures of any COCO results file against any COCO ground truth, as `Evaluation.figures` has them.
 
-    Ids mean what the ground truth says; an ``images.json`` is not looked for. ``"voc"`` and what rests on
-    it is None, with a warning, where `read_coco` refuses a ground truth that pycocotools takes.
+    Ids are the ground truth's; no ``images.json`` is read. Where `read_coco` refuses a ground truth that
+    pycocotools takes, the figures of VOC and of errors are None, with a warning.
 
     Raises:
         UserError: one line that names the file and the entry.
@@ -105,8 +104,8 @@ def evaluate_files(instances_path: Path | str, results_path: Path | str) -> Figu
         dataset = coco_dataset(instances, Path(instances_path))
     except UserError as error:
         logger.warning("no VOC figures: %s", error)
-        nothing = {"voc": None, "thresholds": None, "errors": None}
-        return {"coco": coco, "coco_per_class": per_class, "voc_at": {}, **nothing}
+        nothing: Figures = {"voc_at": {}, "voc": None, "thresholds": None, "errors": None}
+        return {"coco": as_json(coco), "coco_per_class": as_json(per_class), **nothing}
     return _evaluation(dataset, align(dataset, results).detections, coco, per_class).figures()
 
 
@@ -117,13 +116,13 @@ def evaluate(
     ious: Sequence[float] = (),
     max_dets: int = MAX_DETS,
 ) -> Evaluation:
-    """Hold detections against a data set.
+    """Compare detections with a data set.
 
     Args:
         dataset: the ground truth.
         aligned: the detections, from `read_results` or `align`.
-        instances: the COCO file that ``dataset`` was read from, if it was: COCO's areas are those
-            of its masks, which boxes alone cannot tell. Made from ``dataset`` where None.
+        instances: the content of the COCO file that ``dataset`` was read from, for COCO's areas are areas of
+            masks, which boxes do not tell; None: made from ``dataset``.
         ious: IoU thresholds beside .5 for VOC's average precision.
         max_dets: detections an image and class that COCO's figures look at, see `evaluate_coco`;
             VOC's look at all.
@@ -152,12 +151,12 @@ def _coco_figures(
 
 def _evaluation(
     dataset: Dataset,
-    detections: Sequence[ImageDetections],
+    detections: Sequence[Detections],
     coco: dict[str, float],
     coco_per_class: dict[str, dict[str, float]],
     ious: Sequence[float] = (),
 ) -> Evaluation:
-    """COCO's figures, and all that is VOC's or rests on its matching."""
+    """Add VOC's figures, and the errors and curves that follow from VOC's matching, to COCO's."""
     voc = evaluate_voc(dataset, detections)
     curves = class_curves(voc)
     return Evaluation(
@@ -173,24 +172,14 @@ def _evaluation(
     )
 
 
-def _voc_figures(voc: VocResult) -> dict[str, Any]:
+def _voc_figures(voc: VocResult) -> Figures:
     per_class = {
-        class_name: {"area": or_none(result.ap_area), "11point": or_none(result.ap_11point)}
-        for class_name, result in voc.per_class.items()
+        name: {"area": result.ap_area, "11point": result.ap_11point} for name, result in voc.per_class.items()
     }
-    return {
-        "mAP_area": or_none(voc.mAP_area),
-        "mAP_11point": or_none(voc.mAP_11point),
-        "per_class": per_class,
-    }
+    return {"mAP_area": voc.mAP_area, "mAP_11point": voc.mAP_11point, "per_class": per_class}
 
 
 def _threshold(best: Threshold | None) -> dict[str, float] | None:
     if best is None:
         return None
     return {"score": best.score, "precision": best.precision, "recall": best.recall, "F1": best.f1}
-
-
-def or_none(value: float) -> float | None:
-    """A figure as JSON can hold it: None where there is nothing to measure, which is NaN elsewhere."""
-    return None if math.isnan(value) else value

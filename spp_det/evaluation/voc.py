@@ -1,10 +1,10 @@
 """Pascal VOC average precision, as the devkit's ``VOCevaldet`` defines it.
 
 The detections of one class are ranked by score over all images. Each is compared with the object
-of its class and image that it overlaps most:
+of its class and image that it overlaps most. The first line that fits counts:
 
     no object, or IoU below the threshold     false positive        Outcome.FALSE
-    the object is difficult (or COCO crowd)   neither of the two    Outcome.IGNORED
+    the object is difficult (or COCO crowd)   counts nothing        Outcome.IGNORED
     the object is not found yet               true positive         Outcome.TRUE
     the object is found already               false positive        Outcome.DUPLICATE
 
@@ -23,15 +23,15 @@ import numpy as np
 import numpy.typing as npt
 
 from spp_det.boxes import Doubles, Ints, exact_iou
-from spp_det.data.records import Dataset
-from spp_det.detections.types import ImageDetections, check_detections
+from spp_det.data.records import Dataset, Detections
+from spp_det.detections.types import check_detections
 from spp_det.errors import UserError
 
 Flags = npt.NDArray[np.bool_]
 
 
 class Outcome(IntEnum):
-    """What a detection is by the devkit's rules; see the table above."""
+    """The outcome of a detection by the devkit's rules; see the table above."""
 
     FALSE = 0
     IGNORED = 1
@@ -41,13 +41,13 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """The detections of all images, image by image, and the objects that they are compared with.
+    """The detections of all images, image by image, each with the object that it is compared with.
 
     Attributes:
-        outcome: int8 ``[N]``, of `Outcome`.
+        outcome: int8 ``[N]``, the `Outcome` of each detection.
         target: int64 ``[N]``, the object of the same class and image that is overlapped most, as an
-            index among all objects; -1 where the image has none of the class.
-        overlap: float64 ``[N]``, the IoU with it; -inf where there is none.
+            index among the objects of all images; -1 where the image has no object of the class.
+        overlap: float64 ``[N]``, the IoU with that object; -inf where there is none.
     """
 
     outcome: npt.NDArray[np.int8]
@@ -92,9 +92,7 @@ class VocResult:
     per_class: dict[str, ClassResult]
 
 
-def evaluate_voc(
-    dataset: Dataset, detections: Sequence[ImageDetections], iou_threshold: float = 0.5
-) -> VocResult:
+def evaluate_voc(dataset: Dataset, detections: Sequence[Detections], iou_threshold: float = 0.5) -> VocResult:
     """Average precision of every class, at one IoU threshold.
 
     Args:
@@ -136,11 +134,11 @@ def evaluate_voc(
     )
 
 
-def match(dataset: Dataset, detections: Sequence[ImageDetections], iou_threshold: float = 0.5) -> Matches:
+def match(dataset: Dataset, detections: Sequence[Detections], iou_threshold: float = 0.5) -> Matches:
     """Compare every detection with the objects of its class and image; arguments as of `evaluate_voc`.
 
-    What a detection is depends on no detection that ranks lower: leaving out all below some score
-    changes nothing for the others.
+    An outcome does not depend on detections of lower rank: leaving out all detections below a score changes
+    no other outcome.
     """
     if not 0 < iou_threshold <= 1:
         raise UserError(f"the IoU threshold must lie in (0, 1], got {iou_threshold}")
@@ -160,7 +158,7 @@ def match(dataset: Dataset, detections: Sequence[ImageDetections], iou_threshold
     return Matches(outcome, target, overlap)
 
 
-def _best_objects(dataset: Dataset, detections: Sequence[ImageDetections]) -> tuple[Doubles, Ints]:
+def _best_objects(dataset: Dataset, detections: Sequence[Detections]) -> tuple[Doubles, Ints]:
     """For all N detections of all images: the largest IoU with an object of the same class and image,
     and that object's index among all objects; -inf and -1 where there is none. Of equal IoUs the
     first object wins.
@@ -213,8 +211,8 @@ def _area(hit: Flags, envelope: Doubles, positives: int) -> float:
 
 def _eleven_points(hits: Ints, envelope: Doubles, positives: int) -> float:
     """Mean of the envelope at recall 0, 0.1, ..., 1; 0 at a recall that is never reached."""
-    # The protocol compares floats, and so the figure does: 3 of 10 found is recall 0.3, which does not reach
-    # 3 * 0.1 = 0.30000000000000004. In whole numbers it would, and the figure would be another.
+    # The protocol compares floats, and so does this code: 3 of 10 found is recall 0.3, which does not reach
+    # 3 * 0.1 = 0.30000000000000004. Whole numbers would reach it and give another figure.
     points = 0.1 * np.arange(11)
     reached = np.searchsorted(hits / positives, points)  # the first rank of that recall
     return float(np.append(envelope, 0.0)[reached].mean())
@@ -226,5 +224,5 @@ def _mean_defined(values: list[float]) -> float:
 
 
 def _join(parts: list[npt.NDArray[Any]], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Concatenate; ``dtype`` is that of the result where there is nothing to join."""
+    """Concatenate; an empty array of ``dtype`` where there is nothing to join."""
     return np.concatenate(parts) if parts else np.zeros(0, dtype)

@@ -11,16 +11,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from os import PathLike
-from typing import Protocol, TypedDict
+from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import PIL.Image
 import torch
 
 from spp_det.boxes import Boxes, Floats, Ints, clip
 from spp_det.config.settings import Detection, Proposals
 from spp_det.config.values import Precision
+from spp_det.data.records import Detections
 from spp_det.errors import UserError
 from spp_det.images import RGB, as_image
 from spp_det.model.bbox import BoxRegressor
@@ -38,14 +38,6 @@ AnyImage = RGB | PIL.Image.Image | str | PathLike[str]
 GIVE_WINDOWS = (
     "give the windows of the image, detector.detect(image, windows), or use the command spp-det detect"
 )
-
-
-class Detections(TypedDict):
-    """The objects found in one image, best score first."""
-
-    boxes: Boxes  # float32 [N, 4] in pixels of the image
-    labels: Ints  # int64 [N], indices into Detector.classes
-    scores: Floats  # float32 [N], SVM margins or log-odds: above 0 the answer is yes
 
 
 class Detector:
@@ -179,13 +171,6 @@ def ranked(boxes: Boxes, labels: Ints, scores: Floats, image: RGB) -> Detections
     boxes = clip(boxes, image.shape[1], image.shape[0])
     best = np.argsort(-scores, kind="stable")
     return Detections(boxes=boxes[best], labels=labels[best], scores=scores[best])
-
-
-def select(detections: Detections, kept: npt.NDArray[np.bool_]) -> Detections:
-    """The detections that ``kept [N]`` marks."""
-    return Detections(
-        boxes=detections["boxes"][kept], labels=detections["labels"][kept], scores=detections["scores"][kept]
-    )
 
 
 def label_of(classes: Sequence[str], name: str) -> int:

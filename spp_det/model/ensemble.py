@@ -11,9 +11,10 @@ import torch
 from spp_det.boxes import Boxes
 from spp_det.config.settings import Proposals
 from spp_det.config.values import Precision
+from spp_det.data.records import Detections
 from spp_det.errors import UserError
 from spp_det.images import RGB
-from spp_det.model.detector import AnyImage, Detections, Detector, detect_each, own_windows, ranked
+from spp_det.model.detector import AnyImage, Detector, detect_each, own_windows, ranked
 from spp_det.model.features import ConvMap
 from spp_det.model.suppression import suppress
 

@@ -63,6 +63,7 @@ class WindowSource:
             raise UserError(message)
         self.settings = settings
         self._more = more
+        self._of_model = False
         self._imported: files.ByImage = {}
         self._file = settings.file
         if settings.file is not None:
@@ -84,7 +85,9 @@ class WindowSource:
                     "the model was trained on windows from elsewhere "
                     f"(proposals.mode is {search.mode}): {instead}"
                 )
-        return cls(*searches)
+        source = cls(*searches)
+        source._of_model = True
+        return source
 
     def check(self, images: Iterable[tuple[Path, str | None]]) -> None:
         """Check, before any work, that a file of proposals has its own windows for each of these images.
@@ -152,9 +155,13 @@ class WindowSource:
         return FileWindows(found["boxes"], (width, height), key, seconds)
 
     def identity(self) -> str:
-        """A text that differs between sources of other windows; files count by their content."""
+        """A text that differs between sources of other windows; files count by their content.
+
+        The searches of a model are "its own": the identity of the model tells the rest.
+        """
+        if self._of_model:
+            return "its own"
         parts = [self.settings.mode, str(self.settings.max_side or "")]
-        parts += ["+ " + WindowSource(each).identity() for each in self._more]
         if self.settings.mode == "file":
             parts.append(self._file_digest)
         if self.settings.mode == "edgeboxes":

@@ -31,7 +31,7 @@ def figures_csv(figures: Mapping[str, Any]) -> str:
 def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str, float | None]]:
     for class_name, coco in {"": figures["coco"], **figures["coco_per_class"]}.items():
         for name, value in coco.items():
-            yield "coco", "", class_name, name, None if value < 0 else value
+            yield "coco", "", class_name, name, value
     for iou, voc in _by_iou(figures).items():
         yield "voc", iou, "", "mAP_area", voc["mAP_area"]
         yield "voc", iou, "", "mAP_11point", voc["mAP_11point"]

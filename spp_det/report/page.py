@@ -21,8 +21,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader
 
-from spp_det.data.records import Record
-from spp_det.detections.types import ImageDetections
+from spp_det.data.records import Detections, Record
 from spp_det.errors import printable
 from spp_det.evaluation.curves import Curve, best_f1, pooled_curve
 from spp_det.evaluation.errors import ImageErrors, Kind
@@ -139,7 +138,7 @@ def _embedded_json(tree: object) -> str:
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _image(record: Record, picture: _Picture, found: ImageDetections, errors: ImageErrors) -> dict[str, Any]:
+def _image(record: Record, picture: _Picture, found: Detections, errors: ImageErrors) -> dict[str, Any]:
     """An image's part of the JSON that the script reads.
 
     ``objects`` are rows of a box to a tenth of a pixel, a label, and the score of the object's correct

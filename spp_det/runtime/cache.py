@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -74,31 +74,35 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def write_whole(
-    path: Path, data: bytes | str | Iterable[bytes | memoryview], partials: Path | None = None
-) -> None:
-    """Write a file: whenever the machine stops, the old file or the new file is there, whole.
-
-    Args:
-        data: several buffers are written one after the other, without a copy.
-        partials: a folder on the same disk for the file while it is written; None is the folder of ``path``.
-    """
+@contextmanager
+def whole_file(path: Path, partial: Path) -> Iterator[BinaryIO]:
+    """A file that is called ``partial`` while the block writes it, and ``path`` once the block ended well:
+    whenever the machine stops, the old file or the new one is there, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partials = partials or path.parent
-    partials.mkdir(exist_ok=True)
-    partial = partials / f".{secrets.token_hex(8)}.partial"
-    data = data.encode() if isinstance(data, str) else data
-    file = partial.open("xb")
+    partial.parent.mkdir(exist_ok=True)
+    partial.unlink(missing_ok=True)
     try:
-        with naming(path), file:
-            file.writelines([data] if isinstance(data, bytes) else data)
-            file.flush()
-            os.fsync(file.fileno())
+        with partial.open("xb") as file:
+            yield file
+            with naming(path):
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_whole(
+    path: Path, data: bytes | str | Iterable[bytes | memoryview], partials: Path | None = None
+) -> None:
+    """Write a file as `whole_file` does; several buffers go one after the other, without a copy. Until it is
+    whole it lies in the folder ``partials``, on the same disk; None is the file's own."""
+    data = data.encode() if isinstance(data, str) else data
+    partial = (partials or path.parent) / f".{secrets.token_hex(8)}.partial"
+    with whole_file(path, partial) as file, naming(path):
+        file.writelines([data] if isinstance(data, bytes) else data)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -48,7 +48,9 @@ def test_the_figures_are_written_down_as_they_are_returned(ran):
     _, result = ran
     assert json.loads(result.places["table"].read_text()) == result.figures
     assert {"coco", "voc", "thresholds", "errors"} <= set(result.figures)
-    assert all(math.isfinite(value) for value in result.figures["coco"].values())
+    defined = [value for value in result.figures["coco"].values() if value is not None]
+    assert len(defined) > 3
+    assert all(math.isfinite(value) for value in defined)
 
 
 def test_the_model_knows_the_classes_and_holds_the_pretrained_weights(ran):

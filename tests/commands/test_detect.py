@@ -16,13 +16,12 @@ from PIL import Image
 from spp_det.commands.detect import Summary, detect_to_folder, windows_for
 from spp_det.config.settings import Proposals
 from spp_det.data.synthetic import CLASSES
-from spp_det.data.voc import read_annotation
+from spp_det.data.voc_xml import read_annotation
 from spp_det.detections.writer import DetectionWriter, Output
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, read_image
 from spp_det.model.detector import Detector
 from spp_det.proposals.files import write_proposals
-from spp_det.proposals.source import WindowSource
 from tests.command_line import assert_one_line, names_of, rows_of, spp_det
 
 
@@ -93,7 +92,7 @@ def test_windows_from_elsewhere_are_asked_for(trained, file, edge_model, said):
 
 def test_without_files_the_detector_searches_by_itself():
     search = Proposals(mode="paper", max_side=500)
-    assert windows_for([search]).identity() == WindowSource(search).identity()
+    assert windows_for([search]).settings == search
 
 
 # ---------------------------------------------------------------- going on

@@ -11,8 +11,8 @@ from PIL import Image
 
 from spp_det.boxes import as_boxes
 from spp_det.data.records import Dataset, Record
-from spp_det.data.voc import annotation_xml, find_image, read_split, read_voc, write_annotation, write_voc
-from spp_det.data.voc_xml import read_annotation
+from spp_det.data.voc import find_image, read_split, read_voc, write_annotation, write_voc
+from spp_det.data.voc_xml import annotation_xml, read_annotation
 from spp_det.errors import UserError
 
 

@@ -22,7 +22,7 @@ CLASSES = ("cat", "race_car", "my dog")
 PATHS = [Path(name) for name in ("in/a b.jpg", "in/a b.png", "out/a b.jpg", "out/c.jpg")]
 PLACES = ("", "detections.json", "detections.csv", "voc", "yolo", "devkit")
 
-# 0, or as near to it as YOLO's fractions can tell: see `spp_det.detections.formats`.
+# 0, or as near to it as YOLO's fractions can tell: see `spp_det.detections.yolo`.
 coordinates = st.just(0.0) | st.floats(2**-15, 60, width=32)
 rows = st.tuples(
     st.tuples(coordinates, coordinates, coordinates, coordinates),

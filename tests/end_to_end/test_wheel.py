@@ -112,8 +112,9 @@ def test_from_an_empty_folder_it_trains_by_a_recipes_name_detects_and_reports(in
     assert json.loads((empty / "found" / "detections.json").read_text())
     page = (empty / "mine" / "report.html").read_text(encoding="utf-8")
     assert 'id="picture-' in page
-    for name in ("page.css", "page.js"):
-        assert (ROOT / "spp_det" / "report" / "templates" / name).read_text(encoding="utf-8").strip() in page
+    templates = ROOT / "spp_det" / "report" / "templates"
+    for template in (*templates.glob("*.css"), *templates.glob("*.js")):
+        assert template.read_text(encoding="utf-8").strip() in page, template.name
     assert sorted(path.name for path in empty.iterdir()) == ["found", "mine"]
 
 

@@ -16,6 +16,7 @@ from spp_det.evaluation.coco import FIGURES, evaluate_coco
 from spp_det.evaluation.errors import Kind
 from spp_det.evaluation.results import evaluate as evaluation_of
 from spp_det.evaluation.results import evaluate_files, read_results
+from spp_det.evaluation.undefined import as_json
 from spp_det.evaluation.voc import evaluate_voc
 
 CLASSES = ("kangaroo", "raccoon")
@@ -221,7 +222,8 @@ def test_the_figures_are_those_of_both_evaluators(tmp_path):
     assert figures["voc"]["mAP_area"] == voc.mAP_area == 1.0  # one false positive, ranked last
     assert figures["voc"]["per_class"]["raccoon"] == {"area": 1.0, "11point": 1.0}
     assert list(figures["coco"]) == list(FIGURES)
-    assert figures["coco"] == evaluate_coco(coco_instances(dataset, [(640, 480)] * 3), aligned.coco)[0]
+    whole, _ = evaluate_coco(coco_instances(dataset, [(640, 480)] * 3), aligned.coco)
+    assert figures["coco"] == as_json(whole)
 
 
 def test_thresholds_and_errors_are_there_for_every_class(tmp_path):
@@ -252,7 +254,8 @@ def test_what_is_not_defined_is_null(tmp_path):
         "mAP_11point": None,
         "per_class": {name: {"area": None, "11point": None} for name in CLASSES},
     }
-    assert figures["coco"]["AP"] == -1
+    assert figures["coco"] == dict.fromkeys(FIGURES)
+    assert figures["coco_per_class"] == {name: dict.fromkeys(FIGURES) for name in CLASSES}
     assert figures["thresholds"] == dict.fromkeys(CLASSES)
 
 
@@ -269,7 +272,7 @@ def test_areas_of_masks_are_those_of_the_coco_file(tmp_path):
     path = write(tmp_path, [entry(1, 7, [0, 0, 100, 90], 0.5)])
     dataset = read_coco(tmp_path / "instances.json")
     aligned = read_results(path, dataset)
-    assert evaluate(dataset, aligned)["coco"]["APsmall"] == -1
+    assert evaluate(dataset, aligned)["coco"]["APsmall"] is None
     figures = evaluate(dataset, aligned, instances)
     assert figures["coco"]["APsmall"] > 0
     assert evaluate_files(tmp_path / "instances.json", path) == figures
@@ -308,7 +311,7 @@ def test_an_evaluation_holds_what_its_figures_were_made_of(tmp_path):
     evaluation = evaluation_of(dataset, aligned, ious=[0.95])
     assert (evaluation.dataset, evaluation.detections) == (dataset, aligned.detections)
     figures = evaluation.figures()
-    assert figures["coco"] == evaluation.coco
+    assert figures["coco"] == as_json(evaluation.coco)
     assert figures["voc"]["mAP_area"] == evaluation.voc.mAP_area
     assert figures["voc_at"]["0.95"]["mAP_area"] == evaluation.voc_at["0.95"].mAP_area
     assert figures["thresholds"]["raccoon"]["score"] == evaluation.best["raccoon"].score

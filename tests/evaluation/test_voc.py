@@ -14,15 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spp_det.data.records import Dataset, Record
-from spp_det.detections.types import ImageDetections
+from spp_det.data.records import Dataset, Detections, Record
 from spp_det.errors import UserError
 from spp_det.evaluation.voc import VocResult, evaluate_voc
 
 NOWHERE = (900, 900, 910, 910)  # a box that overlaps no object
 
 
-def no_detections() -> ImageDetections:
+def no_detections() -> Detections:
     """The detections of an image on which nothing was found."""
     return {
         "boxes": np.zeros((0, 4), np.float32),
@@ -45,7 +44,7 @@ def image(*objects, name="image", crowd=False):
     )
 
 
-def found(*rows) -> ImageDetections:
+def found(*rows) -> Detections:
     """The detections of one image from rows ``(x1, y1, x2, y2, score, label)``; label 0 if left out."""
     rows = [(*row, *(0,)[len(row) - 5 :]) for row in rows]
     return {

@@ -9,8 +9,8 @@ from spp_det.report.figures import figures_csv, figures_markdown
 
 VOC = {"mAP_area": 2 / 3, "mAP_11point": None, "per_class": {"a|b": {"area": 2 / 3, "11point": None}}}
 FIGURES = {
-    "coco": {"AP": 0.1234567890123, "APsmall": -1.0},
-    "coco_per_class": {"a|b": {"AP": 0.5, "APsmall": -1.0}, "all": {"AP": 0, "APsmall": 1}},
+    "coco": {"AP": 0.1234567890123, "APsmall": None},
+    "coco_per_class": {"a|b": {"AP": 0.5, "APsmall": None}, "all": {"AP": 0, "APsmall": 1}},
     "voc": VOC,
     "voc_at": {"0.75": {**VOC, "mAP_area": 0.25}},
     "thresholds": {

@@ -38,7 +38,7 @@ def test_a_fraction_is_per_cent_and_an_undefined_figure_a_dash(value, shown):
 
 
 def test_coco_figures_are_per_cent_and_undefined_ones_a_dash():
-    text = shown(coco_table({name: index / 100 for index, name in enumerate(FIGURES)} | {"APsmall": -1.0}))
+    text = shown(coco_table({name: index / 100 for index, name in enumerate(FIGURES)} | {"APsmall": None}))
     rows = {
         line.split("│")[1].strip(): line.split("│")[3].strip() for line in text.splitlines() if "│" in line
     }

@@ -34,7 +34,7 @@ from spp_det.data.bounds import fit_record
 from spp_det.data.class_folder import read_class_folder
 from spp_det.data.coco import coco_instances, read_coco
 from spp_det.data.folder import find_images
-from spp_det.data.records import Dataset, Record
+from spp_det.data.records import Dataset, Detections, Record
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.detections.reader import read_json
@@ -45,7 +45,7 @@ from spp_det.evaluation.results import evaluate, evaluate_files, read_results
 from spp_det.images import UnreadableImageError, image_size, read_image
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
-from spp_det.model.detector import Detections, Detector
+from spp_det.model.detector import Detector
 from spp_det.model.head import FCHead
 from spp_det.model.head_weights import LEVELS_KEY
 from spp_det.model.model_file import ModelSettings, features_of

@@ -144,12 +144,7 @@ def test_negatives_are_the_same_however_many_vectors_are_made_at_a_time():
     assert 0 < len(expected) < 40
     for chunk in (1, 7, 40):
         made: list[int] = []
-
-        def make(indices, made=made):
-            made.extend(indices.tolist())
-            return whole.vectors.make(indices)
-
-        counted = replace(whole.vectors, make=make, chunk=chunk)
+        counted = replace(whole.vectors, made=made, chunk=chunk)
         found, found_signs = mining._hard_negatives(Example(whole.windows, counted), svms, SVM())
         assert torch.equal(found, expected)
         assert (found_signs == signs).all()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tempfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spp_det.data.names import AnyPath
 from spp_det.data.synthetic.scenes import CLASSES, SIZES, Scene, scene
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.errors import UserError
@@ -23,12 +23,12 @@ TRAIN_PART = (0.0, 0.55)  # columns of the photographs that backgrounds come fro
 TEST_PART = (0.55, 1.0)
 
 GENERATOR = "spp_det.data.synthetic"
-VERSION = 4  # of what is drawn: to be raised with every change that alters a picture
+VERSION = 4  # raised with every change that alters a picture
 MARKER = "generated.json"  # says what a folder was generated from, and that generate_voc may replace it
 
 
 def generate_voc(
-    root: str | os.PathLike[str],
+    root: AnyPath,
     splits: Mapping[str, int] = SPLITS,
     seed: int = 0,
     sizes: Sequence[tuple[int, int]] = SIZES,
@@ -80,12 +80,12 @@ def generate_voc(
 
 
 def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
-    """The generator that one image is drawn from."""
+    """The random generator of one image."""
     return np.random.default_rng([seed, zlib.crc32(split.encode()), index])
 
 
 def _recipe_of(root: Path) -> object:
-    """What a folder was generated from; None where it was not."""
+    """The recipe that a folder was generated from; None where it was not generated."""
     try:
         recipe = json.loads((root / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -94,7 +94,7 @@ def _recipe_of(root: Path) -> object:
 
 
 def _check_replaceable(root: Path) -> None:
-    """UserError unless a folder is empty, or generated and nothing was added to it."""
+    """Raise UserError unless a folder is empty, or was generated and nothing was added to it."""
     if not root.is_dir():
         raise UserError(f"{root}: not a folder; name a new one for the generated data set")
     entries = {entry.name for entry in root.iterdir()}

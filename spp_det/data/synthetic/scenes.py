@@ -25,12 +25,12 @@ SMALLEST = 36.0  # longer side of the smallest object, pixels
 LARGEST = 0.6  # longer side of the largest object, share of the image's shorter side
 
 DIFFICULT_BELOW = 0.5  # an object with a smaller visible share is marked difficult
-LEAST_VISIBLE = 0.15  # and nothing is laid where it would leave less than this of an object
+LEAST_VISIBLE = 0.15  # nothing is laid where an object would keep a smaller visible share
 
 FAINT, BOLD = (8.0, 20.0), (30.0, 40.0)  # steps of lightness within a pattern
 CONTRAST = 40.0  # least Lab distance that an object's colours keep from their surroundings, if they can
-OVERLAP = 0.15  # share of the objects that are laid over another one where they can
-MOST_COVERED = 0.5  # share of an object's visible pixels that one laid over it may hide
+OVERLAP = 0.15  # share of the objects that are laid over another object where possible
+MOST_COVERED = 0.5  # share of an object's visible pixels that an object laid over it may hide
 EDGE = 0.3  # the centre of an object keeps this share of its size from the image's edge
 TRIES = 20  # to find a place for an object
 
@@ -86,11 +86,11 @@ class _Canvas:
         """Lay a sprite with its centre at a point, and its shadow on what lies below.
 
         Refused, with nothing changed and False returned, where an object would keep less than
-        `LEAST_VISIBLE` of itself, or would lose more than the share ``most_hidden`` of what was seen.
+        `LEAST_VISIBLE` of itself, or would lose more than the share ``most_hidden`` of its visible pixels.
         ``label`` is the class of an object, None for clutter.
         """
         width, height = self.size
-        reach = 0.08 * max(sprite.alpha.shape)  # of the shadow: longer and softer for larger things
+        reach = 0.08 * max(sprite.alpha.shape)  # the shadow is longer and softer for larger things
         margin = int(3 * reach) + 3
         alpha = np.pad(sprite.alpha, margin)
         h, w = alpha.shape
@@ -125,7 +125,7 @@ class _Canvas:
 def _paints(rng: Rng, around: Floats, contrast: float, bold: bool = False) -> tuple[Floats, Floats]:
     """Two related colours (Lab), both ``contrast`` from an RGB colour, or the best of a few tries.
 
-    They make a faint pattern, or one that can be told at any size where ``bold``.
+    They make a faint pattern, or where ``bold`` a pattern that shows at any size.
     """
     pattern = rng.uniform(*(BOLD if bold else FAINT))
     tries = []

@@ -46,12 +46,7 @@ def _shade(alpha: Floats, light: Floats, bevel: float) -> tuple[Floats, Floats]:
 
 
 def draw(
-    rng: Rng,
-    contours: Contours,
-    size: float,
-    paints: tuple[Floats, Floats],
-    light: Floats,
-    texture: Texture,
+    rng: Rng, contours: Contours, size: float, paints: tuple[Floats, Floats], light: Floats, texture: Texture
 ) -> Sprite:
     """Draw a silhouette at a random tilt and aspect, textured and lit.
 

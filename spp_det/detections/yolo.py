@@ -1,0 +1,89 @@
+"""Detections as YOLO text: ``yolo/NAME.txt``, a file an image, a line a detection.
+
+A line is ``LABEL X Y WIDTH HEIGHT SCORE``: the class's number from 0, the box's centre and size as fractions
+of the image, and the score, which label files for training lack. Boxes that were float32 come back as the
+same float32 numbers, unless a corner lies nearer to 0 than 4e-7 of the box's farther corner, where fractions
+in float64 lose the last digits. 0 is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from spp_det.data.bounds import MAX_COORDINATE
+from spp_det.detections.text import numbered_lines
+from spp_det.detections.types import Box, Found
+from spp_det.errors import UserError
+
+Size = tuple[int, int]  # width, height of an image in pixels
+
+
+def yolo_text(found: Iterable[tuple[int, float, Box]], size: Size) -> str:
+    """A line for each label, score and box."""
+    return "".join(
+        f"{label} {' '.join(map(repr, fractions_of(box, size)))} {score!r}\n" for label, score, box in found
+    )
+
+
+def read_yolo(path: Path, size: Size) -> list[tuple[int, float, Box]]:
+    """The inverse of `yolo_text`: label, score and box of each line.
+
+    Raises UserError, naming the line, for a line without score or with anything but numbers.
+    """
+    width, height = size
+    found = []
+    for number, line in numbered_lines(path):
+        fields = line.split()
+        if len(fields) != 6:
+            raise UserError(
+                f"{path}: line {number}: wanted are label x y width height score, got {line[:100]!r}"
+            )
+        try:
+            label, (x, y, w, h, score) = int(fields[0]), map(float, fields[1:])
+        except ValueError as error:
+            raise UserError(f"{path}: line {number}: {error}") from None
+        (x1, x2), (y1, y2) = ends_of(x, w, width), ends_of(y, h, height)
+        found.append((label, score, (x1, y1, x2, y2)))
+    return found
+
+
+def read_listed(path: Path, image: Mapping[str, Any], names: Sequence[str], listing: str) -> Iterator[Found]:
+    """The detections of one image, of which ``listing`` tells the size in pixels and the class names.
+
+    ``image`` is its entry there. Raises UserError where size or file is missing, or a label has no name.
+    """
+    file_name, sides = image["file_name"], [image.get(side) for side in ("width", "height")]
+    width, height = (side if isinstance(side, int) else 0 for side in sides)
+    if not (0 < width <= MAX_COORDINATE and 0 < height <= MAX_COORDINATE):
+        raise UserError(f"{path}: the size of {file_name} is not in {listing}")
+    try:
+        rows = read_yolo(path, (width, height))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, but {listing} lists {file_name}") from None
+    for label, score, box in rows:
+        if not 0 <= label < len(names):
+            raise UserError(f"{path}: label {label} is none of the {len(names)} classes in {listing}")
+        yield Found(file_name, names[label], score, box)
+
+
+def fractions_of(box: Box, size: Size) -> Box:
+    """Centre, width and height of a box as fractions of an image: the inverse of `ends_of`."""
+    (x1, y1, x2, y2), (width, height) = box, size
+    return (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+
+
+def ends_of(centre: float, extent: float, side: int) -> tuple[float, float]:
+    """Both ends of a box's side in pixels, from fractions of the image's side, which is in pixels.
+
+    Fractions hold the ends to some 15 digits of the farther end, and both are rounded to these digits: 0
+    comes back as 0.
+    """
+    low, high = (centre - extent / 2) * side, (centre + extent / 2) * side
+    farther = max(abs(low), abs(high))
+    if not 0 < farther < math.inf:
+        return low, high
+    digits = 15 - math.ceil(math.log10(farther))
+    return round(low, digits), round(high, digits)

@@ -1,0 +1,43 @@
+"""Detections as CSV: what is written reads back digit for digit; what is damaged is named by its line."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spp_det.detections.csv import HEADER, read_csv, write_csv
+from spp_det.detections.types import Found
+from spp_det.errors import UserError
+
+numbers = st.floats(0, 5000, width=32)
+boxes = st.tuples(numbers, numbers, numbers, numbers)
+scores = st.floats(allow_nan=False, allow_infinity=False)
+names = st.text(st.characters(codec="utf-8", exclude_characters="/\\\n\r\x00"), min_size=1)
+
+
+@given(st.lists(st.builds(Found, names, names, scores, boxes)))
+def test_round_trip(found):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "detections.csv"
+        with path.open("w", newline="", encoding="utf-8") as file:
+            write_csv(iter(found), file)
+        assert read_csv(path) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no column 'file'"),
+        ("file,class,score\n", "no column 'x1'"),
+        (",".join(HEADER) + "\na,b,high,1,2,3,4\n", "line 2: .*high"),
+        (",".join(HEADER) + "\na,b,1,1,2\n", "line 2: "),
+    ],
+)
+def test_a_damaged_csv_is_named(tmp_path, text, said):
+    (tmp_path / "a.csv").write_text(text)
+    with pytest.raises(UserError, match=rf"a\.csv: .*{said}|a\.csv: {said}"):
+        read_csv(tmp_path / "a.csv")
