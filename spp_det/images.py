@@ -25,7 +25,7 @@ RGB = npt.NDArray[np.uint8]  # [H, W, 3]
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif",
-    ".avif", ".jfif", ".jp2", ".pgm", ".ppm",
+    ".avif", ".jfif", ".jpe", ".jp2", ".mpo", ".pgm", ".ppm",
 )  # fmt: skip
 """Suffixes, in lower case, of the files that a search for images picks up."""
 
@@ -43,8 +43,8 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation -> the operation that undoes it
-_SIDEWAYS = (5, 6, 7, 8)  # the orientations that exchange width and height
+}  # EXIF orientation -> what undoes it
+SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
 _ORIENTATION_TAG = 0x0112
 
 
@@ -65,8 +65,6 @@ def skipped(path: Path, error: UnreadableImageError) -> Skipped:
 
 
 class Decoded(NamedTuple):
-    """The pixels of an image file, and whether the file is a truncated JPEG."""
-
     pixels: RGB
     truncated: bool
 
@@ -95,7 +93,7 @@ def read_image(path: str | os.PathLike[str]) -> RGB:
 
 
 def decode(path: str | os.PathLike[str]) -> Decoded:
-    """What `read_image` returns, without its warning, and whether there is cause for one."""
+    """What `read_image` returns, without its warning; ``truncated`` says whether there is cause for one."""
     with _opened(Path(path)) as (file, image):
         try:
             image.load()
@@ -107,16 +105,18 @@ def decode(path: str | os.PathLike[str]) -> Decoded:
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """``(width, height)`` that `read_image` would give, in pixels, from the file's header alone.
+    """``(width, height)`` in pixels that `read_image` would give, and its errors, from the header alone.
 
-    Only a PNG with EXIF data after its pixels is decoded. Raises `UnreadableImageError` as `read_image` does,
-    but cannot see damage past the header.
-    """
-    path = Path(path)
-    with _opened(path) as (_, image):
+    Only a PNG with EXIF data after its pixels is decoded."""
+    return image_turn(path)[0]
+
+
+def image_turn(path: str | os.PathLike[str]) -> tuple[tuple[int, int], int]:
+    """What `image_size` says, and the EXIF orientation, 1 to 8, by which `read_image` turns the pixels."""
+    with _opened(Path(path)) as (_, image):
         width, height = image.size
-        sideways = _needs_exif(image, path) and _orientation(image) in _SIDEWAYS
-        return (height, width) if sideways else (width, height)
+        orientation = _orientation(image) if _needs_exif(image, Path(path)) else 1
+        return ((height, width) if orientation in SIDEWAYS else (width, height)), orientation
 
 
 def as_image(source: npt.NDArray[np.uint8] | Image.Image | str | os.PathLike[str]) -> RGB:

@@ -25,10 +25,10 @@ def clip_records(
 ) -> list[Record]:
     """The records with every box clipped to its image, as readers return them.
 
-    The size of an image is the one that its annotation states. Only where a box reaches beyond it is the
-    header of the image file read: where the two sizes differ, the file's is right and goes into the record,
-    and a warning names the file. (`fit_record` finds all other wrong sizes, when an image is decoded.) Where
-    no size is known, boxes are clipped at the left and top edges alone.
+    An image's size is the one that its annotation states. Only where a box reaches beyond it is the
+    header of the image file read: where the two sizes differ, the file's is right, goes into the
+    record, and a warning names the file. (All other sizes that differ: `spp_det.data.sizes`.) Where no
+    size is known, boxes are only clipped at the left and top edges.
 
     Boxes that are clipped by more than a rounding error are counted in one warning that names the first.
     ``name_object(record, index)`` names an object in a message, ``source`` names the data set.
@@ -56,13 +56,11 @@ def clip_records(
 def fit_record(record: Record, width: int, height: int) -> Record:
     """The record of an image that has now been decoded, its boxes clipped to the true size in pixels.
 
-    Where the annotation states another size, a warning names the file and the image's own size counts;
-    the boxes are not rescaled. Returns the record itself where nothing changes.
+    Where the annotation states another size, the image's own size counts, and the boxes are not rescaled: the
+    reader has warned of it (see `spp_det.data.sizes`). Returns the record itself where nothing changes.
 
     Raises UserError where nothing of a box lies inside the image.
     """
-    if record.size is not None and record.size != (width, height):
-        _warn_size(record, (width, height))
     settled = record if record.size == (width, height) else replace(record, size=(width, height))
     return _clipped(settled, lambda record, index: f"{record.path}: object {index + 1}")
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spp_det.data.names import AnyPath, Links
+from spp_det.data.photos import images_below, is_image, natural_order
 from spp_det.data.voc import find_image, links_of, read_split
 from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES
+from spp_det.runtime.files import read_text
 
 
 def find_images(inputs: Sequence[AnyPath], *, follow_links: bool = False) -> list[Path]:
@@ -57,31 +58,18 @@ def _expand(entry: AnyPath, follow_links: bool) -> Iterator[Path]:
         lines = sys.stdin.buffer.read().split(b"\n")
         yield from (Path(os.fsdecode(line.rstrip(b"\r"))) for line in lines if line.strip())
     elif path.is_dir():
-        yield from _images_below(path, follow_links)
+        yield from images_below(path, Links(path, follow=follow_links))
     elif path.suffix.lower() == ".txt" and path.is_file():
         yield from _listed(path, follow_links)
     elif path.is_file():
         yield path
     else:
         matches = glob.glob(os.fspath(entry), recursive=True)  # noqa: PTH207  Path.glob: no absolute patterns
-        for match in sorted(map(Path, matches), key=_natural_order):
+        for match in sorted(map(Path, matches), key=natural_order):
             if match.is_dir():
-                yield from _images_below(match, follow_links)
-            elif _is_image(match.name):
+                yield from images_below(match, Links(match, follow=follow_links))
+            elif is_image(match.name):
                 yield match
-
-
-def _images_below(folder: Path, follow_links: bool) -> list[Path]:
-    images: list[Path] = []
-    for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        images += [Path(parent, name) for name in names if _is_image(name)]
-    links = Links(folder, follow=follow_links)
-    return sorted(map(links.checked, images), key=_natural_order)
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
 
 
 def _listed(path: Path, follow_links: bool) -> Iterator[Path]:
@@ -92,18 +80,4 @@ def _listed(path: Path, follow_links: bool) -> Iterator[Path]:
         links = links_of(root, follow_links)
         yield from (links.checked(find_image(root, image_id)) for image_id in ids)
         return
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable list of images: {error}") from error
-    yield from (path.parent / line.strip() for line in lines if line.strip())
-
-
-def _natural_order(path: Path) -> list[list[tuple[int, str]]]:
-    """A sort key: folder by folder, runs of digits by their value, ties by the spelling."""
-    return [_natural_name(part) for part in path.parts]
-
-
-def _natural_name(name: str) -> list[tuple[int, str]]:
-    pieces = re.split(r"([0-9]+)", name)  # text and digits in turn, text first
-    return [(int(piece) if i % 2 else 0, piece) for i, piece in enumerate(pieces)]
+    yield from (path.parent / line.strip() for line in read_text(path).splitlines() if line.strip())

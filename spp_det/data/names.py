@@ -90,13 +90,20 @@ class Stems:
 
 
 def folder_names(names: Sequence[str]) -> list[str]:
-    """A folder's name for each name, no two equal, which any system takes: ``a/b`` becomes ``a_b``."""
-    folders: dict[str, None] = {}  # a set that keeps the order
+    """A folder for each name, none twice, that any operating system takes: ``a/b`` becomes ``a_b``.
+
+    A name whose folder is taken already, upper and lower case being one, gets a number behind it.
+    """
+    folders: list[str] = []
+    taken: dict[str, int] = {}  # a folder in lower case -> how many names would have it
     for name in names:
         folder = re.sub(r"[^\w .,+=@()'-]", "_", name)[:LONGEST_FOLDER].strip(" .") or "_"
         if _RESERVED.fullmatch(folder):
             folder += "_"
-        while folder.lower() in (taken.lower() for taken in folders):  # some systems take A for a
-            folder += "_"
-        folders[folder] = None
-    return list(folders)
+        plain = folder
+        while folder.lower() in taken:
+            taken[plain.lower()] += 1
+            folder = f"{plain}_{taken[plain.lower()]}"
+        taken[folder.lower()] = 1
+        folders.append(folder)
+    return folders

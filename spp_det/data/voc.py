@@ -8,34 +8,44 @@ ROOT/JPEGImages/ID.jpg           its pixels
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from spp_det.data.bounds import clip_records
+from spp_det.data.classes import choose_classes
 from spp_det.data.names import AnyPath, Links, can_be_a_file, leads_out
 from spp_det.data.records import Dataset, Record
+from spp_det.data.sizes import settle_sizes
+from spp_det.data.voc_layout import Photos, annotations_below, choose_photo, warn_unlabelled
 from spp_det.data.voc_xml import Annotation, annotation_xml, read_annotation
 from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES, image_size
+from spp_det.runtime.files import read_text
 
 logger = logging.getLogger(__name__)
 
 
 def read_voc(
-    root: AnyPath, split: str, classes: Sequence[str] | None = None, *, follow_links: bool = False
+    root: AnyPath,
+    split: str | None,
+    classes: Sequence[str] | None = None,
+    *,
+    follow_links: bool = False,
 ) -> Dataset:
-    """Read one split of a Pascal VOC data set; no image is decoded.
+    """Read one split of a Pascal VOC data set, or with None all photos that have an annotation.
 
-    ``classes`` fixes the class names and their order; None takes the names that the split's own
-    annotations hold, sorted. An image without objects has boxes ``[0, 4]``: a source of negatives. A
-    missing or damaged image file is reported by the code that decodes it.
+    No image is decoded. ``split`` None is for folders without split lists, as labelImg leaves them: photos
+    and XML files side by side or in two folders (see `spp_det.data.voc_layout`). ``classes`` chooses classes
+    and fixes their order: objects of other classes are left out, in one warning that counts them. None takes
+    the names that the split's own annotations hold, sorted. An image without objects has boxes ``[0, 4]``: a
+    source of negatives. An image file that is missing or damaged is left to whoever decodes it.
 
     Bad annotations. UserError, one line naming the file and the object: broken XML, a missing field, an
-    inverted box, a box wholly outside its image, a class that is not in ``classes``. Warning: a box that
-    reaches outside its image is clipped, and a stated size that proves wrong is ignored (see
-    `spp_det.data.bounds`; call `fit_record` there once the pixels are decoded).
+    inverted box, a box wholly outside its image. Warning: a box that reaches outside its image is clipped
+    (see `spp_det.data.bounds`), a ``<difficult>`` that is neither yes nor no counts as no, and a stated size
+    differs from the photo's (see `spp_det.data.sizes`).
 
     Raises UserError also where the root, the split or the annotation of one of its ids is missing, and
     where a file is a symbolic link that leads out of the root and its folders (see `Links`), unless
@@ -47,33 +57,64 @@ def read_voc(
     """
     root = Path(root)
     links = links_of(root, follow_links)
-    if classes is not None and len(set(classes)) != len(classes):
-        raise UserError(f"classes must differ from each other, got {', '.join(classes)}")
-    ids = read_split(root, split, follow_links=follow_links)
-    annotations: list[Annotation] = []
-    for image_id in ids:
+    source = f"{root} {split}" if split is not None else str(root)
+    if split is None:
+        files = annotations_below(root, links)
+        if not files:
+            raise UserError(f"{root}: holds no XML annotations")
+    else:
+        files = _annotations_of(root, split, links, follow_links)
+    annotations = {image_id: read_annotation(path) for image_id, path in files.items()}
+    _warn_unclear(source, files, annotations)
+    names = sorted({name for annotation in annotations.values() for name in annotation.names})
+    label_of = {name: label for label, name in enumerate(names)}
+
+    if split is None:
+        photos = Photos(root, links)
+        paths = {image_id: photos.of(files[image_id], annotations[image_id].file_name) for image_id in files}
+        warn_unlabelled(source, photos.paths, paths.values())
+    else:
+        stated = {image_id: annotation.file_name for image_id, annotation in annotations.items()}
+        paths = {image_id: links.checked(find_image(root, image_id, stated[image_id])) for image_id in files}
+
+    def name_object(record: Record, index: int) -> str:
+        return f"{files[record.image_id]}: object {index + 1} ({names[record.labels[index]]})"
+
+    records = [
+        _record(image_id, paths[image_id], annotation, label_of)
+        for image_id, annotation in annotations.items()
+    ]
+    records = clip_records(settle_sizes(records, source), name_object, source)
+    dataset = Dataset(tuple(names), records)
+    return dataset if classes is None else choose_classes(dataset, classes, source, needed=False)
+
+
+def _annotations_of(root: Path, split: str, links: Links, follow_links: bool) -> dict[str, Path]:
+    """The annotation file of every id of a split."""
+    files = {}
+    for image_id in read_split(root, split, follow_links=follow_links):
         path = _annotation_path(root, image_id)
         if not path.is_file():
             raise UserError(f"{path}: no such file, but split {split!r} lists {image_id!r}")
-        annotations.append(read_annotation(links.checked(path)))
-    if classes is None:
-        classes = sorted({name for annotation in annotations for name in annotation.names})
-    label_of = {name: label for label, name in enumerate(classes)}
+        files[image_id] = links.checked(path)
+    return files
 
-    def name_object(record: Record, index: int) -> str:
-        return (
-            f"{_annotation_path(root, record.image_id)}: object {index + 1} ({classes[record.labels[index]]})"
+
+def _warn_unclear(source: str, files: Mapping[str, Path], annotations: Mapping[str, Annotation]) -> None:
+    unclear = [(image_id, word) for image_id, found in annotations.items() for word in found.unclear]
+    if unclear:
+        image_id, word = unclear[0]
+        logger.warning(
+            "%s: <difficult> of %d objects is neither yes nor no and counts as no, the first is %r in %s",
+            *(source, len(unclear), word[:40], files[image_id]),
         )
-
-    records = [
-        _record(root, image_id, annotation, label_of, links)
-        for image_id, annotation in zip(ids, annotations, strict=True)
-    ]
-    return Dataset(tuple(classes), clip_records(records, name_object, f"{root} {split}"))
 
 
 def read_split(root: AnyPath, split: str, *, follow_links: bool = False) -> list[str]:
     """The image ids of ``ROOT/ImageSets/Main/SPLIT.txt``, in its order; blank lines are skipped.
+
+    A ``split`` that is the path of an existing ``.txt`` file is that list, wherever it lies: it is its user's
+    own word. A line may be an id, or an id with the suffix of its photo, such as ``000005.jpg``.
 
     A line may end in a flag, as in the devkit's lists of one class (``aeroplane_train.txt``): 1 the
     image shows the class, 0 it shows only difficult objects of it, -1 it does not. Images with -1 are
@@ -88,16 +129,16 @@ def read_split(root: AnyPath, split: str, *, follow_links: bool = False) -> list
     root = Path(root)
     folder = root / "ImageSets" / "Main"
     path = folder / f"{split}.txt"
-    if not path.is_file():
+    if split.endswith(".txt") and Path(split).is_file():
+        path = Path(split)
+    elif not path.is_file():
         if not folder.is_dir():
             raise UserError(f"{root}: not a Pascal VOC data set (no folder ImageSets/Main)")
         known = ", ".join(sorted(file.stem for file in folder.glob("*.txt"))) or "none"
         raise UserError(f"{path}: no such split; those of {root} are: {known}")
-    links_of(root, follow_links).checked(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable text file: {error}") from error
+    else:
+        links_of(root, follow_links).checked(path)
+    lines = read_text(path).splitlines()
     ids: dict[str, None] = {}  # a set that keeps the order
     for number, line in enumerate(lines, start=1):
         if not can_be_a_file(line):
@@ -120,18 +161,24 @@ def read_split(root: AnyPath, split: str, *, follow_links: bool = False) -> list
 def find_image(root: AnyPath, image_id: str, file_name: str | None = None) -> Path:
     """The image file of an id: ``JPEGImages/ID.jpg``, or with another of `IMAGE_SUFFIXES`, or none.
 
-    Failing these, the file in JPEGImages that the annotation calls ``file_name``; a name with folders
-    in it is not followed. Where none exists, the path ``JPEGImages/ID.jpg`` is returned all the same.
+    Where several are there, the one that the annotation calls ``file_name`` is taken, or else the first in
+    the order of the suffixes, with a warning. Where none is there, the file in JPEGImages that is called
+    ``file_name`` is taken; a name with folders in it is not followed. Where that is missing too, the path
+    ``JPEGImages/ID.jpg`` is returned all the same.
     """
     folder = Path(root) / "JPEGImages"
-    for suffix in (*IMAGE_SUFFIXES, ""):
-        for candidate in (folder / f"{image_id}{suffix}", folder / f"{image_id}{suffix.upper()}"):
-            if candidate.is_file():
-                return candidate
+    if found := _images_of(folder, image_id):
+        return choose_photo(found, file_name)
     plain = file_name is not None and not {"/", "\\"} & set(file_name) and can_be_a_file(file_name)
     if file_name and plain and (folder / file_name).is_file():
         return folder / file_name
     return folder / f"{image_id}.jpg"
+
+
+def _images_of(folder: Path, image_id: str) -> list[Path]:
+    """The files of an id with each suffix that a photo can have, in the order of the suffixes."""
+    names = (f"{image_id}{case}" for suffix in (*IMAGE_SUFFIXES, "") for case in (suffix, suffix.upper()))
+    return [folder / name for name in dict.fromkeys(names) if (folder / name).is_file()]
 
 
 def write_annotation(path: AnyPath, record: Record, classes: Sequence[str]) -> None:
@@ -176,18 +223,10 @@ def links_of(root: Path, follow: bool) -> Links:
     return Links(root, *(root / name for name in ("Annotations", "JPEGImages", "ImageSets")), follow=follow)
 
 
-def _record(
-    root: Path, image_id: str, annotation: Annotation, label_of: dict[str, int], links: Links
-) -> Record:
-    for number, name in enumerate(annotation.names, start=1):
-        if name not in label_of:
-            path = _annotation_path(root, image_id)
-            raise UserError(
-                f"{path}: object {number} ({name}) is of none of the classes {', '.join(label_of)}"
-            )
+def _record(image_id: str, path: Path, annotation: Annotation, label_of: Mapping[str, int]) -> Record:
     return Record(
         image_id=image_id,
-        path=links.checked(find_image(root, image_id, annotation.file_name)),
+        path=path,
         boxes=annotation.boxes,
         labels=np.array([label_of[name] for name in annotation.names], dtype=np.int64),
         difficult=annotation.difficult,
@@ -199,6 +238,18 @@ def _record(
 def _split_line(root: Path, line: str) -> tuple[str, str]:
     """A stripped line as id and flag, either of them empty where it is absent."""
     *rest, last = line.rsplit(maxsplit=1) or [""]
-    if not rest or _annotation_path(root, line).is_file() or find_image(root, line).is_file():
-        return line, ""
-    return rest[0], last
+    if not rest or _is_id(root, line):
+        return _without_suffix(root, line), ""
+    return _without_suffix(root, rest[0]), last
+
+
+def _is_id(root: Path, line: str) -> bool:
+    return _annotation_path(root, line).is_file() or bool(_images_of(root / "JPEGImages", line))
+
+
+def _without_suffix(root: Path, image_id: str) -> str:
+    """The id of a line that gives it the suffix of its photo: tools list file names."""
+    stem, dot, suffix = image_id.rpartition(".")
+    if f".{suffix.lower()}" not in IMAGE_SUFFIXES or not dot or _annotation_path(root, image_id).is_file():
+        return image_id
+    return stem if not leads_out(stem) and _annotation_path(root, stem).is_file() else image_id

@@ -20,7 +20,9 @@ from spp_det.boxes import Boxes, Floats, as_boxes
 from spp_det.data.bounds import MAX_COORDINATE
 from spp_det.data.names import AnyPath
 from spp_det.errors import UserError
+from spp_det.runtime.files import read_bytes
 
+MOST_XML_BYTES = 2**24  # of one photo's annotation: its tree takes ten times the memory
 _UNWRITABLE = re.compile("[\x00-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -32,6 +34,7 @@ class Annotation:
         boxes: float32 ``[G, 4]`` (see `spp_det.boxes`), never inverted but perhaps outside the image.
         names: the ``G`` class names.
         difficult: bool ``[G]``.
+        unclear: what ``<difficult>`` says where that is neither a yes nor a no, and counts as a no.
         size: ``(width, height)`` in pixels, or None where the file states none, or zero.
         file_name: the image's file name as stated, or None.
         scores: float64 ``[G]``, the detections' scores; NaN where an object has none, as in ground truth.
@@ -43,14 +46,16 @@ class Annotation:
     size: tuple[int, int] | None
     file_name: str | None
     scores: npt.NDArray[np.float64]
+    unclear: tuple[str, ...] = ()
 
 
 def read_annotation(path: AnyPath) -> Annotation:
     """Read one VOC annotation file; no objects give boxes ``[0, 4]``.
 
     Fractional coordinates are kept, not rounded: ``<xmin>12.5</xmin>`` is ``x1 = 11.5``. ``<exact>``, as
-    `annotation_xml` writes it, counts unless somebody has moved the ``<bndbox>`` since. A missing or
-    empty ``<difficult>`` counts as 0. Body parts (``<part>``) and all other fields are not read.
+    `annotation_xml` writes it, counts unless somebody has moved the ``<bndbox>`` since. ``<difficult>``
+    is 1 where it says 1 or true in any spelling, and else 0; a ``<size>`` without two numbers states none.
+    Body parts (``<part>``) and all other fields are not read.
 
     Raises UserError, one line naming the file and the object by number and class, where the XML is
     broken or declares a DOCTYPE (no VOC file has one, and entities are how XML attacks its reader), a
@@ -61,6 +66,7 @@ def read_annotation(path: AnyPath) -> Annotation:
     boxes: list[tuple[float, float, float, float]] = []
     names: list[str] = []
     difficult: list[bool] = []
+    unclear: list[str] = []
     scores: list[float] = []
     for number, element in enumerate(root.iterfind("object"), start=1):
         where = f"{path}: object {number}"
@@ -69,16 +75,20 @@ def read_annotation(path: AnyPath) -> Annotation:
             raise UserError(f"{where} lacks <name>")
         where = f"{where} ({name})"
         names.append(name)
-        difficult.append(_is_difficult(element, where))
+        said = _text(element, "difficult").lower()
+        difficult.append(_float(said) == 1 or said == "true")
+        if _float(said) not in (0, 1) and said not in ("", "true", "false"):
+            unclear.append(said)
         boxes.append(_box(element, where))
         scores.append(_score(element, where))
     return Annotation(
         boxes=as_boxes(boxes),
         names=tuple(names),
         difficult=np.array(difficult, dtype=np.bool_),
-        size=_size(root, path),
+        size=_size(root),
         file_name=_text(root, "filename") or None,
         scores=np.array(scores, dtype=np.float64),
+        unclear=tuple(unclear),
     )
 
 
@@ -153,10 +163,8 @@ class _NoDoctype(ElementTree.TreeBuilder):
 
 def _parse(path: Path) -> ElementTree.Element:
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, MOST_XML_BYTES)
         root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_NoDoctype()))
-    except OSError as error:
-        raise UserError(f"{path}: {(error.strerror or str(error)).lower()}") from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: its encoding
         raise UserError(f"{path}: not a readable XML file: {error}") from error
     if root.tag != "annotation":
@@ -173,13 +181,18 @@ def _number(parent: ElementTree.Element, tag: str, where: str) -> float:
     text = _text(parent, tag)
     if not text:
         raise UserError(f"{where} lacks <{tag}>")
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
+    value = _float(text)
     if not abs(value) <= MAX_COORDINATE:
         raise UserError(f"{where} has <{tag}> {text!r}, which is not a number of pixels")
     return value
+
+
+def _float(text: str) -> float:
+    """A number, or NaN for words."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _box(element: ElementTree.Element, where: str) -> tuple[float, float, float, float]:
@@ -215,21 +228,14 @@ def _score(element: ElementTree.Element, where: str) -> float:
         raise UserError(f"{where} has <score> {text!r}, which is not a number") from None
 
 
-def _is_difficult(element: ElementTree.Element, where: str) -> bool:
-    text = _text(element, "difficult")
-    if text not in ("", "0", "1"):
-        raise UserError(f"{where} has <difficult> {text!r}, which is neither 0 nor 1")
-    return text == "1"
-
-
-def _size(root: ElementTree.Element, path: Path) -> tuple[int, int] | None:
-    """The stated size; None where it is absent or zero, as annotation tools write an unknown size."""
+def _size(root: ElementTree.Element) -> tuple[int, int] | None:
+    """The stated size; None where it is absent, zero or words, as tools write what they do not know."""
     size = root.find("size")
     if size is None:
         return None
-    where = f"{path}: <size>"
-    width, height = int(_number(size, "width", where)), int(_number(size, "height", where))
-    return (width, height) if width > 0 and height > 0 else None
+    width, height = (_float(_text(size, tag)) for tag in ("width", "height"))
+    known = all(1 <= side <= MAX_COORDINATE and side.is_integer() for side in (width, height))
+    return (int(width), int(height)) if known else None
 
 
 def _add(parent: ElementTree.Element, tag: str, value: object = None) -> ElementTree.Element:

@@ -141,7 +141,7 @@ def give(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
 
 def test_list_that_is_no_text(photos: Path) -> None:
     (photos / "notes.txt").write_bytes(b"\xff\xff")
-    with pytest.raises(UserError, match=r"notes\.txt: not a readable list of images"):
+    with pytest.raises(UserError, match=r"notes\.txt: not a readable text file"):
         find_images([photos / "notes.txt"])
 
 

@@ -33,9 +33,20 @@ def test_every_image_gets_a_stem_of_its_own():
     assert [stem(name) for name in names] == ["a", "a.png", "b/a", "a.png.jpg", "a.png_", "c"]
 
 
+SYMBOLS = {ord("0") + digit: symbol for digit, symbol in enumerate('!"#$%&*:;<')}
+
+
 def test_folders_are_named_like_their_classes_as_far_as_any_system_allows():
     names = ["cat", "my dog", "a/b", "a\\b", "..", "", "CON", "Cat", "x" * 300, "naïve (2)", "tab\t", "ok."]
     folders = folder_names(names)
     assert folders == [
-        *("cat", "my dog", "a_b", "a_b_", "_", "__", "CON_", "Cat_", "x" * 60, "naïve (2)", "tab_", "ok")
+        *("cat", "my dog", "a_b", "a_b_2", "_", "__2", "CON_", "Cat_2", "x" * 60, "naïve (2)", "tab_", "ok")
     ]
+
+
+def test_names_of_symbols_alone_cost_no_more_than_others():
+    """Each of them would have the folder of all others; the work grows with their number, not its square."""
+    names = [f"{'?' * (1 + number % 300)}{number}?".translate(SYMBOLS) for number in range(20_000)]
+    folders = folder_names(names)
+    assert len({folder.lower() for folder in folders}) == len(names)
+    assert max(len(folder.encode()) for folder in folders) < 255

@@ -114,7 +114,6 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
         ({"xmax": "1e300"}, "object 1 (cat) has <xmax> '1e300'"),
         ({"xmin": 11}, "object 1 (cat) has an inverted box: x 11 to 10, y 1 to 20"),
         ({"ymin": 21}, "object 1 (cat) has an inverted box"),
-        ({"difficult": "maybe"}, "object 1 (cat) has <difficult> 'maybe'"),
     ],
 )
 def test_bad_object_is_named(tmp_path: Path, changes: dict[str, object], message: str) -> None:
@@ -126,9 +125,45 @@ def test_the_bad_one_of_several_objects_is_named(tmp_path: Path) -> None:
     assert "object 2 (dog)" in error_of(tmp_path, body)
 
 
-def test_missing_box_and_size_fields(tmp_path: Path) -> None:
+def test_a_missing_box_is_named(tmp_path: Path) -> None:
     assert "object 1 (cat) lacks <bndbox>" in error_of(tmp_path, "<object><name>cat</name></object>")
-    assert "<size> lacks <height>" in error_of(tmp_path, "<size><width>3</width></size>")
+
+
+@pytest.mark.parametrize(
+    ("text", "difficult", "unclear"),
+    [
+        *((text, False, ()) for text in ("", "0", "0.0", "False", " FALSE ", "-0")),
+        *((text, True, ()) for text in ("1", "1.0", "True", "TRUE", "+1")),
+        *((text, False, (text.lower(),)) for text in ("Unspecified", "maybe", "2", "nan", "yes")),
+    ],
+)
+def test_difficult_is_yes_where_it_says_so_and_else_no(tmp_path: Path, text, difficult, unclear) -> None:
+    found = read(tmp_path, an_object(difficult=text))
+    assert (found.difficult.tolist(), found.unclear) == ([difficult], unclear)
+
+
+@pytest.mark.parametrize(
+    "size",
+    [
+        "<size/>",
+        "<size><width>3</width></size>",
+        "<size><width></width><height></height></size>",
+        "<size><width>None</width><height>None</height><depth>Unspecified</depth></size>",
+        "<size><width>0</width><height>5</height></size>",
+        "<size><width>-7</width><height>5</height></size>",
+        "<size><width>1e300</width><height>5</height></size>",
+        "<size><width>3.5</width><height>5</height></size>",
+    ],
+)
+def test_a_size_that_is_not_told_is_none(tmp_path: Path, size) -> None:
+    found = read(tmp_path, size + an_object())
+    assert found.size is None
+    assert len(found.boxes) == 1
+
+
+def test_a_depth_in_words_and_a_size_of_floats_do_not_matter(tmp_path: Path) -> None:
+    size = "<size><width>200.0</width><height>100</height><depth>RGB</depth></size>"
+    assert read(tmp_path, size).size == (200, 100)
 
 
 @pytest.mark.parametrize(
