@@ -2,20 +2,47 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests import splitting
 
 settings.register_profile("spp_det", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("spp_det")
 
 # They are no test files, but they assert.
 pytest.register_assert_rewrite("tests.command_line", "tests.refusals")
+
+
+# What compares bytes, all bits or processes: tests/stress/processors.py runs the tests that use it.
+COMPARISONS = {"array_equal", "assert_array_equal", "equal", "read_bytes", "tobytes", "same", "in_ranks"}
+
+if splitting.SWITCH in os.environ:
+    splitting.split_sums(pytest.MonkeyPatch())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that compare bytes."""
+    for item in items:
+        test = getattr(item, "function", None)
+        test = getattr(getattr(test, "hypothesis", None), "inner_test", test)
+        names = set(getattr(item, "fixturenames", ()))
+        if test is not None and COMPARISONS & (names | _names(test.__code__)):
+            item.add_marker(pytest.mark.bytes)
+
+
+def _names(code: CodeType) -> set[str]:
+    """All names that a function uses, and those of functions inside it."""
+    inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*map(_names, inner))
 
 
 @pytest.fixture

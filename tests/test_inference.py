@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from spp_det.model.svm import LinearSVMs
 from spp_det.proposals import selective
 from spp_det.proposals.source import WindowSource
 from spp_det.runtime.cache import Cache
+from spp_det.runtime.threads import on_one_core
 
 SEARCH = WindowSource(Proposals())
 
@@ -57,12 +59,13 @@ def paths(tmp_path_factory) -> list[Path]:
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_each_file_gets_in_its_turn_what_the_detector_alone_finds_in_it(detector, paths, workers):
+    """To the byte on one core, which is what each file of several has."""
     order = [paths[i] for i in (3, 0, 7, 1)]
     results = list(detect_files(detector, order, workers, SEARCH))
     assert [result.path for result in results] == order
     for path, result in zip(order, results, strict=True):
         np.testing.assert_array_equal(result.image, read_image(path))
-        alone = detector(path)
+        alone = on_one_core(partial(detector, path))
         assert len(alone["scores"]) > 0
         for key in ("boxes", "labels", "scores"):
             np.testing.assert_array_equal(result.detections[key], alone[key])
@@ -82,10 +85,17 @@ def test_windows_that_the_cache_has_are_not_searched_again(detector, paths, tmp_
 
 
 def test_a_single_file_is_searched_by_all_cores_to_the_same_result(detector, paths):
+    """The windows are the same; scores are to rounding, because all cores share each sum."""
     (single,) = detect_files(detector, paths[:1], 2, SEARCH)
     first, _ = detect_files(detector, paths[:2], 2, SEARCH)
-    np.testing.assert_array_equal(single.detections["boxes"], first.detections["boxes"])
-    np.testing.assert_array_equal(single.detections["scores"], first.detections["scores"])
+    one, other = (
+        zip(*(found.detections[key].tolist() for key in ("boxes", "labels", "scores")), strict=True)
+        for found in (single, first)
+    )
+    one, other = sorted(one), sorted(other)  # by their boxes, which nothing refines here
+    assert len(one) > 0
+    assert [place for *place, _ in one] == [place for *place, _ in other]
+    np.testing.assert_allclose([score for *_, score in one], [score for *_, score in other], atol=1e-4)
 
 
 def test_the_number_of_workers_changes_no_detection(detector, paths):

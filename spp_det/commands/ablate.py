@@ -110,12 +110,14 @@ def run_ablation(
 def _content(config: Config, test: Dataset) -> str:
     """A digest of the content of all files that the rows are made of, whatever the names of the files."""
     from spp_det.runtime.cache import digest
+    from spp_det.runtime.devices import bfloat16_pays, choose_device
     from spp_det.training.stages import read_dataset
 
     train = read_dataset(config.data, config.data.train, config.data.classes)
     named = (config.backbone.weights, config.fc.weights, config.proposals.file, config.proposals.edge_model)
     files = [Path(name) for name in named if name is not None]
-    parts: list[object] = [content_of(files)]
+    pays, _ = bfloat16_pays(choose_device(config.runtime.device))  # a table's rows are of one precision
+    parts: list[object] = [content_of(files), pays if config.runtime.precision == "auto" else None]
     for dataset in (train, test):
         parts += [dataset.classes, content_of(record.path for record in dataset.records)]
         for record in dataset.records:
@@ -201,6 +203,7 @@ def _results(group: Sequence[Row], test: Dataset, source: WindowSource) -> Itera
     from spp_det.runtime.cache import write_whole
     from spp_det.runtime.run_folder import alone_in
     from spp_det.training import stages
+    from spp_det.training.network import settled
 
     try:
         for row in group:
@@ -216,7 +219,8 @@ def _results(group: Sequence[Row], test: Dataset, source: WindowSource) -> Itera
     for row in group:
         model = trained if row.config.bbox.enabled else _without_regressor(trained)
         with alone_in(row.config.output):
-            write_whole(row.config.output / "config.yaml", dump_config(row.config))
+            ran = settled(row.config, model.detector.features.backbone)
+            write_whole(row.config.output / "config.yaml", dump_config(ran))
             metrics = finish_training(row.config, model, test, source)
         yield row, _described(row) | _figures(row, metrics, test)
 

@@ -73,14 +73,17 @@ def machine(device: str) -> dict[str, Any]:
     """The processor, device and versions that the figures were measured on."""
     import torch
 
+    from spp_det.runtime.devices import bfloat16_pays
     from spp_det.runtime.opencv import cv2
     from spp_det.runtime.threads import cores
 
+    pays, why = bfloat16_pays(torch.device(device))
     return {
         "processor": _processor(),
         "cores": cores(),
         "threads of torch": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "precision": f"auto is {'bfloat16' if pays else 'float32'}: {why}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "opencv": cv2.__version__,

@@ -74,7 +74,7 @@ def run_demo(folder: Path, seed: int = 0, begun: Callable[[], object] = lambda: 
         svm=SVM(C=0.02, positive_iou=0.7),  # suits few objects, and features pre-trained on these classes
         bbox=BoxRegression(ridge=1000.0),
     )
-    with claimed(config, folder, IDLE):
+    with claimed(config, folder, IDLE) as config:
         begun()
         logger.info("generating %s", ", ".join(f"{count} {name} photos" for name, count in SPLITS.items()))
         generate_voc(data, SPLITS, seed)

@@ -20,6 +20,7 @@ from spp_det.errors import CannotResumeError
 if TYPE_CHECKING:
     from spp_det.config.settings import Config
     from spp_det.data.records import Dataset
+    from spp_det.model.backbone import Backbone
     from spp_det.model.ensemble import AnyDetector
     from spp_det.proposals.source import WindowSource
     from spp_det.training.stages import Trained
@@ -78,7 +79,7 @@ def run_training(config: Config, begun: Callable[[], object] = lambda: None) -> 
     from spp_det.runtime.run_folder import claimed
 
     device = choose_device(config.runtime.device)
-    with distributed.process_group(device), claimed(config, config.output, IDLE):
+    with distributed.process_group(device), claimed(config, config.output, IDLE) as config:
         begun()
         metrics = train_and_score(config)
         distributed.barrier()  # no process returns before the files are there
@@ -86,9 +87,17 @@ def run_training(config: Config, begun: Callable[[], object] = lambda: None) -> 
 
 
 def train_and_score(config: Config) -> dict[str, Any]:
-    """What `run_training` does in an output folder that is claimed."""
+    """What `run_training` does in an output folder that is claimed.
+
+    ``config.yaml`` there gets the precision that was chosen: a machine that would choose another one goes on
+    with it.
+    """
+    from spp_det.config.file import dump_config
     from spp_det.proposals.source import WindowSource
+    from spp_det.runtime import distributed
+    from spp_det.runtime.cache import write_whole
     from spp_det.training import stages
+    from spp_det.training.network import settled
 
     if (config.output / "model.safetensors").exists():
         logger.info("%s was trained before: taking what can be taken from the cache", config.output)
@@ -96,7 +105,12 @@ def train_and_score(config: Config) -> dict[str, Any]:
     source = WindowSource(config.proposals)
     if test is not None:  # a missing window is reported now rather than after hours of training
         source.check((record.path, None) for record in test.records)
-    return finish_training(config, stages.train(config), test, source)
+
+    def record(network: Backbone) -> None:
+        if distributed.is_first():
+            write_whole(config.output / "config.yaml", dump_config(settled(config, network)))
+
+    return finish_training(config, stages.train(config, record), test, source)
 
 
 def finish_training(

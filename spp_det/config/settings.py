@@ -273,7 +273,7 @@ class Runtime(Section):
     workers: values.Workers = 0
     """Images that are processed in parallel; 0 means one a core."""
     precision: Precision = "auto"
-    """The network's numbers: ``auto`` is bfloat16 where hardware computes it and conv5 stays the same."""
+    """``auto`` is bfloat16 where that is faster and conv5 stays the same; a run keeps what it began with."""
     cache: Path | None = None
     """Folder for proposals, maps and other results; runs may share it. None means OUTPUT/cache."""
 

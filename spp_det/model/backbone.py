@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,8 @@ from spp_det.model.architectures import BACKBONES
 from spp_det.model.geometry import derive_geometry
 from spp_det.model.sign import never_negative
 from spp_det.model.weights import check_finite, digest_of, randomise, state_of
-from spp_det.runtime.devices import has_bfloat16
+from spp_det.runtime.devices import bfloat16_pays
+from spp_det.runtime.threads import on_one_core
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class Backbone(nn.Module):
         geometry: how its map lies over its input.
         channels: C of the map.
         precision: ``torch.float32``, or ``torch.bfloat16`` to multiply in; the map is float32 all the same.
+        reason: why it is that one.
     """
 
     mean: Tensor
@@ -49,7 +52,7 @@ class Backbone(nn.Module):
             )
         recipe = BACKBONES[name]
         self.name = name
-        self.precision = torch.float32
+        self.precision, self.reason = torch.float32, "nothing else was asked for"
         with torch.device("meta"):  # spends no time on initial weights, nor on the layers that are cut off
             layers = recipe.build()
         self.layers = layers.to_empty(device="cpu").to(memory_format=torch.channels_last)
@@ -84,25 +87,39 @@ class Backbone(nn.Module):
 
         On a GPU that switches TF32 off for the convolutions of the whole process.
 
-        ``auto`` is bfloat16 where the device has it in hardware and the map of an image of soft noise
-        stays within `HARMLESS` of itself, and float32 elsewhere.
+        ``auto`` is bfloat16 where that is faster (see `bfloat16_pays`) and the map of an image of soft noise
+        stays within `HARMLESS` of itself, and float32 elsewhere: the same in every run on a machine.
         """
         device = self.mean.device
-        self.precision = torch.float32
         if device.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # float32 is to be that, and not TF32 with its 10 bits
-        if precision == "bfloat16" or (precision == "auto" and has_bfloat16(device)):
-            noise = torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0)).to(device) * 255
-            image = nn.functional.interpolate(noise, size=(224, 224), mode="bilinear")
-            with torch.inference_mode():
-                exact = self(image)
-                self.precision = torch.bfloat16
-                error = float((self(image) - exact).norm() / exact.norm())
-            logger.debug("%s: bfloat16 moves conv5 by %.2g of its norm", self.name, error)
-            if precision == "auto" and not error < HARMLESS:
-                logger.info("%s: bfloat16 would move conv5 by %.2g of its norm; float32", self.name, error)
-                self.precision = torch.float32
+        self.precision, self.reason = getattr(torch, precision, torch.float32), "it was asked for"
+        if precision == "auto":
+            pays, self.reason = bfloat16_pays(device)
+            if pays:
+                error = on_one_core(self._error_in_bfloat16)
+                self.precision = torch.bfloat16 if error < HARMLESS else torch.float32
+                if not error < HARMLESS:
+                    self.reason = f"bfloat16 would move conv5 by {error:.2g} of its norm"
+            logger.info("%s computes in %s: %s", self.name, self.precision_name, self.reason)
         return self
+
+    @property
+    def precision_name(self) -> Literal["float32", "bfloat16"]:
+        """The precision in a configuration's words."""
+        return "bfloat16" if self.precision == torch.bfloat16 else "float32"
+
+    @torch.inference_mode()
+    def _error_in_bfloat16(self) -> float:
+        """How far bfloat16 moves the map of an image of soft noise, in parts of its norm."""
+        noise = (
+            torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0)).to(self.mean.device) * 255
+        )
+        image = nn.functional.interpolate(noise, size=(224, 224), mode="bilinear")
+        self.precision = torch.float32
+        exact = self(image)
+        self.precision = torch.bfloat16
+        return float((self(image) - exact).norm() / exact.norm())
 
     def digest(self) -> str:
         """A key of the weights and the precision."""

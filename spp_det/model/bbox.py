@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +14,7 @@ from torch.nn import functional as F
 
 from spp_det.boxes import Boxes, Floats, Ints, decode_deltas
 from spp_det.model.vectors import WindowVectors
+from spp_det.runtime.threads import on_all_cores, on_one_core
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +83,8 @@ def fit_ridge(
     problem has m rows however large n is. As m is mostly less than D, the m x m dual is solved: ``w = X' (X
     X' + ridge I)^-1 T y``. Vectors in half precision become float32 a block at a time.
 
+    The result has the same bits on any number of cores, which share out blocks of rows.
+
     With the group of each vector, ``group_of [m]``, every example is also predicted by a regression without
     its group. All groups need one inverse: with ``A = (X X' + ridge I)^-1`` and ``a = A T y``, the residuals
     of the rows g are ``A_gg^-1 a_g`` where these rows are left out. Means and whitening remain those of all
@@ -88,13 +93,16 @@ def fit_ridge(
     vector_of = np.arange(len(vectors)) if vector_of is None else vector_of
     row_of = torch.from_numpy(vector_of).to(vectors.device)
     y = torch.from_numpy(targets).to(vectors.device, torch.float64)
-    target_mean = y.mean(0)
-    whiten, unwhiten = _whitening(y - target_mean)
+    target_mean = on_one_core(lambda: y.mean(0))
+    centred_targets = y - target_mean
+    whiten, unwhiten = on_one_core(partial(_whitening, centred_targets))
+    whitened = on_one_core(lambda: centred_targets @ whiten)
     number = torch.bincount(row_of, minlength=len(vectors)).double()  # examples of each vector
     root = number.sqrt()[:, None]
     share = (number / len(y)).float()
     blocks = [slice(start, start + _BLOCK) for start in range(0, len(vectors), _BLOCK)]
-    vector_mean = torch.stack([share[rows] @ vectors[rows].float() for rows in blocks]).sum(0)
+    means = on_all_cores(lambda rows: share[rows] @ vectors[rows].float(), blocks)
+    vector_mean = _total(means)
 
     def centred(rows: slice) -> Tensor:
         return (vectors[rows].float() - vector_mean).mul_(root[rows])  # [block, D]
@@ -102,36 +110,57 @@ def fit_ridge(
     gram = torch.empty(len(vectors), len(vectors), dtype=torch.float64, device=vectors.device)
     for index, rows in enumerate(blocks):
         left = centred(rows)
-        for columns in blocks[: index + 1]:  # the rest is symmetric
+
+        def fill(columns: slice, rows: slice = rows, left: Tensor = left) -> None:
             product = left @ (left if columns == rows else centred(columns)).T
             gram[rows, columns], gram[columns, rows] = product, product.T
+
+        on_all_cores(fill, blocks[: index + 1])  # the rest is symmetric
     gram.diagonal().add_(ridge)
     sums = torch.zeros(len(vectors), 4, dtype=torch.float64, device=vectors.device)
-    sums.index_add_(0, row_of, (y - target_mean) @ whiten)
+    sums.index_add_(0, row_of, whitened)
     sums /= root.clamp(min=1)
     left_out = None
     # Not Cholesky: in float32 products a small ridge may leave the matrix not quite positive definite.
     if group_of is None:
-        dual = torch.linalg.solve(gram, sums)  # [m, 4]
+        dual = on_one_core(lambda: torch.linalg.solve(gram, sums))  # [m, 4]
     else:
-        inverse = torch.linalg.inv(gram)
-        dual = inverse @ sums
+        inverse = _inverse(gram)
+        dual = on_one_core(lambda: inverse @ sums)
         fitted = (sums - _left_out_residuals(inverse, dual, group_of)) / root.clamp(min=1)
-        left_out = ((fitted @ unwhiten)[row_of] + target_mean).float().cpu().numpy()
-    dual = dual @ unwhiten
-    weight = torch.stack([dual[rows].float().T @ centred(rows) for rows in blocks]).sum(0)  # [4, D]
-    return Ridge(weight, target_mean.float() - weight @ vector_mean, left_out)
+        moves = on_one_core(lambda: fitted @ unwhiten)
+        left_out = (moves[row_of] + target_mean).float().cpu().numpy()
+    dual = on_one_core(lambda: dual @ unwhiten)
+    weight = _total(on_all_cores(lambda rows: dual[rows].float().T @ centred(rows), blocks))  # [4, D]
+    bias = target_mean.float() - on_one_core(lambda: weight @ vector_mean)
+    return Ridge(weight, bias, left_out)
 
 
 _BLOCK = 512  # rows
 
 
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors of one shape, always in the order given."""
+    return sum(parts[1:], parts[0].clone())
+
+
+def _inverse(matrix: Tensor) -> Tensor:
+    """Of ``[m, m]``, a block of columns a core."""
+    factors, pivots = on_one_core(lambda: torch.linalg.lu_factor(matrix))
+    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+    parts = on_all_cores(partial(torch.linalg.lu_solve, factors, pivots), unit.split(_BLOCK, dim=1))
+    return torch.cat(parts, dim=1)
+
+
 def _left_out_residuals(inverse: Tensor, dual: Tensor, group_of: Ints) -> Tensor:
     """``[m, m], [m, 4] -> [m, 4]``: the residual of each row where its group is left out."""
     residuals = torch.empty_like(dual)
-    for group in np.unique(group_of):
+
+    def leave_out(group: np.int64) -> None:
         rows = torch.from_numpy(np.flatnonzero(group_of == group)).to(dual.device)
         residuals[rows] = torch.linalg.solve(inverse[rows][:, rows], dual[rows])
+
+    on_all_cores(leave_out, np.unique(group_of))
     return residuals
 
 

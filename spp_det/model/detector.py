@@ -150,7 +150,7 @@ class Detector:
 
     def identity(self) -> str:
         """A text that differs between detectors of other content, and between ways to compute."""
-        precision = str(self.features.backbone.precision).removeprefix("torch.")
+        precision = self.features.backbone.precision_name
         return f"{fingerprint(self._parts())} on {self.device.type} in {precision}"
 
     @classmethod

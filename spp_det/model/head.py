@@ -19,6 +19,7 @@ from spp_det.model.head_compression import truncated
 from spp_det.model.head_weights import IMAGENET, Layer, load_layers
 from spp_det.model.pyramid import num_bins
 from spp_det.model.weights import digest_of, randomise
+from spp_det.runtime.threads import on_one_core
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class FCHead(nn.Module):
         self._ready = None
         if precision is not None:
             layers = self.layers if precision == torch.float32 else deepcopy(self.layers).to(precision)
-            self._ready = [_ready(layer) for layer in layers.values()]
+            self._ready = on_one_core(lambda: [_ready(layer) for layer in layers.values()])
         return self
 
     def digest(self) -> str:

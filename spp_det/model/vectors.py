@@ -41,15 +41,21 @@ class WindowVectors(ABC):
 
     @abstractmethod
     def make(self, rows: Ints) -> Tensor:
-        """The vectors ``[n, D]`` of the numbers ``[n]``, in their order."""
+        """The vectors ``[n, D]`` of the numbers ``[n]``, rounded as the calling thread's libraries do."""
 
     def __len__(self) -> int:
         """M, the number of distinct vectors."""
         return int(self.of.max()) + 1 if len(self.of) else 0
 
+    def of_rows(self, rows: Ints) -> Tensor:
+        """The vectors ``[n, D]`` of the numbers ``[n]``, with the same bits on any number of cores."""
+        distinct, place_of = np.unique(rows, return_inverse=True)
+        made = torch.cat(self.in_chunks(distinct, lambda vectors, _: vectors))
+        return made if np.array_equal(distinct, rows) else made[torch.from_numpy(place_of)]
+
     def of_windows(self, windows: Ints) -> Tensor:
-        """The vectors ``[n, D]`` of windows ``[n]``."""
-        return self.make(self.of[windows])
+        """The vectors ``[n, D]`` of windows ``[n]``, as `of_rows` makes them."""
+        return self.of_rows(self.of[windows])
 
     def through(self, layers: Layers | None) -> WindowVectors:
         """The outputs of fc layers for these vectors; None, where there are no layers, changes nothing."""

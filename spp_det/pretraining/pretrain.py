@@ -64,6 +64,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Pretrained:
         torch.manual_seed(config.seed)  # dropout and nn.Linear know no explicit generator
         network = _network(config, len(images.classes)).to(device)
         network.backbone.at(config.runtime.precision)
+        settings["runtime.precision"] = network.backbone.precision_name  # a checkpoint of another is refused
         checkpoint = config.output / "checkpoint.safetensors"
         progress = load_checkpoint(checkpoint, network, settings)
         if progress.epochs:

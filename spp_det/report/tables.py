@@ -142,6 +142,7 @@ def benchmark_table(figures: Mapping[str, Any]) -> Table:
     """Times and ratios of `run_benchmark`; a ratio compares a row's time, or R-CNN's, with spp_det's own."""
     machine = figures["machine"]
     title = f"{machine['processor']}, {machine['cores']} cores, {machine['device']}; {figures['backbone']}"
+    title += f"\n{machine['precision']}"
     table = _table(title, "what", "ms", "ratio", "images/s", "peak MiB")
     for topic, rows in figures["figures"].items():
         table.add_section()

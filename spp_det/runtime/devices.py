@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from contextlib import nullcontext
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -33,12 +34,44 @@ def choose_device(name: str) -> torch.device:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 in hardware: elsewhere it is slower than float32."""
+    """Whether the device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         with torch.cuda.device(device) if device.index else nullcontext():
             return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)  # older releases cannot tell
-    return device.type == "cpu" and supported is not None and bool(supported())
+    return device.type == "cpu" and bool(_processor() & {"amx_bf16", "avx512_bf16"})
+
+
+def bfloat16_pays(device: torch.device) -> tuple[bool, str]:
+    """Whether a network is faster in bfloat16 than in float32 there, and why.
+
+    The answer rests on what the device is, not on a measurement: it is the same in every run. AVX-512 BF16
+    made conv5 nearly twice as fast on AMD's processors, and 1.2 to 1.9 times slower on an Intel Xeon that had
+    no AMX.
+    """
+    if not has_bfloat16(device):
+        return False, f"the {_NAMES.get(device.type, device.type)} has no bfloat16 that we know of"
+    if device.type == "cuda":
+        return True, "the GPU has bfloat16 in hardware"
+    if "amx_bf16" in _processor():
+        return True, "the processor has AMX"
+    if "AuthenticAMD" in _processor():
+        return True, "AMD's AVX-512 BF16 is faster than float32"
+    return False, "AVX-512 BF16 without AMX is slower than float32"
+
+
+_NAMES = {"cpu": "processor", "cuda": "GPU"}
+
+
+@cache
+def _processor() -> frozenset[str]:
+    """The maker and the features of the processor by Linux's names for them; empty where nobody tells."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    except OSError:
+        return frozenset()
+    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    told = {name.strip(): value.split() for name, value in fields.items()}
+    return frozenset(told.get("vendor_id", []) + told.get("flags", []))
 
 
 def give_back_memory() -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from spp_det.config.file import differences, dotted, dump_config, load_config
 from spp_det.config.values import Section
@@ -18,7 +19,10 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
+C = TypeVar("C", bound=Section)
+
 LOCK = ".run.lock"
+PRECISION = "runtime.precision"
 
 
 @contextmanager
@@ -62,8 +66,10 @@ def _locked(folder: Path) -> int:
 
 
 @contextmanager
-def claimed(config: Section, output: Path, idle: frozenset[str]) -> Iterator[None]:
+def claimed(config: C, output: Path, idle: frozenset[str]) -> Iterator[C]:
     """Make the output this configuration's, by ``config.yaml``, and lock it for the time of the block.
+
+    Gives the configuration to go on with: ``runtime.precision=auto`` is what the run began with.
 
     Args:
         idle: settings, by dotted key or by section, that may differ from those of the earlier run in this
@@ -76,21 +82,27 @@ def claimed(config: Section, output: Path, idle: frozenset[str]) -> Iterator[Non
         if distributed.is_first():
             path = output / "config.yaml"
             if path.exists():
-                _compare(path, config, idle)
+                config = _compared(path, config, idle)
             sweep(output)
             write_whole(path, dump_config(config))
-        yield
+        yield config
 
 
-def _compare(path: Path, config: Section, idle: frozenset[str]) -> None:
+def _compared(path: Path, config: C, idle: frozenset[str]) -> C:
+    """The configuration to go on with."""
     again = f"name another output, or remove {path} to give this configuration its place"
     try:
         found = load_config(path, (), type(config))
     except UserError as error:
         raise UserError(f"{error}; {again}") from error
+    if dotted(config).get(PRECISION) == "auto":
+        section, name = PRECISION.split(".")
+        chosen = {name: dotted(found)[PRECISION]}
+        config = config.model_copy(update={section: getattr(config, section).model_copy(update=chosen)})
     before, now = (
         {k: v for k, v in dotted(settings).items() if not idle & {k, k.partition(".")[0]}}
         for settings in (found, config)
     )
     if different := differences(before, now):
         raise UserError(f"{path} is another configuration's ({different}): {again}")
+    return config

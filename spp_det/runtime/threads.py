@@ -1,4 +1,9 @@
-"""Work on several threads: side by side on all cores, or ahead of whoever consumes it."""
+"""Work on several threads: side by side on all cores, or ahead of whoever consumes it.
+
+Libraries split a sum by the number of their threads, and then round it otherwise. What is to have the same
+bits on any number of cores (docs/numbers.md) is therefore computed here in parts that do not depend on that
+number, each part by one thread.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +38,13 @@ def on_all_cores(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
     if threads == 1:
         return [function(item) for item in items]
     return list(_one_a_core(threads, os.getpid()).map(function, items))
+
+
+def on_one_core(function: Callable[[], T]) -> T:
+    """``function()`` on one core: its bits do not depend on how many there are."""
+    return (
+        function() if torch.get_num_threads() == 1 else _one_a_core(1, os.getpid()).submit(function).result()
+    )
 
 
 @cache

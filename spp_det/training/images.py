@@ -31,7 +31,7 @@ from spp_det.proposals.source import WindowSource
 from spp_det.runtime.cache import Arrays, Cache, digest
 from spp_det.runtime.progress import track
 from spp_det.runtime.sharing import Shared, owned, share, shared_map, turns
-from spp_det.runtime.threads import ahead
+from spp_det.runtime.threads import ahead, on_one_core
 from spp_det.training.keys import VERSIONS, maps_key
 from spp_det.training.mining import Example
 from spp_det.training.windows import LabelledWindows
@@ -183,11 +183,14 @@ class TrainingImages:
         return [maps_key(image.key, scale, self._network, device) for scale in self.features.keys]
 
     def _maps(self, index: int) -> list[ConvMap]:
-        """The maps of one image, each an artefact of its own: a run with one more scale adds that one."""
+        """The maps of one image, each an artefact of its own: a run with one more scale adds that one.
+
+        A map that has vanished or is damaged is computed as `make_maps` did, on one core: to the same bits.
+        """
         pixels = cache(lambda: read_image(self.images[index].record.path))  # once, if any map is missing
 
         def compute(number: int) -> Arrays:
-            return self._to_keep(index, self.features.maps_at([pixels()], number)[0])
+            return on_one_core(lambda: self._to_keep(index, self.features.maps_at([pixels()], number)[0]))
 
         maps = []
         for number, key in enumerate(self._map_keys(index)):
@@ -216,7 +219,7 @@ class TrainingImages:
         vectors = self.features.vectors(
             self._maps(index), self.images[index].windows.boxes[windows], scale_of
         )
-        return vectors.make(vectors.of)
+        return vectors.of_rows(vectors.of)
 
     def key(self) -> str:
         """A key of everything that the maps, the windows and their overlaps depend on."""
@@ -253,7 +256,7 @@ class TrainingImages:
             rows, vector_of = np.unique(vectors.of[windows], return_inverse=True)
             signs = np.zeros((len(rows), self.classes), np.int64)
             np.add.at(signs, (vector_of, labels), 1)
-            made = vectors.through(head).make(rows).half().cpu()
+            made = vectors.through(head).of_rows(rows).half().cpu()
             return {"vectors": made.numpy(), "signs": np.minimum(signs, 127).astype(np.int8)}
 
         arriving = self._share(index for index, (windows, _) in offers.items() if len(windows))
@@ -274,7 +277,8 @@ class TrainingImages:
             return vectors if head is None else head(vectors)
 
         shared = self._share(seeds)
-        return Shared(map(sample, shared.own), shared.owners)
+        at_once = self.workers if self.features.backbone.mean.device.type == "cpu" else 1
+        return Shared(ahead(sample, shared.own, at_once, waiting=at_once), shared.owners)
 
     def sample(self, index: int, most: int, generator: np.random.Generator) -> Tensor:
         """Vectors ``[n, D]`` of windows drawn from one image, of all where it has no more than ``most``."""
@@ -288,7 +292,7 @@ class TrainingImages:
         def found(one: tuple[int, Boxes]) -> Arrays:
             index, boxes = one
             vectors = self.features.vectors(self._maps(index), boxes)
-            made = vectors.make(np.arange(len(vectors))).half().cpu()
+            made = vectors.of_rows(np.arange(len(vectors))).half().cpu()
             return {"vectors": made.numpy(), "of": vectors.of}
 
         owners = self._owners[[index for index, _ in chosen]].tolist()

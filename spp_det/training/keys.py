@@ -18,9 +18,9 @@ from spp_det.runtime.cache import digest
 VERSIONS = {
     "maps": 2,  # conv5 of given pixels, weights and scale
     "finetune": 1,  # the fc layers, of given vectors and settings
-    "norms": 2,  # the mean norm of given vectors
-    "svms": 3,  # the SVMs, of given windows, vectors and settings
-    "regressors": 2,  # the box regressors, of given examples
+    "norms": 3,  # the mean norm of given vectors
+    "svms": 4,  # the SVMs, of given windows, vectors and settings
+    "regressors": 3,  # the box regressors, of given examples
 }
 
 

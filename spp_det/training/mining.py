@@ -193,4 +193,4 @@ def _hard_negatives(example: Example, svms: LinearSVMs, settings: SVM) -> tuple[
         kept = spread_out(example.windows.boxes, scores[:, label], hard[:, label], settings.duplicate_iou)
         signs[vector_of[kept], label] = -1
     rows = np.flatnonzero(signs.any(axis=1))
-    return example.vectors.make(rows).cpu(), signs[rows]
+    return example.vectors.of_rows(rows).cpu(), signs[rows]

@@ -14,10 +14,11 @@ from spp_det.boxes import Floats, Ints
 from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms
 from spp_det.runtime.cache import Arrays
 from spp_det.runtime.sharing import dealt, shared_map
+from spp_det.runtime.threads import on_all_cores
 
 logger = logging.getLogger(__name__)
 
-SCORED = 1024  # examples at a time, whose vectors are then float32
+SCORED = 256  # examples that a core scores at a time: their vectors are then float32
 
 
 class ExamplePool:
@@ -91,7 +92,7 @@ class ExamplePool:
         def scored(start: int) -> Arrays:
             return {"scores": svms(self.vectors[start : start + SCORED].float()).numpy()}
 
-        parts = shared_map(scored, range(0, self.size, SCORED))
+        parts = shared_map(scored, range(0, self.size, SCORED), run=on_all_cores)
         none = np.zeros((0, self.signs.shape[1]), np.float32)
         return np.concatenate([none, *(part["scores"] for part in parts)])
 

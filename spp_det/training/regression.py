@@ -20,6 +20,7 @@ from spp_det.model.bbox import BoxRegressor, fit_ridge
 from spp_det.runtime.cache import Arrays, check_form, digest
 from spp_det.runtime.progress import track
 from spp_det.runtime.sharing import Shared, rounds, share, shared_map
+from spp_det.runtime.threads import on_one_core
 from spp_det.training.checkpoint import CommonCache
 from spp_det.training.windows import LabelledWindows
 
@@ -204,9 +205,9 @@ def mean_vector_norm(images: Shared[Tensor]) -> float:
 
     Raises UserError where the mean is 0 or not finite: nothing can be learnt from such vectors.
     """
-    found = images.map(lambda vectors: {"norms": vectors.norm(dim=1).cpu().numpy()})
+    found = images.map(lambda v: {"norms": on_one_core(lambda: v.norm(dim=1)).cpu().numpy()})
     norms = [each["norms"] for each in track(found, "length of the vectors", len(images))]
-    mean = float(torch.from_numpy(np.concatenate(norms)).mean())
+    mean = float(np.concatenate(norms).mean(dtype=np.float64))
     if not 0 < mean < math.inf:
         raise UserError(f"backbone.weights: the features of the training images have mean norm {mean:g}")
     return mean

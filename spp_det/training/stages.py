@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,13 +32,14 @@ from spp_det.model.model_file import ModelSettings, features_of
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 from spp_det.runtime.cache import Arrays, Cache, check_form
-from spp_det.runtime.devices import choose_device, give_back_memory, peak_memory
+from spp_det.runtime.devices import give_back_memory, peak_memory
 from spp_det.runtime.threads import cores
 from spp_det.training import keys
 from spp_det.training.checkpoint import Checkpoint, CommonCache, as_json, from_json
 from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
 from spp_det.training.mining import Mining, train_svms
+from spp_det.training.network import network_of
 from spp_det.training.regression import CachedRegressors, mean_vector_norm, train_regressors
 
 logger = logging.getLogger(__name__)
@@ -54,11 +55,13 @@ class Trained:
     metrics: dict[str, Any]
 
 
-def train(config: Config) -> Trained:
+def train(config: Config, begun: Callable[[Backbone], object] = lambda _: None) -> Trained:
     """Train a detector, from wherever an earlier call with these settings was interrupted.
 
     Writes only the cache; the caller saves the model. Several processes are all to call it, inside
     `distributed.process_group`, and all get the same model. Their caches may be one folder or a folder each.
+    ``begun`` is called with the network before anything is computed. What the model's bits depend on is said
+    in docs/numbers.md.
 
     >>> from pathlib import Path
     >>> from spp_det import load_config
@@ -70,7 +73,9 @@ def train(config: Config) -> Trained:
     dataset = read_dataset(config.data, config.data.train, config.data.classes)
     check_positives(dataset.classes, dataset.records)
     settings = ModelSettings(**{name: getattr(config, name) for name in ModelSettings.model_fields})
-    features = features_of(_pretrained(config), settings)
+    network = network_of(config)
+    begun(network)
+    features = features_of(network, settings)
     images, draws = _images(dataset, features, config)  # windows and conv5 maps
     clock.lap("proposals_and_maps")
     stages = _Stages(config, dataset.classes, images, draws)
@@ -94,7 +99,8 @@ def train(config: Config) -> Trained:
         regressors = stages.regressors(pool5_norm)  # on pool5
         clock.lap("bbox")
     detector = Detector(dataset.classes, features, head, scorer, regressors, settings)
-    metrics = {"images": len(images), "skipped": images.skipped, **stages.figures}
+    metrics = {"images": len(images), "skipped": images.skipped, "precision": network.precision_name}
+    metrics |= stages.figures
     return Trained(detector, metrics | {"seconds": clock.laps, "peak_memory_mb": peak_memory()})
 
 
@@ -133,12 +139,6 @@ def check_positives(classes: Sequence[str], records: Sequence[Record]) -> None:
             f"class {classes[int(counts.argmin())]!r} has no positive example in the training images: no "
             "object of it that is neither difficult nor a crowd"
         )
-
-
-def _pretrained(config: Config) -> Backbone:
-    """The convolutional network with its pre-trained weights, on the configured device."""
-    network = Backbone(config.backbone.name).load_weights(config.backbone.weights, config.seed)
-    return network.to(choose_device(config.runtime.device)).at(config.runtime.precision)
 
 
 def _pretrained_fc(config: Config, features: WindowFeatures) -> FCHead | None:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, read_image
 from spp_det.model.detector import Detector
 from spp_det.proposals.files import write_proposals
+from spp_det.runtime.threads import on_one_core
 from tests.command_line import assert_one_line, names_of, rows_of, spp_det
 
 
@@ -202,7 +204,7 @@ def test_detection_writes_every_format_that_was_asked_for(detected, found):
 def test_the_folder_holds_what_the_detector_finds(cli_folder, model, found):
     detector = Detector.load(model)
     rows = [row for row in rows_of(found) if row["image_id"] == 2]
-    mine = detector(cli_folder / "voc" / "JPEGImages" / "test_00001.jpg")
+    mine = on_one_core(partial(detector, cli_folder / "voc" / "JPEGImages" / "test_00001.jpg"))
     np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), mine["scores"])
     np.testing.assert_array_equal([row["category_id"] - 1 for row in rows], mine["labels"])
     np.testing.assert_array_equal(np.float32([row["bbox"][:2] for row in rows]), mine["boxes"][:, :2])
@@ -217,7 +219,7 @@ def test_the_network_computes_at_the_precision_that_is_asked_for(
     rows = [row for row in rows_of(tmp_path / "out") if row["image_id"] == 2]
     photo = cli_folder / "voc" / "JPEGImages" / "test_00001.jpg"
     mine, other = (
-        Detector.load(model, precision=p)(photo)["scores"]
+        on_one_core(partial(Detector.load(model, precision=p), photo))["scores"]
         for p in (precision, {"float32": "bfloat16", "bfloat16": "float32"}[precision])
     )
     np.testing.assert_array_equal(np.float32([row["score"] for row in rows]), mine)

@@ -34,7 +34,7 @@ def test_a_finished_run_writes_the_same_model_again_without_training(
     run_folder, run_metrics, monkeypatch, caplog
 ):
     """With other settings of how to run: those that compute nothing may differ."""
-    monkeypatch.setattr("spp_det.training.mining.train_svms", None)
+    monkeypatch.setattr("spp_det.training.stages.train_svms", None)
     monkeypatch.setattr("spp_det.training.regression.fit_ridge", None)
     model = run_folder / "run" / "model.safetensors"
     before = model.read_bytes()
@@ -215,8 +215,9 @@ def test_training_leaves_a_model_the_settings_the_figures_and_a_log(cli_folder, 
     }
     assert Detector.load(model).classes == read_voc(cli_folder / "voc", "trainval").classes
     overrides = ["data.test=test"]
-    assert load_config(run / "config.yaml") == load_config(cli_folder / "recipe.yaml", overrides)
     metrics = json.loads((run / "metrics.json").read_text())
+    overrides.append(f"runtime.precision={metrics['precision']}")
+    assert load_config(run / "config.yaml") == load_config(cli_folder / "recipe.yaml", overrides)
     assert metrics["images"] == 6
     assert metrics["skipped"] == []
     log = (run / "train.log").read_text()
@@ -239,3 +240,27 @@ def test_a_missing_recipe_or_split_is_named_before_any_work(cli_folder, tmp_path
         ended = spp_det("train", cli_folder / "recipe.yaml", f"data.{key}=nosuch", f"output={tmp_path / key}")
         assert_one_line(ended, "nosuch.txt", "those of", "test, trainval")
         assert not (tmp_path / key / "cache").exists()
+
+
+def test_a_run_goes_on_at_the_precision_that_auto_chose_when_it_began(
+    run_folder, tmp_path, monkeypatch, caplog
+):
+    """Also on a machine that would choose the other one: nothing is computed again, the model is the same."""
+    caplog.set_level(logging.INFO, "spp_det")
+
+    def run(pays: bool, output: Path) -> bytes:
+        answer = pays, "it is that kind"
+        monkeypatch.setattr("spp_det.model.backbone.bfloat16_pays", lambda _device: answer)
+        config = configure(run_folder, output)
+        config = config.model_copy(update={"runtime": config.runtime.model_copy(update={"cache": tmp_path})})
+        metrics = run_training(config)
+        recorded = (output / "config.yaml").read_text()
+        assert f"precision: {metrics['precision']}\n" in recorded
+        return (output / "model.safetensors").read_bytes()
+
+    rounded = run(True, tmp_path / "a")
+    assert "zf5_small computes in bfloat16: it is that kind" in caplog.text
+    monkeypatch.setattr("spp_det.training.stages.train_svms", None)
+    assert run(False, tmp_path / "a") == rounded
+    monkeypatch.undo()
+    assert run(False, tmp_path / "b") != rounded

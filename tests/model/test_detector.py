@@ -365,7 +365,8 @@ def test_the_precision_of_a_detector_is_chosen_when_it_is_loaded(
     assert not equal(exact, rounded)
     np.testing.assert_allclose(rounded["scores"][:10], exact["scores"][:10], atol=0.2)  # they spread by 2
     for there, expected in ((True, rounded), (False, exact)):
-        monkeypatch.setattr("spp_det.model.backbone.has_bfloat16", lambda _device, there=there: there)
+        pays = there, "it says so"
+        monkeypatch.setattr("spp_det.model.backbone.bfloat16_pays", lambda _device, pays=pays: pays)
         assert equal(Detector.load(tmp_path / "exact").detect(images[0], windows), expected)
 
 

@@ -72,6 +72,7 @@ def test_rows_come_in_the_order_they_are_asked_for_and_as_often(backbone, image,
     rng = np.random.default_rng(0)
     for rows in (rng.permutation(len(vectors)), np.array([3, 3, 0]), np.array([], np.int64)):
         assert torch.equal(vectors.make(rows), whole[torch.from_numpy(rows)])
+        assert torch.equal(vectors.of_rows(rows), whole[torch.from_numpy(rows)])
     windows = np.array([70, 2, 2, 11])
     assert torch.equal(vectors.of_windows(windows), whole[torch.from_numpy(of[windows])])
 

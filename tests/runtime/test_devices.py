@@ -12,7 +12,8 @@ import torch
 
 import spp_det
 from spp_det.errors import UserError
-from spp_det.runtime.devices import choose_device, has_bfloat16, peak_memory
+from spp_det.runtime import devices
+from spp_det.runtime.devices import bfloat16_pays, choose_device, has_bfloat16, peak_memory
 
 
 def test_names_are_torchs_own_and_auto_takes_what_there_is():
@@ -37,11 +38,49 @@ def test_a_device_that_is_not_there_is_named(name):
         choose_device(name)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_cpu_is_asked_for_its_own_bfloat16(monkeypatch, there):
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: there)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: not there)
+PROCESSORS = {  # maker and features, has bfloat16, is faster in it
+    "an EPYC of the fourth generation": ("AuthenticAMD", "avx512f avx512_bf16", True, True),
+    "an EPYC of the third": ("AuthenticAMD", "avx2", False, False),
+    "a Xeon with AMX": ("GenuineIntel", "avx512f avx512_bf16 amx_bf16 amx_tile", True, True),
+    "a Xeon without": ("GenuineIntel", "avx512f avx512_bf16 avx512_fp16", True, False),
+    "a Xeon of before": ("GenuineIntel", "avx512f", False, False),
+    "one that nobody has seen": ("Other", "avx512f avx512_bf16", True, False),
+}
+
+
+@pytest.fixture
+def cpuinfo(monkeypatch):
+    """Lets Linux tell of another processor; None: there is no such file."""
+
+    def tell(text: str | None) -> None:
+        def read(self, **_kwargs):
+            if text is None:
+                raise FileNotFoundError(self)
+            return text
+
+        monkeypatch.setattr(Path, "read_text", read)
+        devices._processor.cache_clear()
+
+    yield tell
+    monkeypatch.undo()
+    devices._processor.cache_clear()
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_bfloat16_pays_by_what_the_processor_is(cpuinfo, name):
+    maker, features, there, faster = PROCESSORS[name]
+    one = f"processor\t: 0\nvendor_id\t: {maker}\nmodel name\t: amx_bf16\nflags\t\t: fpu {features} sse\n"
+    cpuinfo(one + "\n" + one.replace(features, "other") + "\n")
     assert has_bfloat16(torch.device("cpu")) is there
+    pays, why = bfloat16_pays(torch.device("cpu"))
+    assert pays is faster
+    assert why
+
+
+@pytest.mark.parametrize("text", [None, "", "Features\t: fp asimd bf16\n"])  # the last is of an ARM
+def test_a_processor_of_which_nobody_tells_computes_in_float32(cpuinfo, text):
+    cpuinfo(text)
+    assert bfloat16_pays(torch.device("cpu")) == (False, "the processor has no bfloat16 that we know of")
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -49,18 +88,18 @@ def test_a_gpu_is_asked_for_its_own_and_emulation_is_none(monkeypatch, there):
     def supported(including_emulation=True):
         return including_emulation or there
 
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: not there)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert has_bfloat16(torch.device("cuda")) is there
+    assert bfloat16_pays(torch.device("cuda"))[0] is there
 
 
-def test_this_machine_says_yes_or_no():
-    """torch's question is not part of its public interface: it must still be there."""
-    assert has_bfloat16(torch.device("cpu")) in (True, False)
+def test_this_machine_has_an_answer_that_stays():
+    assert bfloat16_pays(torch.device("cpu")) == bfloat16_pays(torch.device("cpu"))
 
 
 def test_of_other_devices_nothing_is_known():
     assert has_bfloat16(torch.device("mps")) is False
+    assert bfloat16_pays(torch.device("mps"))[0] is False
 
 
 def test_peak_memory_grows_with_what_is_touched_and_never_shrinks():

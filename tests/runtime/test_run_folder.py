@@ -133,3 +133,20 @@ def test_what_is_idle_may_differ_and_is_written_down(tmp_path, idle):
         write(0.25)
     assert (tmp_path / "config.yaml").read_text() == before
     assert "C: 0.25" in write(0.25, idle)
+
+
+@pytest.mark.parametrize("begun", ["float32", "bfloat16"])
+def test_auto_is_the_precision_that_the_run_began_with(tmp_path, begun):
+    """A machine that would choose another one does not mix the two."""
+
+    def claim(precision: str) -> str:
+        with claimed(Config(runtime={"precision": precision}), tmp_path, frozenset()) as config:
+            assert f"precision: {config.runtime.precision}" in (tmp_path / "config.yaml").read_text()
+            return config.runtime.precision
+
+    assert claim("auto") == "auto"
+    (tmp_path / "config.yaml").unlink()
+    assert claim(begun) == claim("auto") == claim(begun) == begun
+    other = {"float32": "bfloat16", "bfloat16": "float32"}[begun]
+    with pytest.raises(UserError, match=rf"runtime.precision: {begun} -> {other}\)"):
+        claim(other)

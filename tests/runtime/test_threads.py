@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from spp_det.runtime.threads import ahead, cores, on_all_cores, single_threaded
+from spp_det.runtime.threads import ahead, cores, on_all_cores, on_one_core, single_threaded
 
 
 @pytest.fixture(params=[1, 3])
@@ -163,6 +163,14 @@ def test_an_exception_comes_out_of_all_cores_and_the_next_call_works(threads):  
     with pytest.raises(ValueError, match="item 3"):
         on_all_cores(picky, range(50))
     assert on_all_cores(str, range(3)) == ["0", "1", "2"]
+
+
+def test_on_one_core_an_operation_is_alone_and_the_caller_is_left_as_it_was(threads):
+    assert on_one_core(number_of_threads) == 1
+    assert on_one_core(lambda: on_one_core(number_of_threads)) == 1  # which would wait for itself
+    assert torch.get_num_threads() == threads
+    with pytest.raises(ZeroDivisionError):
+        on_one_core(lambda: 1 // 0)
 
 
 # ---------------------------------------------------------------- ahead of the consumer

@@ -75,6 +75,20 @@ def equal(a, b) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_number_of_threads_moves_the_weights_by_rounding_alone(empty, count):
+    """To 1e-6 after 24 steps, as docs/numbers.md says: products here are shared by all threads."""
+    before, (expected, _) = torch.get_num_threads(), tune(empty)
+    empty.cache.prune("finetune")
+    torch.set_num_threads(count)
+    try:
+        found, _ = tune(empty)
+    finally:
+        torch.set_num_threads(before)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
+
+
 # ---------------------------------------------------------------- learning
 
 

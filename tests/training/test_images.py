@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from spp_det.images import read_image
 from spp_det.model.head import FCHead
 from spp_det.proposals import selective
 from spp_det.runtime.cache import Cache
+from spp_det.runtime.threads import on_one_core
 from spp_det.training.images import TrainingImages
 from spp_det.training.windows import LabelledWindows
 from tests.training.prepared import all_of, artefacts, same
@@ -78,7 +80,7 @@ def test_windows_are_the_objects_and_the_proposals(prepared, dataset):
 
 def test_vectors_are_those_of_maps_in_half_precision(prepared, dataset, features):
     for index, record in enumerate(dataset.records):
-        maps = features.maps(read_image(record.path))
+        maps = on_one_core(partial(features.maps, read_image(record.path)))
         vectors, vector_of = all_of(features.vectors(maps, prepared.windows()[index].boxes))
         mine, mine_of = all_of(prepared.vectors(index))
         assert np.array_equal(mine_of, vector_of)

@@ -1,0 +1,31 @@
+"""The network of a training, and the precision that it computes in: one for all processes of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from spp_det.config.settings import Config
+from spp_det.config.values import Precision
+from spp_det.model.backbone import Backbone
+from spp_det.runtime import distributed
+from spp_det.runtime.devices import choose_device
+
+
+def network_of(config: Config) -> Backbone:
+    """The configured network on its device.
+
+    All processes compute at the precision that the first one chooses: their machines may differ.
+    """
+    network = Backbone(config.backbone.name).load_weights(config.backbone.weights, config.seed)
+    network.to(choose_device(config.runtime.device)).at(config.runtime.precision)
+    chosen = distributed.from_first({"rounded": np.array(network.precision == torch.bfloat16)})
+    assert chosen is not None
+    precision: Precision = "bfloat16" if chosen["rounded"] else "float32"
+    return network if network.precision_name == precision else network.at(precision)
+
+
+def settled(config: Config, network: Backbone) -> Config:
+    """The configuration with its network's precision in place of ``auto``, for other machines too."""
+    runtime = config.runtime.model_copy(update={"precision": network.precision_name})
+    return config.model_copy(update={"runtime": runtime})
