@@ -65,6 +65,8 @@ class Proposals(Section):
     mode: Literal["fast", "paper", "quality", "edgeboxes", "file"] = "fast"
     """``fast``, ``paper`` and ``quality`` are selective search, ``edgeboxes`` needs ``edge_model``, ``file``
     needs ``file``."""
+    engine: Literal["native", "opencv"] = "native"
+    """Whose selective search: ours, or OpenCV's, which finds the same windows in ten times the time."""
     max_side: values.Side | None = None
     """Search in a copy of the image, shrunk to this longer side in pixels. Mode ``file`` ignores it."""
     file: Path | None = None

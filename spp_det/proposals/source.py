@@ -15,7 +15,8 @@ from spp_det.config.file import parse_config
 from spp_det.config.settings import Proposals
 from spp_det.errors import UserError
 from spp_det.images import RGB, UnreadableImageError, check_regular, decode, warn_truncated
-from spp_det.proposals import edges, files, selective
+from spp_det.proposals import edges, files, reference, selective
+from spp_det.proposals.presets import MODES
 from spp_det.runtime.cache import Arrays, Cache, digest, file_digest
 from spp_det.runtime.opencv import cv2
 
@@ -120,7 +121,7 @@ class WindowSource:
             return self._fitted(self._name(path, image_id), image.shape[1], image.shape[0])
         if settings.mode == "edgeboxes":
             return self._edge_boxes(image, settings.max_side)
-        found = selective.selective_search(image, settings.mode, settings.max_side, threads)
+        found = selective.selective_search(image, settings.mode, settings.max_side, threads, settings.engine)
         if not self._more:
             return found
         others = [WindowSource(each).windows(image, threads=threads) for each in self._more]
@@ -162,6 +163,8 @@ class WindowSource:
         if self._of_model:
             return "its own"
         parts = [self.settings.mode, str(self.settings.max_side or "")]
+        if self.settings.mode in MODES:
+            parts.append(self.settings.engine)
         if self.settings.mode == "file":
             parts.append(self._file_digest)
         if self.settings.mode == "edgeboxes":
@@ -175,8 +178,12 @@ class WindowSource:
             return (FILE_VERSION, mode, self._file_digest, self._name(path, image_id))
         if mode == "edgeboxes":
             return (edges.VERSION, cv2.__version__, mode, max_side, self._edge_boxes.digest)
-        more = [(each.mode, each.max_side) for each in self._more]
-        return (selective.VERSION, cv2.__version__, mode, max_side, *more)
+        versions = {"native": selective.VERSION, "opencv": reference.VERSION}
+        searches = [
+            (each.engine, versions[each.engine], each.mode, each.max_side)
+            for each in (self.settings, *self._more)
+        ]
+        return (cv2.__version__, *searches)
 
     def _name(self, path: Path, image_id: str | None) -> str:
         """The name by which the file of proposals knows an image."""

@@ -82,6 +82,7 @@ def test_a_config_cannot_be_changed():
         ("data.classes=cat", "list: [cat]"),
         ("proposals.mode=slow", "'fast', 'paper', 'quality', 'edgeboxes' or 'file'"),
         ("proposals.max_side=8", "greater than or equal to 16"),
+        ("proposals.engine=fast", "'native' or 'opencv'"),
         ("proposals.file=windows.txt", "end in .mat, .npz, .json"),
         ("proposals.file=3", "path"),
         ("backbone.scales=[]", "at least 1 item"),

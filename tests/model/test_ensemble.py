@@ -186,9 +186,9 @@ def searches(monkeypatch):
     """The mode and the side of every selective search."""
     noted, search = [], selective.selective_search
 
-    def noting(image, mode, max_side, threads):
+    def noting(image, mode, max_side, threads, engine):
         noted.append((mode, max_side))
-        return search(image, mode, max_side, threads)
+        return search(image, mode, max_side, threads, engine)
 
     monkeypatch.setattr(selective, "selective_search", noting)
     return noted

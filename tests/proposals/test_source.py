@@ -202,6 +202,7 @@ def test_every_way_to_windows_has_artefacts_of_its_own(photo, edge_model, import
     other.write_bytes(gzip.decompress(edge_model.read_bytes()))  # another file, if not other edges
     sources = [
         *(WindowSource(Proposals(mode=mode)) for mode in ("fast", "paper")),
+        WindowSource(Proposals(engine="opencv")),
         WindowSource(Proposals(max_side=50)),
         *(
             WindowSource(Proposals(mode="edgeboxes", edge_model=model, max_side=side))

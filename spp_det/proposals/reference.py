@@ -1,0 +1,60 @@
+"""Selective search by OpenCV: the reference that our own search is held against.
+
+The groupings are spelled out here, instead of OpenCV's one-call presets, so that those of one image can run
+on several cores.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from spp_det.boxes import Ints
+from spp_det.images import RGB
+from spp_det.proposals.presets import SIGMA, Preset, in_colour
+from spp_det.runtime.opencv import cv2
+
+VERSION = 1  # of the windows that this file computes from given pixels; part of their cache key
+
+
+def search_by_opencv(image: RGB, preset: Preset, threads: int) -> Ints:
+    """All windows of an image RGB uint8 ``[H, W, 3]``: int64 ``[N, 4]``, (x, y, width, height), unsorted."""
+    bgr = np.ascontiguousarray(image[:, :, ::-1])
+
+    def group(job: tuple[str, int]) -> Ints:
+        colour, k = job
+        return _group(bgr, in_colour(bgr, colour), k, preset)
+
+    # One job a segmentation: its strategies share it. Large granularities are quick and even out the end.
+    jobs = [(colour, k) for k in preset.granularities for colour in preset.colours]
+    with ThreadPoolExecutor(min(len(jobs), threads)) as pool:  # OpenCV releases the GIL in process()
+        return np.concatenate(list(pool.map(group, jobs)))
+
+
+def _group(bgr: RGB, converted: npt.NDArray[np.uint8], k: int, preset: Preset) -> Ints:
+    """Windows ``[N, 4]`` as (x, y, width, height) of one segmentation merged by every strategy."""
+    module = cv2.ximgproc.segmentation
+    segmentation = module.createGraphSegmentation()
+    segmentation.setSigma(SIGMA)
+    segmentation.setK(k)
+    segmentation.setMinSize(preset.min_region(k))
+    # All objects are fresh: a re-used search returns the windows of its former image.
+    searcher = module.createSelectiveSearchSegmentation()
+    searcher.setBaseImage(bgr)
+    searcher.addImage(converted)
+    searcher.addGraphSegmentation(segmentation)
+    # Every strategy starts its cues anew, one after the other: they can share them, and with them the texture
+    # of each pixel, which a cue computes once an image.
+    cues = {
+        "C": module.createSelectiveSearchSegmentationStrategyColor(),
+        "F": module.createSelectiveSearchSegmentationStrategyFill(),
+        "T": module.createSelectiveSearchSegmentationStrategyTexture(),
+        "S": module.createSelectiveSearchSegmentationStrategySize(),
+    }
+    several = module.createSelectiveSearchSegmentationStrategyMultiple
+    for strategy in preset.strategies:
+        parts = [cues[cue] for cue in strategy]
+        searcher.addStrategy(parts[0] if len(parts) == 1 else several(*parts))
+    return np.asarray(searcher.process(), dtype=np.int64).reshape(-1, 4)

@@ -1,0 +1,270 @@
+"""Graph segmentation (Felzenszwalb and Huttenlocher, IJCV 2004): an image falls into regions of like pixels.
+
+Pixels are the nodes of a graph. An edge joins a pixel with its right and with its lower neighbour; its weight
+is the Euclidean distance of their colours after a Gaussian blur. The edges are visited from the lightest to
+the heaviest. An edge between two components ``A`` and ``B`` merges them where its weight is at most
+
+    min(Int(A) + k / |A|, Int(B) + k / |B|)                                     (their equations 3 and 4)
+
+where ``Int`` is the heaviest edge inside a component so far and ``|A|`` its number of pixels: the larger
+``k``, the larger the regions. At the end, components of fewer than ``min_size`` pixels join a neighbour.
+
+Two things are done once for all granularities ``k``. The edges are sorted (`sort_edges`); equal weights keep
+the order of the pixels, row by row, the edge to the right first. And what all granularities agree on is
+merged (`agree`): most edges, because a component of few pixels merges at any ``k``. From there `segment` goes
+on for one ``k``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from spp_det.proposals.presets import SIGMA
+from spp_det.runtime.opencv import cv2
+
+Labels = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Components that all granularities between two agree on, and what they do not agree on.
+
+    Attributes:
+        labels: int32 ``[H, W]``, the component of each pixel, numbered from 0 by their first pixels, row by
+        row. sizes: int32 ``[N]``, pixels of each component.
+        inside: float32 ``[N]``, the heaviest edge inside each.
+        ends: int32 ``[E, 2]``, components that an edge joins, the lightest edge first.
+        weights: float32 ``[E]``, of these edges.
+    """
+
+    labels: Labels
+    sizes: Labels
+    inside: Floats
+    ends: Labels
+    weights: Floats
+
+
+def sort_edges(image: npt.NDArray[np.uint8]) -> tuple[Labels, Floats]:
+    """All edges of an image uint8 ``[H, W, C]``, the lightest first.
+
+    Returns int32 ``[E]``, twice the number of the pixel ``y * W + x`` that the edge leaves to its right, and
+    one more where it leaves downwards; and its weight, float32 ``[E]``.
+    """
+    height, width, channels = image.shape
+    blurred = cv2.GaussianBlur(image.astype(np.float32), (0, 0), SIGMA).reshape(height, width, channels)
+    count = height * (width - 1) + (height - 1) * width
+    ids, weights = np.empty((2, count), np.int32), np.empty((2, count), np.float32)
+    _weigh(blurred, ids[0], weights[0])
+    _radix_sort(ids, weights.view(np.uint32))
+    return ids[1], weights[1]
+
+
+def agree(image: npt.NDArray[np.uint8], least: float, most: float) -> Graph:
+    """Segment an image uint8 ``[H, W, C]`` as far as all granularities from ``least`` to ``most`` agree.
+
+    Needs 64 bytes a pixel for a while; the result takes at most 36.
+    """
+    height, width = image.shape[:2]
+    ids, weights = sort_edges(image)
+    labels = np.empty(height * width, np.int32)
+    sizes, inside, ends, left = _agree(ids, weights, width, least, most, labels)
+    return Graph(labels.reshape(height, width), sizes, inside, ends, left)
+
+
+def segment(graph: Graph, k: float, min_size: int) -> tuple[Labels, int]:
+    """The regions at granularity ``k``, one that the graph is made for, of at least ``min_size`` pixels.
+
+    Returns int32 ``[H, W]``, the region of each pixel, numbered from 0 by their first pixels, row by row; and
+    the number of regions.
+    """
+    regions, count = _segment(graph.sizes, graph.inside, graph.ends, graph.weights, k, min_size)
+    return regions[graph.labels], count
+
+
+# ---------------------------------------------------------------- the edges, in order
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _weigh(blurred, ids, weights):  # type: ignore[no-untyped-def]
+    """Write all edges of ``blurred [H, W, C]``, row by row."""
+    height, width, channels = blurred.shape
+    e = 0
+    for y in range(height):
+        for x in range(width):
+            pixel = y * width + x
+            for down in range(2):
+                if (y if down else x) + 1 == (height if down else width):
+                    continue
+                other = blurred[y + down, x + 1 - down]
+                square = np.float32(0)
+                for c in range(channels):
+                    difference = blurred[y, x, c] - other[c]
+                    square += difference * difference
+                ids[e], weights[e] = 2 * pixel + down, np.sqrt(square)
+                e += 1
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _radix_sort(ids, bits):  # type: ignore[no-untyped-def]
+    """Sort ``ids[0]`` by ``bits[0]``, the bits of floats not below zero, into ``ids[1]`` and ``bits[1]``.
+
+    Such floats are in the order of their bits. One stable pass for each 11 of them; after three passes the
+    result is in the second half of the buffers ``[2, E]``.
+    """
+    count = ids.shape[1]
+    for step in range(3):
+        shift = 11 * step
+        source, target = step % 2, 1 - step % 2
+        from_ids, from_bits, to_ids, to_bits = ids[source], bits[source], ids[target], bits[target]
+        starts = np.zeros(2049, np.int64)
+        for e in range(count):
+            starts[(from_bits[e] >> shift & 2047) + 1] += 1
+        for digit in range(2048):
+            starts[digit + 1] += starts[digit]
+        for e in range(count):
+            digit = from_bits[e] >> shift & 2047
+            place = starts[digit]
+            starts[digit] = place + 1
+            to_ids[place], to_bits[place] = from_ids[e], from_bits[e]
+
+
+# ---------------------------------------------------------------- components, each a tree
+
+_BLOCK = 128  # edges whose ends are looked up together
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _look_up(parents, ends, roots, which):  # type: ignore[no-untyped-def]
+    """Find the components that a block of edges ``ends [B, 2]`` joins, before any of them merges.
+
+    Writes, for each edge between two, ``roots`` or nodes near them, and its place to ``which``; returns how
+    many there are. A processor looks up several edges at once as long as there is no branch between them.
+    """
+    found = 0
+    for i in range(len(ends)):
+        a, b = parents[parents[ends[i, 0]]], parents[parents[ends[i, 1]]]
+        parents[ends[i, 0]], parents[ends[i, 1]] = a, b  # the ways become shorter
+        roots[found, 0], roots[found, 1], which[found] = a, b, i
+        found += a != b
+    return found
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _root(parents, node):  # type: ignore[no-untyped-def]
+    """The node that stands for a component, which is its own parent."""
+    while parents[node] != node:
+        node = parents[node]
+    return node
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _join(parents, sizes, a, b):  # type: ignore[no-untyped-def]
+    """Make one component of two, given by their roots; the root of the larger one stays and is returned."""
+    larger = a if sizes[a] >= sizes[b] else b
+    smaller = a + b - larger
+    parents[smaller] = larger
+    sizes[larger] += sizes[smaller]
+    return larger
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _number(parents, labels):  # type: ignore[no-untyped-def]
+    """Write ``labels``, the components of the nodes, numbered by their first node; return their number."""
+    labels[:] = -1
+    count = 0
+    for node in range(len(labels)):
+        root = _root(parents, node)
+        if labels[root] < 0:
+            labels[root] = count
+            count += 1
+        labels[node] = labels[root]
+    return count
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _agree(ids, weights, width, least, most, labels):  # type: ignore[no-untyped-def]
+    """Write ``labels [H * W]`` of `Graph`, return its other arrays.
+
+    Where the least ``k`` merges two components, all do; where the greatest does not, none does. Between the
+    two, granularities part: from then on both components are open, and so is each that an open one may merge
+    with. Their edges are left for `_segment`. So a component is the same for all as long as it is not open.
+    """
+    least, most = np.float32(least), np.float32(most)
+    pixels = len(labels)
+    parents, sizes = np.arange(pixels).astype(np.int32), np.ones(pixels, np.int32)
+    heaviest = np.zeros(pixels, np.float32)  # of a root: Int
+    is_open = np.zeros(pixels, np.bool_)  # of a root
+    left = np.empty(len(ids), np.int32)
+    kept = 0
+    ends, roots = np.empty((_BLOCK, 2), np.int32), np.empty((_BLOCK + 1, 2), np.int32)
+    which = np.empty(_BLOCK + 1, np.int32)
+    for start in range(0, len(ids), _BLOCK):
+        count = min(_BLOCK, len(ids) - start)
+        for i in range(count):
+            ends[i, 0] = ids[start + i] >> 1
+            ends[i, 1] = ends[i, 0] + (width if ids[start + i] & 1 else 1)
+        for i in range(_look_up(parents, ends[:count], roots, which)):
+            a, b = _root(parents, roots[i, 0]), _root(parents, roots[i, 1])
+            if a == b:
+                continue
+            e = start + which[i]
+            weight = weights[e]
+            if is_open[a] or is_open[b]:
+                is_open[a] = is_open[b] = True
+            else:
+                size_a, size_b = np.float32(sizes[a]), np.float32(sizes[b])
+                if weight <= heaviest[a] + least / size_a and weight <= heaviest[b] + least / size_b:
+                    heaviest[_join(parents, sizes, a, b)] = weight
+                    continue
+                if weight <= heaviest[a] + most / size_a and weight <= heaviest[b] + most / size_b:
+                    is_open[a] = is_open[b] = True
+            left[kept] = e
+            kept += 1
+
+    count = _number(parents, labels)
+    component_sizes, inside = np.empty(count, np.int32), np.empty(count, np.float32)
+    for pixel in range(pixels):
+        if parents[pixel] == pixel:
+            component_sizes[labels[pixel]], inside[labels[pixel]] = sizes[pixel], heaviest[pixel]
+    left_ends, left_weights = np.empty((kept, 2), np.int32), np.empty(kept, np.float32)
+    for i in range(kept):
+        e = left[i]
+        pixel = ids[e] >> 1
+        left_ends[i, 0] = labels[pixel]
+        left_ends[i, 1] = labels[pixel + (width if ids[e] & 1 else 1)]
+        left_weights[i] = weights[e]
+    return component_sizes, inside, left_ends, left_weights
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _segment(sizes, inside, ends, weights, k, min_size):  # type: ignore[no-untyped-def]
+    """The region of each component of a graph, int32 ``[N]``, and the number of regions."""
+    k = np.float32(k)
+    parents, sizes = np.arange(len(sizes)).astype(np.int32), sizes.copy()
+    limits = inside + k / sizes.astype(np.float32)  # of a root: Int + k / size
+    between = np.empty((len(ends), 2), np.int32)  # components that did not merge
+    kept = 0
+    roots, which = np.empty((_BLOCK + 1, 2), np.int32), np.empty(_BLOCK + 1, np.int32)
+    for start in range(0, len(ends), _BLOCK):
+        for i in range(_look_up(parents, ends[start : start + _BLOCK], roots, which)):
+            a, b = _root(parents, roots[i, 0]), _root(parents, roots[i, 1])
+            if a == b:
+                continue
+            weight = weights[start + which[i]]
+            if weight <= limits[a] and weight <= limits[b]:
+                root = _join(parents, sizes, a, b)
+                limits[root] = weight + k / np.float32(sizes[root])
+            else:
+                between[kept, 0], between[kept, 1] = a, b
+                kept += 1
+    for i in range(kept):
+        a, b = _root(parents, between[i, 0]), _root(parents, between[i, 1])
+        if a != b and (sizes[a] < min_size or sizes[b] < min_size):
+            _join(parents, sizes, a, b)
+    labels = np.empty(len(sizes), np.int32)
+    return labels, _number(parents, labels)
