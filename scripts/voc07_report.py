@@ -67,7 +67,7 @@ def expected_costs(config: Config, cores: int) -> list[Cost]:
     tests = [] if config.data.test is None else [config.data.test]
     train = sum(_count(config.data.root, split) for split in splits)
     test = sum(_count(config.data.root, split) for split in tests)
-    backbone = Backbone(config.backbone.name)
+    backbone = Backbone(config.backbone.name, config.backbone.stride)
     share = TIMED_CORES / cores
     cells = sum(_cells(s, backbone.geometry.stride) for s in config.backbone.scales)
     vector = num_bins(config.pyramid.levels) * backbone.channels

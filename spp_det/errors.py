@@ -19,6 +19,10 @@ class UserError(Exception):
         super().__init__(one_line(message))
 
 
+class MissingPackageError(UserError):
+    """What was asked for needs a package that is an extra of this one and is not installed."""
+
+
 class OthersLostError(UserError):
     """Another of the processes that share the work has ended or is out of reach, so this one cannot go on."""
 

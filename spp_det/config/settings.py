@@ -15,7 +15,7 @@ from spp_det.config import values
 from spp_det.config.values import Precision, Run, Section, at_most
 
 Features = Literal["spp", "rcnn"]
-Normalize = Literal["none", "hellinger"]
+Normalize = Literal["none", "hellinger", "signed_root"]
 FIVE_SCALES = (480, 576, 688, 864, 1200)
 """The paper's five scales, shorter sides in pixels (section 4.1); its single scale is the middle one."""
 PROPOSAL_FILES = (".mat", ".npz", ".json")
@@ -103,12 +103,25 @@ class BackboneSettings(Section):
     """The convolutional network up to conv5, and the sizes of the images that it sees."""
 
     name: str = "alexnet"
+    """One that `spp_det.model.architectures` lists, or ``timm:NAME``."""
+    stride: Literal[4, 8, 16, 32] | None = None
+    """Of ``timm:NAME`` alone: pixels from one cell of the map to the next; None is 16. The last map of that
+    stride is taken."""
     weights: str = "default"
-    """``default`` (torchvision's), ``random``, or a ``.safetensors`` or ``.pth`` file."""
+    """``default`` (torchvision's or timm's download, or those of an installed package), ``random``, or a
+    ``.safetensors`` or ``.pth`` file."""
     scales: values.Sides = (688,)
     """An image is resized to each of these shorter sides (P: 688, or 480, 576, 688, 864, 1200)."""
     max_side: values.MaxSide = 2400
     """The longer side of a resized image at most, so that a panorama cannot exhaust the memory."""
+
+    @field_validator("stride")
+    @classmethod
+    def _is_a_choice(cls, stride: int | None, info: ValidationInfo) -> int | None:
+        name = info.data.get("name", "")
+        if stride is not None and not name.startswith("timm:"):
+            raise ValueError(f"must be left out: only timm:NAME has a choice of maps, {name} has one stride")
+        return stride
 
     @field_validator("scales")
     @classmethod
@@ -133,7 +146,8 @@ class Pyramid(Section):
     mode: values.PoolMode = "max"
     normalize: Normalize = "none"
     """``none``: conv5 as it is (P). ``hellinger``: square roots of conv5's cells, then vectors of one length,
-    so that a few strong channels do not outweigh all others."""
+    so that a few strong channels do not outweigh all others. ``signed_root``: the same for maps that can be
+    negative; the root of a negative cell is minus the root of its size."""
 
 
 class FC(Section):

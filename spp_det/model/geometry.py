@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import fx, nn
 
-from spp_det.model.graph import trace
+from spp_det.model.graph import map_shapes, trace
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class _View:
+class View:
     """How one intermediate map lies over the input. In its place, None means that it has no position."""
 
     stride: int = 1
     offset: float = 0.0
     receptive_field: int = 1
 
-    def through(self, layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> _View:
+    def through(self, layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> View:
         kernel, stride, padding = _extent(layer)
-        return _View(
+        return View(
             self.stride * stride,
             self.offset + ((kernel - 1) / 2 - padding) * self.stride,
             self.receptive_field + (kernel - 1) * self.stride,
@@ -47,7 +47,7 @@ class _View:
 
 
 _WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
-_GLOBAL = (nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+_LARGER = 512  # pixels: no map is as large as before for an image that is so much larger
 
 
 def _extent(layer: nn.Module) -> tuple[int, int, int]:
@@ -82,33 +82,50 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
     (Geometry(stride=4, offset=1.0, receptive_field=9, smallest_input=3), 8)
     """
     graph = trace(layers)
+    smallest = _smallest_input(graph)
+    shapes = map_shapes(graph, smallest)
+    views = dict(walk(graph, shapes, map_shapes(graph, smallest + _LARGER)))
+    output = next(node for node in graph.graph.nodes if node.op == "output").all_input_nodes[0]
+    if output not in shapes:
+        raise ValueError(f"the network does not take an image of {smallest} x {smallest} pixels")
+    view = views[output]
+    if view is None:
+        raise ValueError(
+            "the network's output has no position in the image: cut it before its global pooling"
+        )
+    return Geometry(view.stride, view.offset, view.receptive_field, smallest), shapes[output][1]
+
+
+def walk(
+    graph: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size], larger: Mapping[fx.Node, torch.Size]
+) -> Iterator[tuple[fx.Node, View | None]]:
+    """What each map sees of the input, in the graph's order; None for what has no position.
+
+    ``shapes`` and ``larger`` are those of all maps for two sizes of the input: a tensor that has the same for
+    both holds numbers of the whole image. Raises ValueError as `derive_geometry`.
+    """
     modules = dict(graph.named_modules())
-    views: dict[fx.Node, _View | None] = {}
+    views: dict[fx.Node, View | None] = {}
     for node in graph.graph.nodes:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
-        inputs = [views[n] for n in node.all_input_nodes]
-        placed = [view for view in inputs if view is not None]
+        placed = [view for n in node.all_input_nodes if (view := views[n]) is not None]
         if node.op == "placeholder":
-            views[node] = _View()
-        elif not placed or isinstance(module, _GLOBAL) or "adaptive" in str(node.target):
-            views[node] = None  # one number a channel, for the whole image
+            views[node] = View()
+        elif not placed or (node in shapes and shapes[node] == larger.get(node)):
+            views[node] = None
         elif isinstance(module, _WINDOWED):
             views[node] = placed[0].through(module)
         else:
             _refuse_hidden_window(node, module)
             views[node] = _joined(placed, node)
-    output = next(node for node in graph.graph.nodes if node.op == "output")
-    view = views[output.all_input_nodes[0]]
-    if view is None:
-        raise ValueError(
-            "the network's output has no position in the image: cut it before its global pooling"
-        )
-    smallest = _smallest_input(graph, modules)
-    return Geometry(view.stride, view.offset, view.receptive_field, smallest), _channels(layers, smallest)
+        yield node, views[node]
 
 
-# Means are refused too: their names do not tell over which axes they are.
-_MOVES = re.compile("pool|conv|interpolate|upsample|pad|fold|pixel|mean|amax|flatten", re.IGNORECASE)
+# A mean over one of the axes, or attention, leaves no cell where it was.
+_MOVES = re.compile(
+    "pool|conv|interpolate|upsample|pad|fold|pixel|mean|amax|flatten|matmul|bmm|einsum|attention",
+    re.IGNORECASE,
+)
 
 
 def _refuse_hidden_window(node: fx.Node, module: nn.Module | None) -> None:
@@ -119,26 +136,18 @@ def _refuse_hidden_window(node: fx.Node, module: nn.Module | None) -> None:
         )
 
 
-def _joined(views: list[_View], node: fx.Node) -> _View:
+def _joined(views: list[View], node: fx.Node) -> View:
     if len({(view.stride, view.offset) for view in views}) > 1:
         raise ValueError(f"the branches that meet at {node.name} do not lie over the same pixels: {views}")
-    return _View(views[0].stride, views[0].offset, max(view.receptive_field for view in views))
+    return View(views[0].stride, views[0].offset, max(view.receptive_field for view in views))
 
 
-def _channels(layers: nn.Module, side: int) -> int:
-    """C of the map, found by passing images that have a shape but no pixels."""
-    tensors = {**dict(layers.named_parameters()), **dict(layers.named_buffers())}
-    shapes = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    # Two images: in training mode batch normalisation refuses a single cell.
-    images = torch.empty(2, 3, side, side, device="meta")
-    return int(torch.func.functional_call(layers, shapes, (images,)).shape[1])
-
-
-def _smallest_input(graph: fx.GraphModule, modules: Mapping[str, nn.Module]) -> int:
+def _smallest_input(graph: fx.GraphModule) -> int:
     """A side for which every map has a cell: from one cell of the last map, layer by layer to the input.
 
     Where layers round up (``ceil_mode``) a slightly smaller side would do.
     """
+    modules = dict(graph.named_modules())
     needed: dict[fx.Node, int] = {}
     smallest = 1
     for node in reversed(list(graph.graph.nodes)):

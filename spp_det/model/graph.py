@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 _tracing = Lock()
 
 
-def trace(layers: nn.Module) -> fx.GraphModule:
-    """The operations of ``layers`` in the order of its forward pass, its modules as they are.
+def trace(layers: nn.Module, method: str = "forward") -> fx.GraphModule:
+    """The operations of ``layers`` in the order of its forward pass, or another method; modules as they are.
 
     While `torch.fx.symbolic_trace` runs, it intercepts the calls of all modules on all threads. This function
     does the same, but passes the calls of other networks' modules on.
     """
     with _tracing:  # two interceptions at a time would not be undone in the right order
         tracer = _Tracer(layers)
+        tracer.traced_func_name = method
         return fx.GraphModule(layers, tracer.trace(layers))
 
 
@@ -27,9 +30,49 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self._own = set(layers.modules())
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Batch normalisation of any make is one operation: what it does differs between training and use."""
+        return isinstance(m, nn.BatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         if m not in self._own:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
+
+
+def map_shapes(graph: fx.GraphModule, side: int) -> dict[fx.Node, torch.Size]:
+    """The shape that each node's tensor has for two square images of that side. No pixel is computed.
+
+    Nodes from the first that fails are left out: images of that side do not get there.
+    """
+    shapes: dict[fx.Node, torch.Size] = {}
+    tensors = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
+    on_meta = {f"graph.{name}": torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
+    # Two images: in training mode batch normalisation refuses a single cell.
+    images = torch.empty(2, 3, side, side, device="meta")
+    with suppress(Exception):  # whatever a layer raises at images that it does not take
+        torch.func.functional_call(_Run(graph, shapes), on_meta, (images,))
+    return shapes
+
+
+class _Run(nn.Module):
+    def __init__(self, graph: fx.GraphModule, shapes: dict[fx.Node, torch.Size]) -> None:
+        super().__init__()
+        self.graph, self.shapes = graph, shapes
+
+    def forward(self, images: Tensor) -> None:
+        _Shapes(self.graph, self.shapes).run(images)
+
+
+class _Shapes(fx.Interpreter):
+    def __init__(self, graph: fx.GraphModule, shapes: dict[fx.Node, torch.Size]) -> None:
+        super().__init__(graph)
+        self.shapes = shapes
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, Tensor):
+            self.shapes[n] = value.shape
+        return value

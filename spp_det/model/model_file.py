@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spp_det.config.settings import FC, BackboneSettings, Detection, Features, Proposals, Pyramid, ScorerKind
 from spp_det.config.values import Precision, Section
-from spp_det.errors import UserError, is_out_of_memory
+from spp_det.errors import MissingPackageError, UserError, is_out_of_memory
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.features import SPPFeatures, WindowFeatures
@@ -132,7 +132,7 @@ def _taken_apart(parts: ModelParts) -> ModelFile:
 def _put_together(model: ModelFile, device: torch.device, precision: Precision) -> ModelParts:
     """The inverse. Raises ValueError, KeyError or RuntimeError where the tensors do not fit each other."""
     settings, classes = model.settings, len(model.classes)
-    backbone = Backbone(settings.backbone.name)
+    backbone = Backbone(settings.backbone.name, settings.backbone.stride)
     if model.geometry != backbone.geometry:
         raise ValueError(f"its {backbone.name} has another geometry than this version's")
     backbone.layers.load_state_dict(model.part("backbone."))
@@ -243,6 +243,8 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
         settings = ModelSettings.model_validate_json(metadata["settings"])
         geometry = Geometry(**json.loads(metadata["geometry"]))
         return assemble(ModelFile(_classes(metadata), settings, geometry, tensors))
+    except MissingPackageError:  # the model is sound
+        raise
     except RuntimeError as error:
         if is_out_of_memory(error):  # the model is sound
             raise

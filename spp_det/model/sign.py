@@ -39,7 +39,8 @@ def never_negative(layers: nn.Module) -> bool:
         kept = all(sure[source] for source in node.all_input_nodes) and all(n >= 0 for n in numbers)
         if node.op == "call_module":
             module = modules[str(node.target)]
-            sure[node] = isinstance(module, _MAKES) or (isinstance(module, _KEEPS) and kept)
+            last = getattr(module, "act", module)  # timm's batch normalisations end in a non-linearity
+            sure[node] = isinstance(last, _MAKES) or (isinstance(module, _KEEPS) and kept)
         elif node.op in ("call_function", "call_method"):
             sure[node] = node.target in _MAKING or (node.target in _KEEPING and kept)
         else:

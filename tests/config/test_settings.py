@@ -49,6 +49,7 @@ def test_every_recipe_loads_and_every_line_of_it_differs_from_the_defaults(path)
 
 def test_there_are_recipes():
     voc = {"voc07_alexnet", "voc07_zf5", "voc07_vgg16", "voc0712_vgg16"}
+    voc |= {"voc07_squeezenet", "voc07_efficientnet_lite"}
     assert {"squeezenet_svm", "pretrain_small", *voc} <= {path.stem for path in RECIPES}
 
 
@@ -57,6 +58,13 @@ def test_a_config_cannot_be_changed():
         Config().seed = 3
     with pytest.raises(ValidationError):
         Config().svm.C = 3.0
+
+
+def test_networks_of_timm_have_a_choice_of_strides(empty_config):
+    assert (
+        load_config(empty_config, ["backbone.name=timm:resnet18", "backbone.stride=8"]).backbone.stride == 8
+    )
+    assert "4, 8, 16 or 32" in refusal(empty_config, "backbone={name: timm:resnet18, stride: 12}")
 
 
 @pytest.mark.parametrize(
@@ -85,6 +93,7 @@ def test_a_config_cannot_be_changed():
         ("proposals.engine=fast", "'native' or 'opencv'"),
         ("proposals.file=windows.txt", "end in .mat, .npz, .json"),
         ("proposals.file=3", "path"),
+        ("backbone.stride=8", "only timm:NAME has a choice of maps, alexnet has one stride"),
         ("backbone.scales=[]", "at least 1 item"),
         ("backbone.scales=[688, 480]", "ascend"),
         ("backbone.scales=[480, 480]", "ascend"),

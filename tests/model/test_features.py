@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -222,6 +224,27 @@ def test_hellinger_vectors_are_roots_of_one_length(backbone, image, scales):
     torch.testing.assert_close(vectors[0].double() @ vectors[1].double(), affinity, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("mode", ["max", "average"])
+def test_signed_roots_keep_the_sign_and_have_one_length(image, mode):
+    backbone = Backbone("mobilenet_v3_large")  # negative in places
+    plain, rooted = (spp_features(backbone, mode=mode, normalize=each) for each in ("none", "signed_root"))
+    windows, maps = random_windows(30, 200, 150), plain.maps(image)
+    assert maps[0].cells.min() < 0
+    roots = [replace(m, cells=torch.copysign(m.cells.double().abs().sqrt(), m.cells).float()) for m in maps]
+    expected, _ = all_of(plain.vectors(roots, windows))
+    expected *= plain.dimension**0.5 / expected.norm(dim=1, keepdim=True)
+    vectors, _ = all_of(rooted.vectors(maps, windows))
+    assert vectors.min() < 0
+    torch.testing.assert_close(vectors, expected)
+
+
+def test_signed_roots_of_a_map_that_is_never_negative_are_hellingers(backbone, image):
+    windows = random_windows(30, 200, 150)
+    either = [spp_features(backbone, normalize=each) for each in ("hellinger", "signed_root")]
+    one, other = (all_of(features.vectors(features.maps(image), windows))[0] for features in either)
+    assert torch.equal(one, other)
+
+
 def test_roots_of_a_map_that_is_negative_in_places_are_refused():
     backbone = Backbone("mobilenet_v3_large")
     with pytest.raises(UserError) as caught:
@@ -230,6 +253,7 @@ def test_roots_of_a_map_that_is_negative_in_places_are_refused():
     assert "\n" not in message
     assert message.startswith("pyramid.normalize: ")
     assert "mobilenet_v3_large" in message
+    assert "signed_root" in message
     assert spp_features(backbone).dimension == 50 * backbone.channels
 
 

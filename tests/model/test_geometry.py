@@ -34,6 +34,8 @@ def linearised(layers: nn.Module) -> nn.Module:
             assert not isinstance(layer.padding, tuple)
             average = nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding, layer.ceil_mode)
             layers.set_submodule(name, average)
+        elif isinstance(layer, nn.ReLU6):  # residual sums exceed 6
+            layers.set_submodule(name, nn.ReLU())
         elif isinstance(layer, nn.LocalResponseNorm):
             layers.set_submodule(name, nn.Identity())
         elif isinstance(layer, nn.AdaptiveAvgPool2d):  # gates stand still
@@ -115,6 +117,11 @@ def test_the_geometry_of_every_backbone_is_that_of_its_gradient(name):
         ("resnet50", 0, 267, 1024, 16),
         ("resnet50_layer4", 0, 427, 2048, 32),
         ("mobilenet_v3_large", 0, 275, 672, 16),
+        # The stem sees 3. Then, a stage, its filters of size k, the first at the stride before the stage:
+        # 3, 3 3, 5 5, 3 3 3 and 5 5 5 in Lite0: 3 + 4 + (4 + 8) + (16 + 32) + (16 + 2*32) + 3*64 = 339.
+        ("efficientnet_lite0", 0, 339, 672, 16),
+        # One filter more in each stage but the first: 339 + 8 + 32 + 32 + 64 = 475.
+        ("efficientnet_lite2", 0, 475, 720, 16),
     ],
 )
 def test_known_geometries(name, offset, receptive_field, channels, stride):
@@ -330,17 +337,33 @@ class Functional(nn.Module):
 
 
 class Mean(nn.Module):
-    """Over the image, or over the channels: its name does not tell."""
+    """Over the axes that are named, which it multiplies the map by."""
+
+    def __init__(self, *axes: int) -> None:
+        super().__init__()
+        self.axes = axes
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * x.mean((2, 3), keepdim=True)
+        return x * x.mean(self.axes, keepdim=True)
+
+
+class Attention(nn.Module):
+    """Of each column of a map to the others."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.matmul(torch.matmul(x, x.transpose(2, 3)), x)
+
+
+def test_a_mean_over_the_image_is_a_gate():
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), Mean(2, 3), nn.Conv2d(4, 4, 3))
+    assert derive_geometry(layers)[0] == derive_geometry(nn.Sequential(layers[0], layers[2]))[0]
 
 
 @pytest.mark.parametrize(
     "layer",
     [
         *(Functional(), nn.ConvTranspose2d(3, 3, 2, 2), nn.Upsample(scale_factor=2), nn.LPPool2d(2, 2)),
-        *(nn.ZeroPad2d(1), nn.PixelUnshuffle(2), nn.Flatten(), Mean()),
+        *(nn.ZeroPad2d(1), nn.PixelUnshuffle(2), nn.Flatten(), Mean(2), Mean(1), Attention()),
     ],
 )
 def test_a_layer_that_moves_cells_in_a_way_that_is_not_known_is_refused(layer):

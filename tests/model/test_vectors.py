@@ -63,7 +63,7 @@ def test_only_what_is_asked_for_is_pooled(backbone, image, pooled_rows):
     assert sum(pooled_rows) == 3 + len(vectors)
 
 
-@pytest.mark.parametrize("normalize", ["none", "hellinger"])
+@pytest.mark.parametrize("normalize", ["none", "hellinger", "signed_root"])
 @pytest.mark.parametrize("scales", [(160,), (100, 160, 300)])
 def test_rows_come_in_the_order_they_are_asked_for_and_as_often(backbone, image, scales, normalize):
     features = spp_features(backbone, scales, normalize=normalize)
@@ -131,7 +131,7 @@ def test_through_puts_layers_one_after_the_other(backbone, image):
     assert torch.equal(vectors.make(rows), whole[rows])  # the plain ones are what they were
 
 
-@pytest.mark.parametrize("normalize", ["none", "hellinger"])
+@pytest.mark.parametrize("normalize", ["none", "hellinger", "signed_root"])
 @pytest.mark.parametrize("scales", [(160,), (100, 160, 300)])
 def test_svms_score_pooled_windows_without_making_their_vectors(
     backbone, image, pooled_rows, scales, normalize

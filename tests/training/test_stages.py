@@ -162,7 +162,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize(("change", "made"), CHANGES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("change", "made"), CHANGES, ids=[str(change)[:60] for change, _ in CHANGES])
 def test_a_setting_that_changes_makes_anew_the_stages_that_depend_on_it(folder, stored, change, made):
     train(configure(folder, **TUNED))
     stored.clear()
