@@ -11,7 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from spp_det import Detector
-from spp_det.config.settings import FC, BackboneSettings, Detection, Proposals, Pyramid
+from spp_det.config.network import FC, BackboneSettings, Pyramid
+from spp_det.config.settings import Detection, Proposals
 from spp_det.errors import UserError
 from spp_det.model.geometry import Geometry
 from spp_det.model.model_file import FORMAT, ModelFile, ModelSettings, _checksum

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 import spp_det
-from spp_det.config.settings import BackboneSettings, Pyramid
+from spp_det.config.network import BackboneSettings, Pyramid
 from spp_det.data.synthetic import generate_voc
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector

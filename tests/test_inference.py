@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from spp_det import inference
-from spp_det.config.settings import BackboneSettings, Detection, Proposals, Pyramid
+from spp_det.config.network import BackboneSettings, Pyramid
+from spp_det.config.settings import Detection, Proposals
 from spp_det.data.synthetic import scene
 from spp_det.detections.types import DetectedImage
 from spp_det.images import UnreadableImageError, read_image
@@ -113,9 +114,9 @@ def looks(monkeypatch):
     searches, passes = [], []
     search, maps_at = selective.selective_search, SPPFeatures.maps_at
 
-    def noted_search(image, mode, max_side, threads):
+    def noted_search(image, mode, max_side, threads, engine):
         searches.append((threading.get_ident(), threads))
-        return search(image, mode, max_side, threads)
+        return search(image, mode, max_side, threads, engine)
 
     def noted_maps(self, images, index):
         passes.append((threading.get_ident(), torch.get_num_threads()))

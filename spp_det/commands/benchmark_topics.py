@@ -25,7 +25,8 @@ from spp_det.commands.detect import detect_to_folder
 from spp_det.commands.process import tune_process
 from spp_det.commands.train import run_training
 from spp_det.config.file import parse_config
-from spp_det.config.settings import FC, FIVE_SCALES, BackboneSettings, Detection, Features
+from spp_det.config.network import FC, FIVE_SCALES, BackboneSettings, Features
+from spp_det.config.settings import Detection
 from spp_det.config.values import Precision
 from spp_det.data.records import Detections
 from spp_det.data.synthetic import generate_voc, scene

@@ -50,7 +50,8 @@ def run_demo(folder: Path, seed: int = 0, begun: Callable[[], object] = lambda: 
     ``begun`` is called once the folder is claimed. Raises UserError where the folder is another
     configuration's, or another run is at work there.
     """
-    from spp_det.config.settings import SVM, BackboneSettings, BoxRegression, Config, Data, Pyramid
+    from spp_det.config.network import BackboneSettings, Pyramid
+    from spp_det.config.settings import SVM, BoxRegression, Config, Data
     from spp_det.data.synthetic import generate_voc
     from spp_det.data.voc import read_voc
     from spp_det.detections.writer import Output

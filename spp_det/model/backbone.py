@@ -110,7 +110,6 @@ class Backbone(nn.Module):
                 self.precision = torch.bfloat16 if error < HARMLESS else torch.float32
                 if not error < HARMLESS:
                     self.reason = f"bfloat16 would move conv5 by {error:.2g} of its norm"
-            logger.info("%s computes in %s: %s", self.name, self.precision_name, self.reason)
         return self
 
     @property

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from spp_det.boxes import Boxes, Ints
-from spp_det.config.settings import BackboneSettings, Normalize, Pyramid
+from spp_det.config.network import BackboneSettings, Normalize, Pyramid
 from spp_det.config.values import PoolMode
 from spp_det.errors import UserError
 from spp_det.images import RGB, resize_shorter_side

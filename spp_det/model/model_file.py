@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from spp_det.config.settings import FC, BackboneSettings, Detection, Features, Proposals, Pyramid, ScorerKind
+from spp_det.config.network import FC, BackboneSettings, Features, Pyramid
+from spp_det.config.settings import Detection, Proposals, ScorerKind
 from spp_det.config.values import Precision, Section
 from spp_det.errors import MissingPackageError, UserError, is_out_of_memory
 from spp_det.model.backbone import Backbone

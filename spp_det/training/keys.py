@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from spp_det.boxes import Ints
-from spp_det.config.settings import SVM, BoxRegression, FineTune, Pyramid
+from spp_det.config.network import Pyramid
+from spp_det.config.settings import SVM, BoxRegression, FineTune
 from spp_det.model.head import FCHead
 from spp_det.runtime.cache import digest
 

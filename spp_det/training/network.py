@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import torch
 
@@ -10,6 +12,8 @@ from spp_det.config.values import Precision
 from spp_det.model.backbone import Backbone
 from spp_det.runtime import distributed
 from spp_det.runtime.devices import choose_device
+
+logger = logging.getLogger(__name__)
 
 
 def network_of(config: Config) -> Backbone:
@@ -23,7 +27,9 @@ def network_of(config: Config) -> Backbone:
     chosen = distributed.from_first({"rounded": np.array(network.precision == torch.bfloat16)})
     assert chosen is not None
     precision: Precision = "bfloat16" if chosen["rounded"] else "float32"
-    return network if network.precision_name == precision else network.at(precision)
+    network = network if network.precision_name == precision else network.at(precision)
+    logger.info("%s computes in %s: %s", network.name, network.precision_name, network.reason)
+    return network
 
 
 def settled(config: Config, network: Backbone) -> Config:

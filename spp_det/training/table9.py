@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from spp_det.config.file import parse_config
-from spp_det.config.settings import FC, FIVE_SCALES, BackboneSettings, BoxRegression, Config, FineTune
+from spp_det.config.network import FC, FIVE_SCALES, BackboneSettings
+from spp_det.config.settings import BoxRegression, Config, FineTune
 from spp_det.errors import UserError
 from spp_det.model.head_weights import IMAGENET
 from spp_det.runtime.cache import digest

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from spp_det.cli import app
 from spp_det.commands import benchmark
 from spp_det.commands import benchmark_topics as topics
-from spp_det.config.settings import FC
+from spp_det.config.network import FC
 from spp_det.report.tables import benchmark_table
 from spp_det.runtime.devices import has_bfloat16
 

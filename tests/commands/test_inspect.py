@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from spp_det.commands.inspect import FILTERS, STRONGEST, inspect_image
-from spp_det.config.settings import FC, BackboneSettings, Proposals, Pyramid
+from spp_det.config.network import FC, BackboneSettings, Pyramid
+from spp_det.config.settings import Proposals
 from spp_det.data.synthetic import CLASSES, scene
 from spp_det.errors import UserError
 from spp_det.images import read_image

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from spp_det.config.settings import FC, BackboneSettings, Detection, Proposals, Pyramid, ScorerKind
+from spp_det.config.network import FC, BackboneSettings, Pyramid
+from spp_det.config.settings import Detection, Proposals, ScorerKind
 from spp_det.config.values import Precision
 from spp_det.data.synthetic import scene
 from spp_det.model.backbone import Backbone

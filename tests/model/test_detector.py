@@ -11,7 +11,8 @@ from PIL import Image
 
 from spp_det import Detector
 from spp_det.boxes import as_boxes, iou
-from spp_det.config.settings import FC, Proposals
+from spp_det.config.network import FC
+from spp_det.config.settings import Proposals
 from spp_det.errors import UserError
 from spp_det.proposals import selective_search
 

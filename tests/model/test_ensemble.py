@@ -12,7 +12,8 @@ from PIL import Image
 
 from spp_det import Detector, Ensemble
 from spp_det.boxes import iou
-from spp_det.config.settings import FC, Proposals
+from spp_det.config.network import FC
+from spp_det.config.settings import Proposals
 from spp_det.detections.types import DetectedImage
 from spp_det.errors import UserError
 from spp_det.inference import detect_files

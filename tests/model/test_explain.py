@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from spp_det.boxes import clip
-from spp_det.config.settings import FC, BackboneSettings
+from spp_det.config.network import FC, BackboneSettings
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector

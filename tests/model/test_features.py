@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from spp_det.boxes import as_boxes
-from spp_det.config.settings import BackboneSettings, Detection, Proposals, Pyramid
+from spp_det.config.network import BackboneSettings, Pyramid
+from spp_det.config.settings import Detection, Proposals
 from spp_det.data.synthetic import scene
 from spp_det.errors import UserError
 from spp_det.images import resize_shorter_side

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from spp_det import Detector
-from spp_det.config.settings import FC
+from spp_det.config.network import FC
 from spp_det.errors import UserError
 from spp_det.model.model_file import read_model, write_model
 from tests.model_files import SMALL, contents, refused, rewritten

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from spp_det.boxes import as_boxes
-from spp_det.config.settings import BackboneSettings
+from spp_det.config.network import BackboneSettings
 from spp_det.data.synthetic import scene
 from spp_det.model.backbone import Backbone
 from spp_det.model.detector import Detector

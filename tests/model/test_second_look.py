@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from spp_det.boxes import iou
-from spp_det.config.settings import FC
+from spp_det.config.network import FC
 from spp_det.proposals import selective_search
 
 

@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 
-from spp_det.config.settings import SVM, BoxRegression, FineTune, Pyramid
+from spp_det.config.network import Pyramid
+from spp_det.config.settings import SVM, BoxRegression, FineTune
 from spp_det.model.head import FCHead
 from spp_det.training import keys
 from spp_det.training.keys import (

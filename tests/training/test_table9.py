@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from spp_det.config.file import dump_config, load_config, parse_config
-from spp_det.config.settings import FIVE_SCALES, Config
+from spp_det.config.network import FIVE_SCALES
+from spp_det.config.settings import Config
 from spp_det.errors import UserError
 from spp_det.training.table9 import choose, table_rows
 
