@@ -23,9 +23,9 @@ from torch import nn
 
 from spp_det.config.file import load_config
 from spp_det.config.settings import Config
+from spp_det.data.coco_file import load_json
 from spp_det.data.joined import locate_split
 from spp_det.data.voc import read_split
-from spp_det.detections.reader import read_json
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.pyramid import num_bins
@@ -228,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.figures is None:
             table = costs_table(config)
         else:
-            figures = read_json(options.figures)
+            figures = load_json(options.figures)
             table = comparison_table(options.recipe.stem, config, figures["voc"]["mAP_11point"])
     except UserError as error:
         print(f"voc07_report: {error}", file=sys.stderr)

@@ -15,10 +15,12 @@ import typer
 from spp_det.commands.ablate import ablate
 from spp_det.commands.benchmark import benchmark
 from spp_det.commands.cache import cache
+from spp_det.commands.convert import convert
 from spp_det.commands.demo import demo
 from spp_det.commands.detect import detect
 from spp_det.commands.download import download
 from spp_det.commands.evaluate import evaluate
+from spp_det.commands.info import info
 from spp_det.commands.inspect import inspect
 from spp_det.commands.pretrain import pretrain
 from spp_det.commands.process import run_app
@@ -30,7 +32,7 @@ from spp_det.version import __version__
 
 COMMANDS = (
     *(train, detect, evaluate, report, proposals, inspect),
-    *(download, demo, pretrain, cache, ablate, benchmark),
+    *(convert, info, download, demo, pretrain, cache, ablate, benchmark),
 )
 BY_SEVERAL = ("train", "detect", "pretrain")  # commands that several processes (torchrun) can share
 

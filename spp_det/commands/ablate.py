@@ -27,7 +27,7 @@ from spp_det.errors import UserError
 
 if TYPE_CHECKING:
     from spp_det.config.settings import Config
-    from spp_det.data.records import Dataset
+    from spp_det.data.dataset import Split, Splits
     from spp_det.proposals.source import WindowSource
     from spp_det.training.stages import Trained
     from spp_det.training.table9 import Row
@@ -86,19 +86,20 @@ def run_ablation(
     Raises UserError where no test split is named, another run is at work in the output folder, and where all
     wanted rows fail.
     """
+    from spp_det.data.dataset import read_splits
     from spp_det.proposals.source import WindowSource
     from spp_det.runtime.run_folder import alone_in
-    from spp_det.training.stages import read_dataset
     from spp_det.training.table9 import choose, table_rows
 
-    if config.data.test is None:
-        raise UserError("data.test = None: every row is scored, so name a split")
     rows = table_rows(config, several)
     choose(rows, wanted)  # a wrong name is refused before any file is read
-    test = read_dataset(config.data, config.data.test)
+    splits = read_splits(config.data, config.seed)
+    test = splits.test
+    if test is None:
+        raise UserError(f"data.test = {config.data.test}: every row is scored, so name a split")
     source = WindowSource(config.proposals)
-    source.check((record.path, None) for record in test.records)
-    content = _content(config, test)
+    source.check((record.path, None) for record in test.dataset.records)
+    content = _content(config, splits)
     rows = [replace(row, content=content) for row in rows]
     chosen = choose(rows, wanted)
     with alone_in(config.output):
@@ -107,18 +108,16 @@ def run_ablation(
         return _complete(config, rows, chosen, results, test, source)
 
 
-def _content(config: Config, test: Dataset) -> str:
+def _content(config: Config, splits: Splits) -> str:
     """A digest of the content of all files that the rows are made of, whatever the names of the files."""
     from spp_det.runtime.cache import digest
     from spp_det.runtime.devices import bfloat16_pays, choose_device
-    from spp_det.training.stages import read_dataset
 
-    train = read_dataset(config.data, config.data.train, config.data.classes)
     named = (config.backbone.weights, config.fc.weights, config.proposals.file, config.proposals.edge_model)
     files = [Path(name) for name in named if name is not None]
     pays, _ = bfloat16_pays(choose_device(config.runtime.device))  # a table's rows are of one precision
     parts: list[object] = [content_of(files), pays if config.runtime.precision == "auto" else None]
-    for dataset in (train, test):
+    for dataset in (splits.train, *([splits.test.dataset] if splits.test else [])):
         parts += [dataset.classes, content_of(record.path for record in dataset.records)]
         for record in dataset.records:
             parts += [a.tobytes() for a in (record.boxes, record.labels, record.difficult, record.crowd)]
@@ -130,7 +129,7 @@ def _complete(
     rows: Sequence[Row],
     chosen: Sequence[Row],
     results: dict[str, Result],
-    test: Dataset,
+    test: Split,
     source: WindowSource,
 ) -> dict[str, Any]:
     """Make the chosen rows that ``results`` lacks, and return the table."""
@@ -138,7 +137,7 @@ def _complete(
 
     missing = [row for row in chosen if "mAP50" not in results.get(row.name, {})]
     if missing:  # searched now, so that the timed detections find all windows in the cache
-        propose(test, config.proposals, cache_of(config), config.runtime.workers, config.strict)
+        propose(test.dataset, config.proposals, cache_of(config), config.runtime.workers, config.strict)
     for _, group in groupby(missing, key=lambda row: row.model):
         for row, result in _results(list(group), test, source):
             results[row.name] = result
@@ -151,13 +150,13 @@ def _complete(
 
 def _kept(config: Config, rows: Sequence[Row]) -> dict[str, Result]:
     """The results of an earlier call for rows of the same settings and content, by name."""
-    from spp_det.detections.reader import read_json
+    from spp_det.data.coco_file import load_json
 
     path = config.output / "ablation.json"
     if not path.exists():
         return {}
     try:
-        kept = {result["key"]: result for result in read_json(path)["rows"]}
+        kept = {result["key"]: result for result in load_json(path)["rows"]}
     except (KeyError, TypeError):
         raise UserError(f"{path}: is not the table of an ablation; move it away") from None
     return {
@@ -197,7 +196,7 @@ def _write(config: Config, rows: Sequence[Row], results: dict[str, Result]) -> d
     return figures
 
 
-def _results(group: Sequence[Row], test: Dataset, source: WindowSource) -> Iterator[tuple[Row, Result]]:
+def _results(group: Sequence[Row], test: Split, source: WindowSource) -> Iterator[tuple[Row, Result]]:
     """Train one model and score each of its rows: without its regressor, with it, or both."""
     from spp_det.config.file import dump_config
     from spp_det.runtime.cache import write_whole
@@ -240,7 +239,7 @@ def _without_regressor(trained: Trained) -> Trained:
     return replace(trained, detector=detector, metrics=trained.metrics | {"seconds": seconds})
 
 
-def _figures(row: Row, metrics: dict[str, Any], test: Dataset) -> Result:
+def _figures(row: Row, metrics: dict[str, Any], test: Split) -> Result:
     """mAP by area, fractions of 1 (None where the test images hold no object), and seconds.
 
     The seconds of the training leave out what the cache had. The seconds of the detection are those of the
@@ -251,8 +250,8 @@ def _figures(row: Row, metrics: dict[str, Any], test: Dataset) -> Result:
     from spp_det.evaluation.undefined import as_json
     from spp_det.evaluation.voc import evaluate_voc
 
-    found = read_results(row.config.output / "test" / "detections.json", test).detections
-    strict = evaluate_voc(test, found, iou_threshold=0.75).mAP_area
+    found = read_results(row.config.output / "test" / "detections.json", test.dataset).detections
+    strict = evaluate_voc(test.dataset, found, iou_threshold=0.75).mAP_area
     timed = metrics["test"]["timed_images"]
     return {
         "mAP50": metrics["test"]["voc"]["mAP_area"],

@@ -79,7 +79,7 @@ def machine(device: str) -> dict[str, Any]:
 
     pays, why = bfloat16_pays(torch.device(device))
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": cores(),
         "threads of torch": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
@@ -90,7 +90,8 @@ def machine(device: str) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -14,7 +14,7 @@ from rich.markup import escape
 from spp_det.commands.detect import detect_to_folder
 from spp_det.commands.process import log_to
 from spp_det.commands.terminal import say, show_figures
-from spp_det.commands.train import IDLE, train_and_score
+from spp_det.commands.train import IDLE, read_checked, train_and_score
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def run_demo(folder: Path, seed: int = 0, begun: Callable[[], object] = lambda: 
             seed=seed,
         )
         save_backbone(backbone, weights)
-        train_and_score(config)
+        train_and_score(config, read_checked(config))
         test = read_voc(data, "test", classes)
         paths = [record.path for record in test.records]
         detect_to_folder(Detector.load(model), paths, found, Output(draw=True))

@@ -41,6 +41,9 @@ def detect(
         list[str] | None,
         typer.Option("--format", help="Also coco (always written), voc, yolo, csv or devkit; repeatable."),
     ] = None,
+    no_scores: Annotated[
+        bool, typer.Option("--no-scores", help="YOLO's lines without a score, as labelling tools want them.")
+    ] = False,
     save_crops: Annotated[bool, typer.Option("--save-crops", help="Also each object cut out.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with what the same command left unfinished there.")
@@ -74,7 +77,7 @@ def detect(
         raise UserError("several processes cannot share a list on stdin: write it to a file, and name that")
     paths = find_images(images[len(others) :], follow_links=follow_links)
     own_device = choose_device(device)
-    output = Output(formats or (), draw, save_crops, score)
+    output = Output(formats or (), draw, save_crops, score, scores=not no_scores)
     goes_on("the same command goes on after the images that are done" + ("" if resume else ", with --resume"))
     with distributed.process_group(own_device):
         detector = load_detector([model, *others], str(own_device), precision)
@@ -91,6 +94,9 @@ def detect(
         return
     say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {escape(str(out))}")
     say_skipped(summary.skipped)
+    if not summary.images:
+        first = summary.skipped[0]
+        raise UserError(f"no image could be read, the first was {first['file']}: {first['reason']}")
 
 
 @dataclass

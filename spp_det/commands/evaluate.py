@@ -21,6 +21,7 @@ def evaluate(
     voc: options.VocFolder = None,
     split: options.VocSplit = None,
     coco: options.CocoFile = None,
+    yolo: options.YoloFolder = None,
     iou: Annotated[
         list[float] | None, typer.Option(help="VOC AP at this IoU too, beside .5; repeatable.")
     ] = None,
@@ -42,10 +43,9 @@ def evaluate(
     from spp_det.report.figures import figures_csv, figures_markdown
     from spp_det.runtime.cache import write_json, write_whole
 
-    truth = Truth(voc, split, coco, images, follow_links)
+    truth = Truth(voc, split, coco, images, follow_links, yolo)
     evaluation = score(detections, truth, ious=iou or (), max_dets=max_dets)
     figures = evaluation.figures()
-    show_figures(figures)
     if json_out is not None:
         write_json(json_out, figures)
     if csv_out is not None:
@@ -54,4 +54,6 @@ def evaluate(
         write_whole(markdown_out, figures_markdown(figures))
     if html is not None:
         write_report(html, detections, evaluation)
+    show_figures(figures)
+    if html is not None:
         say(f"page: {escape(str(html))}")

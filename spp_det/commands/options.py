@@ -37,8 +37,10 @@ EdgeModel = Annotated[
 ]
 VocFolder = Annotated[Path | None, typer.Option("--voc", help="A Pascal VOC folder.")]
 VocSplit = Annotated[
-    str | None, typer.Option("--split", help="The split of --voc to score; test if not given.")
+    str | None,
+    typer.Option("--split", help="The split of --voc or --yolo, or a .txt of image ids; test if not given."),
 ]
+YoloFolder = Annotated[Path | None, typer.Option("--yolo", help="A YOLO folder, with its data.yaml or such.")]
 CocoFile = Annotated[Path | None, typer.Option("--coco", help="A COCO instances file.")]
 ImageFolder = Annotated[
     Path | None, typer.Option("--images", help="Where the images of --coco lie, if not beside it.")

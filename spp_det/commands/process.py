@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +19,7 @@ from typing import Any, NoReturn
 import typer
 from rich.markup import escape
 
-from spp_det.commands.terminal import say
+from spp_det.commands.terminal import ignore_stdout, replace_unknown_characters, say
 from spp_det.errors import (
     NOT_ENOUGH_MEMORY,
     OthersLostError,
@@ -44,6 +45,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # no traceback where the disk under the log is full
     logging.getLogger().addHandler(_ToTerminal())
+    logging.getLogger().addHandler(_Early())
     logging.getLogger("spp_det").setLevel(logging.INFO if FIRST else logging.ERROR)
     if not FIRST:  # truncated files, which this process alone has read
         logging.getLogger("spp_det.images").setLevel(logging.WARNING)
@@ -53,6 +55,8 @@ def run_app(app: typer.Typer) -> NoReturn:
     threading.Thread(target=_end_by_force, args=[signals], daemon=True).start()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
+    replace_unknown_characters()
+    sys.argv[1:] = map(_with_home, sys.argv[1:])
     try:
         sys.exit(app(standalone_mode=False, prog_name="spp-det"))
     except SystemExit as ended:  # raised by `_leave`, perhaps amid work that several processes share
@@ -63,6 +67,9 @@ def run_app(app: typer.Typer) -> NoReturn:
         _refuse(str(error))
     except UsageError as error:
         _refuse(_explain(error))
+    except BrokenPipeError:  # the reader of stdout has seen enough
+        ignore_stdout()
+        _end(0)
     except OSError as error:
         if error.strerror is None:
             raise
@@ -71,6 +78,12 @@ def run_app(app: typer.Typer) -> NoReturn:
         if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
             raise
         _refuse(f"not enough memory: {NOT_ENOUGH_MEMORY}")
+
+
+def _with_home(argument: str) -> str:
+    """An argument with the home folder for ``~/``, which shells leave alone in quotes and behind a ``=``."""
+    option, equals, value = argument.rpartition("=") if argument.startswith("--") else ("", "", argument)
+    return option + equals + os.path.expanduser(value) if value.startswith("~/") else argument  # noqa: PTH111
 
 
 def tune_process() -> None:
@@ -100,13 +113,31 @@ def goes_on(how: str) -> None:
 
 
 def log_to(path: Path) -> None:
-    """Write all messages to a file, too, a line each, with times. Of several processes the first one does."""
+    """Write all messages to a file, too, a line each, with times: those of before as well.
+
+    Of several processes the first one does.
+    """
     if not FIRST:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for early in [each for each in logging.getLogger().handlers if isinstance(each, _Early)]:
+        logging.getLogger().removeHandler(early)
+        for record in early.records:
+            handler.handle(record)
     logging.getLogger().addHandler(handler)
+
+
+class _Early(logging.Handler):
+    """Keeps the messages that come before a command has its log file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: deque[logging.LogRecord] = deque(maxlen=1000)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
 
 
 class _OneLine(logging.Formatter):

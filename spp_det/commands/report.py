@@ -25,15 +25,16 @@ def report(
     voc: options.VocFolder = None,
     split: options.VocSplit = None,
     coco: options.CocoFile = None,
+    yolo: options.YoloFolder = None,
     images: options.ImageFolder = None,
     out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html if not given.")] = None,
     follow_links: options.FollowLinks = False,
 ) -> None:
     """Write one page that shows figures, curves, every error and every image: opens from disk, no network.
 
-    RUN is compared with the test data of its training, if neither --voc nor --coco names another.
+    RUN is compared with the test data of its training, unless --voc, --yolo or --coco names another.
     """
-    page = run_report(run, Truth(voc, split, coco, images, follow_links), out)
+    page = run_report(run, Truth(voc, split, coco, images, follow_links, yolo), out)
     say(f"[bold green]wrote[/] {escape(str(page))}")
 
 

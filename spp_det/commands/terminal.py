@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
+import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
@@ -31,12 +35,34 @@ def say_skipped(files: list[Skipped]) -> None:
 
 
 def show(*tables: Table) -> None:
-    """Print tables on stdout, one below the other."""
+    """Print tables on stdout, one below the other.
+
+    What the terminal cannot encode is replaced, and a reader that closes the pipe, such as ``head``, is none
+    the worse: nothing is printed from then on.
+    """
     from rich.console import Console
 
-    console = Console()
+    class ToStdout(Console):
+        def on_broken_pipe(self) -> None:  # rich's own ends the process, with code 1
+            self.quiet = True
+            ignore_stdout()
+
+    replace_unknown_characters()
+    console = ToStdout()
     for table in tables:
         console.print(table)
+
+
+def replace_unknown_characters() -> None:
+    """Let stdout print ``?`` for what its encoding lacks, as stderr prints escapes."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
+
+
+def ignore_stdout() -> None:
+    """Let nothing more reach stdout, whose reader is gone: Python would flush it at its end, and fail."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def show_figures(figures: dict[str, Any]) -> None:

@@ -19,10 +19,11 @@ from spp_det.errors import CannotResumeError
 
 if TYPE_CHECKING:
     from spp_det.config.settings import Config
-    from spp_det.data.records import Dataset
+    from spp_det.data.dataset import Split
     from spp_det.model.backbone import Backbone
     from spp_det.model.ensemble import AnyDetector
     from spp_det.proposals.source import WindowSource
+    from spp_det.training.inputs import Inputs
     from spp_det.training.stages import Trained
 
 logger = logging.getLogger(__name__)
@@ -79,20 +80,35 @@ def run_training(config: Config, begun: Callable[[], object] = lambda: None) -> 
     from spp_det.runtime.run_folder import claimed
 
     device = choose_device(config.runtime.device)
-    with distributed.process_group(device), claimed(config, config.output, IDLE) as config:
-        begun()
-        metrics = train_and_score(config)
-        distributed.barrier()  # no process returns before the files are there
+    with distributed.process_group(device):
+        inputs = read_checked(config)  # a folder is claimed by what can run, not by a slip in a path
+        with claimed(config, config.output, IDLE) as config:
+            begun()
+            metrics = train_and_score(config, inputs)
+            distributed.barrier()  # no process returns before the files are there
     return metrics
 
 
-def train_and_score(config: Config) -> dict[str, Any]:
+def read_checked(config: Config) -> Inputs:
+    """The data and weights of a training. A missing window is reported now, not after hours of training."""
+    from spp_det.proposals.source import WindowSource
+    from spp_det.training.inputs import read_inputs
+
+    inputs = read_inputs(config)
+    if inputs.splits.test is not None:
+        records = inputs.splits.test.dataset.records
+        WindowSource(config.proposals).check((record.path, None) for record in records)
+    return inputs
+
+
+def train_and_score(config: Config, inputs: Inputs) -> dict[str, Any]:
     """What `run_training` does in an output folder that is claimed.
 
     ``config.yaml`` there gets the precision that was chosen: a machine that would choose another one goes on
     with it.
     """
     from spp_det.config.file import dump_config
+    from spp_det.data.dataset import HELD_OUT
     from spp_det.proposals.source import WindowSource
     from spp_det.runtime import distributed
     from spp_det.runtime.cache import write_whole
@@ -101,20 +117,19 @@ def train_and_score(config: Config) -> dict[str, Any]:
 
     if (config.output / "model.safetensors").exists():
         logger.info("%s was trained before: taking what can be taken from the cache", config.output)
-    test = None if config.data.test is None else stages.read_dataset(config.data, config.data.test)
-    source = WindowSource(config.proposals)
-    if test is not None:  # a missing window is reported now rather than after hours of training
-        source.check((record.path, None) for record in test.records)
 
     def record(network: Backbone) -> None:
         if distributed.is_first():
             write_whole(config.output / "config.yaml", dump_config(settled(config, network)))
+            if held_out := inputs.splits.held_out:
+                write_whole(config.output / HELD_OUT, "".join(f"{name}\n" for name in held_out))
 
-    return finish_training(config, stages.train(config, record), test, source)
+    trained = stages.train(config, inputs, record)
+    return finish_training(config, trained, inputs.splits.test, WindowSource(config.proposals))
 
 
 def finish_training(
-    config: Config, trained: Trained, test: Dataset | None, source: WindowSource
+    config: Config, trained: Trained, test: Split | None, source: WindowSource
 ) -> dict[str, Any]:
     """Write a trained model, its detections in the test images and their figures to the output folder.
 
@@ -133,9 +148,8 @@ def finish_training(
     return metrics
 
 
-def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowSource) -> dict[str, Any]:
+def _score(detector: AnyDetector, config: Config, test: Split, source: WindowSource) -> dict[str, Any]:
     """Figures of the detections in the test images; nothing in all but the first process."""
-    from spp_det.detections.reader import read_json
     from spp_det.evaluation.results import evaluate, read_results
     from spp_det.runtime import distributed
 
@@ -144,19 +158,18 @@ def _score(detector: AnyDetector, config: Config, test: Dataset, source: WindowS
     if not distributed.is_first():
         return {}
     seconds = time.perf_counter() - start
-    instances = read_json(str(config.data.test)) if config.data.format == "coco" else None
-    found = read_results(config.output / "test" / "detections.json", test)
-    figures = evaluate(test, found, instances).figures()
+    found = read_results(config.output / "test" / "detections.json", test.dataset)
+    figures = evaluate(test.dataset, found, test.instances).figures()
     timed = {"seconds": round(seconds, 2), "timed_images": summary.read_now}
     return figures | {"skipped": summary.skipped, **timed}
 
 
-def _detect(detector: AnyDetector, config: Config, test: Dataset, source: WindowSource) -> Summary:
+def _detect(detector: AnyDetector, config: Config, test: Split, source: WindowSource) -> Summary:
     """Detect in the test images, except those that the same model has already seen with the same content."""
     from spp_det.runtime import distributed
     from spp_det.training.stages import cache_of
 
-    paths = [record.path for record in test.records]
+    paths = [record.path for record in test.dataset.records]
     content = content_of(paths) if distributed.is_first() else ""
 
     detect = partial(

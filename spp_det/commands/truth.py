@@ -5,27 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from spp_det.errors import UserError
 
 if TYPE_CHECKING:
-    from spp_det.data.records import Dataset
+    from spp_det.data.dataset import Split
     from spp_det.evaluation.results import Evaluation
+
+
+NAME_THEM = "--voc ROOT --split NAME, --yolo ROOT --split NAME, or --coco INSTANCES.json"
 
 
 @dataclass(frozen=True)
 class Truth:
-    """A split of a VOC folder, a COCO file, or neither: then the test split that a run names.
+    """A split of a VOC or YOLO folder, a COCO file, or none of them: then the test that a run names.
 
-    Raises UserError for both at once, and for an option that belongs to the one that is not given.
+    Raises UserError for several at once, and for an option that belongs to one that is not given.
 
     Attributes:
         voc: a VOC folder.
-        split: the split of that folder; None: ``test``.
+        split: the split of that folder, or a file that lists image ids; None: ``test``.
         coco: a COCO instances file.
         images: the folder of that file's images; None: the file's own folder.
         follow_links: read image files that are links out of the data's folder.
+        yolo: a YOLO folder.
     """
 
     voc: Path | None = None
@@ -33,33 +37,37 @@ class Truth:
     coco: Path | None = None
     images: Path | None = None
     follow_links: bool = False
+    yolo: Path | None = None
 
     def __post_init__(self) -> None:
-        if self.voc is not None and self.coco is not None:
-            raise UserError("say what to compare with: either --voc ROOT or --coco INSTANCES.json")
-        if self.split is not None and self.voc is None:
-            raise UserError(f"--split {self.split} is of a VOC folder: say which, --voc ROOT")
+        if sum(given is not None for given in (self.voc, self.coco, self.yolo)) > 1:
+            raise UserError("say what to compare with: one of --voc ROOT, --yolo ROOT, --coco INSTANCES.json")
+        if self.split is not None and self.voc is None and self.yolo is None:
+            raise UserError(
+                f"--split {self.split} is of a VOC or YOLO folder: say which, --voc or --yolo ROOT"
+            )
         if self.images is not None and self.coco is None:
             raise UserError(f"--images {self.images} is of a COCO file: say which, --coco INSTANCES.json")
 
-    def read(self, run: Path | None = None) -> tuple[Dataset, Any]:
-        """The data set, and the content of its COCO file; None for a VOC folder.
+    def read(self, run: Path | None = None) -> Split:
+        """The data set, with the content of its COCO file if it has one.
 
-        Without ``voc`` and ``coco`` the ``config.yaml`` in the folder ``run`` names it: its test split, and
-        its ``data.follow_links`` counts, too. Raises UserError where nothing names a data set.
+        Without a folder or file the ``config.yaml`` in the folder ``run`` names the test, and its
+        ``data.follow_links`` counts, too. Raises UserError where nothing names a data set.
         """
-        from spp_det.data.coco import coco_dataset, load_instances
-        from spp_det.data.voc import read_voc
+        from spp_det.data.dataset import read_split
 
+        follow = self.follow_links
         if self.voc is not None:
-            return read_voc(self.voc, self.split or "test", follow_links=self.follow_links), None
+            return read_split("voc", self.voc, self.split or "test", follow_links=follow)
+        if self.yolo is not None:
+            return read_split("yolo", self.yolo, self.split or "test", follow_links=follow)
         if self.coco is not None:
-            instances = load_instances(self.coco)
-            dataset = coco_dataset(instances, self.coco, self.images, follow_links=self.follow_links)
-            return dataset, instances
+            folder = self.images or self.coco.parent
+            return read_split("coco", folder, str(self.coco), images=self.images, follow_links=follow)
         if run is None:
-            raise UserError("say what to compare with: --voc ROOT --split NAME, or --coco INSTANCES.json")
-        return _truth_of_run(run, self.follow_links)
+            raise UserError(f"say what to compare with: {NAME_THEM}")
+        return _truth_of_run(run, follow)
 
 
 def score(
@@ -71,28 +79,30 @@ def score(
 ) -> Evaluation:
     """Hold detections of any format (see `read_results`) against the ground truth.
 
-    ``run`` is explained at `Truth.read`, ``ious`` and ``max_dets`` at `evaluate`.
-    Raises UserError where a file is missing or malformed, or nothing names a data set.
+    ``run`` is explained at `Truth.read`, ``ious`` and ``max_dets`` at `evaluate`. Raises UserError where a
+    file is missing or malformed, nothing names a data set, or photos have other sizes than the truth states.
     """
+    from spp_det.data.sizes import check_sizes
     from spp_det.evaluation.results import evaluate, read_results
 
-    dataset, instances = truth.read(run)
-    return evaluate(dataset, read_results(detections, dataset), instances, ious, max_dets)
+    split = truth.read(run)
+    found = read_results(detections, split.dataset)
+    check_sizes(split.dataset.records, found.sizes, str(detections))
+    return evaluate(split.dataset, found, split.instances, ious, max_dets)
 
 
-def _truth_of_run(run: Path, follow_links: bool) -> tuple[Dataset, Any]:
+def _truth_of_run(run: Path, follow_links: bool) -> Split:
     from spp_det.config.file import load_config
-    from spp_det.data.coco import load_instances
-    from spp_det.training.stages import read_dataset
+    from spp_det.data.dataset import read_test
 
     path = run / "config.yaml"
     if not path.is_file():
-        raise UserError(
-            f"{run}: no config.yaml there names the data; say --voc ROOT or --coco INSTANCES.json"
-        )
-    data = load_config(path).data
+        raise UserError(f"{run}: no config.yaml there names the data; say {NAME_THEM}")
+    config = load_config(path)
+    data = config.data
     if follow_links:
         data = data.model_copy(update={"follow_links": True})
-    if data.test is None:
-        raise UserError(f"{path}: data.test names no split; say --voc ROOT or --coco INSTANCES.json")
-    return read_dataset(data, data.test), load_instances(Path(data.test)) if data.format == "coco" else None
+    split = read_test(data, config.seed, run)
+    if split is None:
+        raise UserError(f"{path}: data.test names no split; say {NAME_THEM}")
+    return split

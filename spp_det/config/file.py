@@ -44,7 +44,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), kind: type[Sect
     """
     path = find_config(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a name that no file can have
         raise UserError(
             f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}"
@@ -111,13 +111,21 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses tags, which name Python's objects, and aliases: a few lines of nested aliases expand to
-    gigabytes."""
+    """Refuses tags, which name Python's objects, aliases, for a few lines of nested aliases expand to
+    gigabytes, and keys that are there twice: of them YAML would keep the last."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise ValueError("it has an alias (*NAME): write the value out")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                raise ValueError(f"line {line}: the key {key.value!r} is in line {lines[key.value]} already")
+        return super().construct_mapping(node, deep)
 
 
 def _read_yaml(text: str) -> Any:

@@ -23,7 +23,7 @@ class BackboneSettings(Section):
     stride: Literal[4, 8, 16, 32] | None = None
     """Of ``timm:NAME`` alone: pixels from one cell of the map to the next; None is 16. The last map of that
     stride is taken."""
-    weights: str = "default"
+    weights: values.PathOrWord = "default"
     """``default`` (torchvision's or timm's download, or those of an installed package), ``random``, or a
     ``.safetensors`` or ``.pth`` file."""
     scales: values.Sides = (688,)
@@ -72,7 +72,7 @@ class FC(Section):
     layer: Literal["pool5", "fc6", "fc7"] = "pool5"
     """The layer whose output the SVMs see. With pool5, the pyramid's own vector, the other keys of this
     section have no effect."""
-    weights: str = "default"
+    weights: values.PathOrWord = "default"
     """``default`` (the ImageNet network's; random where torchvision's has no such layers), ``random``, or a
     ``.safetensors`` or ``.pth`` file of the whole network in torchvision's names."""
     width: values.Width = 4096

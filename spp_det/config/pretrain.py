@@ -19,7 +19,7 @@ View = Literal["full", "multi_view"]
 class Folders(Section):
     """Where the images are: ``ROOT/SPLIT/CLASS/*.jpg``, one folder a class."""
 
-    root: Path = Path("data")
+    root: values.UserPath = Path("data")
     train: str = "train"
     test: str | None = "test"
     """The split for the test that ends the training; None leaves the test out."""
@@ -31,7 +31,7 @@ class PretrainBackbone(Section):
     """The convolutional network up to conv5."""
 
     name: str = "zf5"
-    weights: str = "random"
+    weights: values.PathOrWord = "random"
     """Initial weights: ``random``, ``default`` (torchvision's), or a ``.safetensors`` or ``.pth`` file."""
 
 
@@ -112,7 +112,7 @@ class PretrainRuntime(Section):
 class PretrainConfig(Run):
     """A whole pre-training run."""
 
-    output: Path = Path("runs/pretrain")
+    output: values.UserPath = Path("runs/pretrain")
     data: Folders = Folders()
     backbone: PretrainBackbone = PretrainBackbone()
     pyramid: PretrainPyramid = PretrainPyramid()

@@ -15,37 +15,36 @@ from spp_det.config import values
 from spp_det.config.network import FC, BackboneSettings, Features, Pyramid
 from spp_det.config.values import Precision, Run, Section, at_most
 
-PROPOSAL_FILES = (".mat", ".npz", ".json")
+AUTO, PROPOSAL_FILES = "auto", (".mat", ".npz", ".json")
 ScorerKind = Literal["svm", "softmax"]
 
 
 class Data(Section):
     """Where the annotated images are."""
 
-    root: Path = Path("data")
-    """The folder of ``Annotations``, ``JPEGImages`` and ``ImageSets``, or of a COCO file's images."""
-    format: Literal["voc", "coco"] = "voc"
-    train: str | tuple[str, ...] = "trainval"
-    """The name of a split (voc) or an instances file (coco). ``FOLDER:SPLIT`` is a split of the data set in
-    that folder below ``root``. A list joins several splits: ``[VOC2007:trainval, VOC2012:trainval]``."""
-    test: str | None = None
-    """The split or file for the evaluation that ends the training; None leaves the evaluation out."""
+    root: values.UserPath = Path("data")
+    """The folder of the photos and their annotations."""
+    format: Literal["auto", "voc", "coco", "yolo"] = "auto"
+    """``auto`` looks; the log says what it was."""
+    train: str | tuple[str, ...] = AUTO
+    """A split (voc, yolo) or a file (coco); ``auto``: ``trainval``, ``train``, or all that has annotations.
+    ``FOLDER:SPLIT`` is a split of the VOC set in a folder below ``root``; a list joins several."""
+    test: values.PathOrWord | None = AUTO
+    """What to score the model on, or ``none``. ``auto`` holds a fifth out where the data have no splits."""
     classes: tuple[str, ...] | None = None
-    """Names of the classes to learn; None takes all names in the training annotations, sorted."""
+    """Names of the classes to learn, others are background; None takes all that have objects."""
     follow_links: bool = False
-    """Read files that are symbolic links out of ``root``, too. A stranger's links may lead to any file."""
+    """Read files that are symbolic links out of ``root``, too."""
 
     @field_validator("train", mode="before")
     @classmethod
-    def _one_or_several(cls, train: Any, info: ValidationInfo) -> Any:
+    def _one_or_several(cls, train: Any) -> Any:
         if isinstance(train, str):
-            return train
+            return values.at_home(train)
         if not isinstance(train, list | tuple) or not all(isinstance(split, str) for split in train):
             raise ValueError("must be a string, or a list of strings")
         if not train or len(set(train)) != len(train):
             raise ValueError("must name at least one split and none twice")
-        if info.data.get("format") == "coco":
-            raise ValueError("must be one file: only splits of format voc can be joined")
         return train
 
     @field_validator("classes")
@@ -66,9 +65,9 @@ class Proposals(Section):
     """Whose selective search: ours, or OpenCV's, which finds the same windows in ten times the time."""
     max_side: values.Side | None = None
     """Search in a copy of the image, shrunk to this longer side in pixels. Mode ``file`` ignores it."""
-    file: Path | None = None
+    file: values.UserPath | None = None
     """Windows of mode ``file``, in R-CNN's ``.mat``, ``.npz`` or ``.json`` (`spp_det.proposals.files`)."""
-    edge_model: Path | None = None
+    edge_model: values.UserPath | None = None
     """OpenCV's model of structured edges for mode ``edgeboxes``, a ``.yml`` or ``.yml.gz``."""
 
     @field_validator("file")
@@ -79,10 +78,8 @@ class Proposals(Section):
         return file
 
     def mismatch(self) -> str | None:
-        """The message about a file that the mode needs and lacks, or has and ignores; None without mistake.
-
-        It is no validator, because the settings in a model file name a mode and no file.
-        """
+        """The message about a file that the mode lacks or ignores; None without mistake. It is no validator,
+        because the settings in a model file name a mode and no file."""
         paths = {"file": ("file", self.file), "edgeboxes": ("edge_model", self.edge_model)}
         for mode, (key, path) in paths.items():
             if path is None and self.mode == mode:
@@ -214,14 +211,14 @@ class Runtime(Section):
     """Images that are processed in parallel; 0 means one a core."""
     precision: Precision = "auto"
     """``auto`` is bfloat16 where that is faster and conv5 stays the same; a run keeps what it began with."""
-    cache: Path | None = None
+    cache: values.UserPath | None = None
     """Folder for proposals, maps and other results; runs may share it. None means OUTPUT/cache."""
 
 
 class Config(Run):
     """A whole run: training, and detection in the test split."""
 
-    output: Path = Path("runs/spp")
+    output: values.UserPath = Path("runs/spp")
     features: Features = "spp"
     """The features of a window. ``spp`` pools them from one map of the image. ``rcnn``, the baseline, warps
     each window and passes it through the network; ``backbone.scales`` and ``pyramid`` then have no effect."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -20,6 +20,18 @@ Sides = Annotated[tuple[Side, ...], Field(min_length=1)]
 MaxSide = Annotated[int, Field(ge=64, le=32768, validate_default=True)]  # pixels
 Levels = Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(min_length=1)]
 Width = Annotated[int, Field(ge=1, le=16384)]  # of an fc layer
+
+
+def at_home(path: Any) -> Any:
+    """A path with the home folder for a leading ``~``, which no shell replaces behind a ``=``."""
+    try:
+        return str(Path(path).expanduser()) if isinstance(path, str) and path.startswith("~") else path
+    except RuntimeError:
+        raise ValueError(f"must be a path: the system knows no home folder {path.split('/')[0]}") from None
+
+
+UserPath = Annotated[Path, BeforeValidator(at_home)]
+PathOrWord = Annotated[str, BeforeValidator(at_home)]
 
 PoolMode = Literal["max", "average"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -43,7 +55,7 @@ class Section(BaseModel):
 class Run(Section):
     """The settings of a whole run, of whatever kind."""
 
-    output: Path
+    output: UserPath
     seed: Seed = 0
     strict: bool = False
     """An image that cannot be read is an error, not a warning."""

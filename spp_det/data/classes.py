@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -84,7 +85,8 @@ def _with_classes(dataset: Dataset, names: Sequence[str]) -> Dataset:
                 crowd=record.crowd[kept],
             )
         )
-    fresh = iter(range(max(id_of.values(), default=0) + 1, max(id_of.values(), default=0) + len(names) + 1))
+    numbers = [each for each in dataset.category_ids if isinstance(each, int)]
+    fresh = itertools.count(max(numbers, default=0) + 1)
     ids = tuple(id_of[name] if name in id_of else next(fresh) for name in names)
     return Dataset(tuple(names), records, ids, dataset.coco_ids)
 

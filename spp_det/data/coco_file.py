@@ -50,7 +50,7 @@ def regular_instances(content: Any, name: str) -> Json:
 
     Raises:
         UserError: one line that begins with ``name`` and names the place: a list is missing; an id is
-            missing, there twice, or of another kind than its neighbours'; a box or a flag is none.
+            missing, there twice, or a text where others are numbers; a box or a flag is none.
     """
     if isinstance(content, list):
         raise UserError(f"{name}: a list, as results are; ground truth holds images and categories")
@@ -66,6 +66,9 @@ def regular_instances(content: Any, name: str) -> Json:
     for place, entry in enumerate(annotations):
         for key, ids in known.items():
             if entry[key] not in ids:
+                if ids and isinstance(entry[key], str) != isinstance(next(iter(ids)), str):
+                    where = f"{name}: annotations[{place}]"
+                    raise UserError(f"{where}: some ids are numbers and some are text: {key} {entry[key]!r}")
                 strangers.setdefault(place, key)
     if strangers:
         first, unknown = next(iter(strangers.items()))

@@ -60,8 +60,8 @@ class Dataset:
 
     classes: tuple[str, ...]
     records: Sequence[Record]
-    category_ids: tuple[int, ...] = field(default=())
-    coco_ids: tuple[int, ...] = field(default=())
+    category_ids: tuple[int | str, ...] = field(default=())
+    coco_ids: tuple[int | str, ...] = field(default=())
 
     def __post_init__(self) -> None:
         if not self.category_ids:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -205,13 +205,21 @@ def write_yolo(dataset: Dataset, root: AnyPath, split: str) -> None:
         path = (root / "labels" / split / photo_name(record)).with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(label_text(record.boxes, record.labels.tolist(), size), encoding="utf-8")
-    (root / "classes.txt").write_text("".join(f"{name}\n" for name in dataset.classes), encoding="utf-8")
     splits = {folder.name: f"images/{folder.name}" for folder in sorted((root / "labels").iterdir())}
     usual = sorted(splits, key=lambda name: ("train", "val", "test", name).index(name))  # then all others
-    names = list(dataset.classes)
-    tree = {"path": ".", **{name: splits[name] for name in usual}, "nc": len(names), "names": names}
+    paths = {"path": ".", **{name: splits[name] for name in usual}}
+    for name, text in class_files(dataset.classes, paths).items():
+        (root / name).write_text(text, encoding="utf-8")
+
+
+CLASS_FILES = ("classes.txt", "data.yaml")
+
+
+def class_files(classes: Sequence[str], paths: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The text of each of `CLASS_FILES`; ``paths`` are the splits in ``data.yaml``."""
+    tree = {**(paths or {}), "nc": len(classes), "names": list(classes)}
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    (root / "data.yaml").write_text(text, encoding="utf-8")
+    return dict(zip(CLASS_FILES, ("".join(f"{name}\n" for name in classes), text), strict=True))
 
 
 def photo_name(record: Record) -> str:

@@ -28,12 +28,14 @@ class Aligned:
         coco: the same detections as a COCO results list with the data set's ids, values as they were read.
         outside: the number of detections left out because their image is not in the data set.
         unknown: the number of detections left out, by the name of a class that the data set lacks.
+        sizes: ``(width, height)`` of each image as the listing states it, else None.
     """
 
     detections: list[Detections]
     coco: list[dict[str, Any]]
     outside: int
     unknown: dict[str, int]
+    sizes: list[tuple[int, int] | None]
 
 
 def align(
@@ -60,13 +62,18 @@ def align(
     check_results(results, name)
     label_of = {class_name: label for label, class_name in enumerate(dataset.classes)}
     images: dict[Any, int | None]  # id in the results -> index of the record
+    sizes: list[tuple[int, int] | None] = [None] * len(dataset.records)
     if listing is None:
         images = {key: index for index, key in enumerate(dataset.coco_ids)}
         class_names = dict(zip(dataset.category_ids, dataset.classes, strict=True))
     else:
-        check_listing(listing, listing_name)
+        listing = check_listing(listing, listing_name)
         images = _listed_images(dataset, listing, listing_name)
         class_names = _listed_classes(dataset, listing, listing_name)
+        for image in listing["images"]:
+            index = images[image["id"]]
+            if index is not None and image["width"]:
+                sizes[index] = (image["width"], image["height"])
 
     rows: list[list[tuple[Any, int, float]]] = [[] for _ in dataset.records]  # of (bbox, label, score)
     coco = []
@@ -91,10 +98,17 @@ def align(
         raise UserError(
             f"{name}: none of its image ids is one of the data set, and no {LISTING} lies beside it"
         )
+    if outside:
+        first = next(entry["image_id"] for entry in results if images.get(entry["image_id"]) is None)
+        logger.warning(
+            "%s: %d of %d detections are on images that the data set does not have and are left out, the "
+            "first has image_id %r",
+            *(name, outside, len(results), first),
+        )
     if unknown:
         counts = ", ".join(f"{class_name} ({count})" for class_name, count in unknown.most_common())
         logger.warning("left out detections of classes that the data set does not have: %s", counts)
-    return Aligned([_detections(found) for found in rows], coco, outside, dict(unknown))
+    return Aligned([_detections(found) for found in rows], coco, outside, dict(unknown), sizes)
 
 
 def _listed_images(dataset: Dataset, listing: Mapping[str, Any], name: str) -> dict[Any, int | None]:
@@ -123,7 +137,7 @@ def _listed_images(dataset: Dataset, listing: Mapping[str, Any], name: str) -> d
 def _listed_classes(dataset: Dataset, listing: Mapping[str, Any], name: str) -> dict[Any, str]:
     """Listed id -> class name."""
     names = {category["id"]: category["name"] for category in listing["categories"]}
-    if names and not set(names.values()) & set(dataset.classes):
+    if names and dataset.classes and not set(names.values()) & set(dataset.classes):
         raise UserError(
             f"{name}: none of its categories ({', '.join(names.values())}) is a class of the data set "
             f"({', '.join(dataset.classes)})"

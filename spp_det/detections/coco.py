@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from spp_det.data.coco import xywh
-from spp_det.data.coco_check import check_box, check_ids, check_instances, is_finite
+from spp_det.data.coco_file import Json, box_of, id_of, is_finite, regular_instances
 from spp_det.detections.journal import Entry
 from spp_det.detections.types import Found
 from spp_det.errors import UserError
@@ -56,21 +56,28 @@ def check_results(results: Any, name: str) -> None:
         raise UserError(f"{name}: must be a JSON list of detections")
     for index, entry in enumerate(results):
         where = f"{name}[{index}]"
-        check_ids(entry, where, ["image_id", "category_id"])
-        check_box(entry, where)
+        if not isinstance(entry, Mapping):
+            raise UserError(f"{where}: must be a JSON object, got {type(entry).__name__}")
+        for key in ("image_id", "category_id"):
+            id_of(entry, key, where)
+        box_of(entry, where)
         if not is_finite(entry.get("score")):
             raise UserError(f"{where}: score must be a finite number, got {entry.get('score')!r}")
 
 
-def check_listing(listing: Any, name: str) -> None:
-    """Raise a UserError of one line, which starts with ``name``, where ``listing`` is no ``images.json``."""
+def check_listing(listing: Any, name: str) -> Json:
+    """The listing in the regular form of `regular_instances`.
+
+    Raises a UserError of one line, which starts with ``name``, where ``listing`` is no ``images.json``.
+    """
     if not isinstance(listing, Mapping):
         raise UserError(f"{name}: must be a JSON object with images and categories")
-    check_instances({**listing, "annotations": []}, name)
+    regular = regular_instances({**listing, "annotations": []}, name)
     for section, key in (("images", "file_name"), ("categories", "name")):
-        for position, entry in enumerate(listing[section]):
+        for position, entry in enumerate(regular[section]):
             if not isinstance(entry.get(key), str) or not entry[key]:
                 raise UserError(f"{name}: {section}[{position}]: has no {key}")
+    return regular
 
 
 def as_results(found: Sequence[Found], listing: Any, name: str) -> tuple[list[dict[str, Any]], Any]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TextIO
 
 from spp_det.detections.types import Found
 from spp_det.errors import UserError
+from spp_det.runtime.files import read_text
 
 HEADER = ("file", "class", "score", "x1", "y1", "x2", "y2")
 
@@ -25,15 +27,15 @@ def read_csv(path: Path) -> list[Found]:
 
     Raises UserError, naming the line, where a column is missing or a field holds no number.
     """
-    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        rows = csv.DictReader(file, restval="", strict=True)
-        try:
-            missing = [name for name in HEADER if name not in (rows.fieldnames or ())]
-            if missing:
-                raise UserError(f"{path}: has no column {missing[0]!r}; wanted are {', '.join(HEADER)}")
-            return [_found(row) for row in rows]
-        except (csv.Error, ValueError, TypeError) as error:
-            raise UserError(f"{path}: line {rows.line_num}: {error}") from None
+    file = io.StringIO(read_text(path, errors="surrogateescape"), newline="")
+    rows = csv.DictReader(file, restval="", strict=True)
+    try:
+        missing = [name for name in HEADER if name not in (rows.fieldnames or ())]
+        if missing:
+            raise UserError(f"{path}: has no column {missing[0]!r}; wanted are {', '.join(HEADER)}")
+        return [_found(row) for row in rows]
+    except (csv.Error, ValueError, TypeError) as error:
+        raise UserError(f"{path}: line {rows.line_num}: {error}") from None
 
 
 def _found(row: dict[str, str]) -> Found:

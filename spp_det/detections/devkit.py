@@ -18,7 +18,10 @@ from spp_det.errors import UserError
 
 OPEN_AT_ONCE = 200  # result files; a process may not open any number
 
-_NAME = re.compile(r"comp\d+_det_[^_]+_(?P<name>.+)\.txt")
+_NAME = re.compile(
+    r"comp\d+(_[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12})?"  # py-faster-rcnn's salt
+    r"_det_((train|val|trainval|test)_\d{4}|[^_]+)_(?P<name>.+)\.txt"
+)
 
 
 def devkit_name(class_name: str) -> str:
@@ -61,12 +64,19 @@ def devkit_files(folder: Path) -> list[Path]:
 def read_devkit(folder: Path) -> list[Found]:
     """All detections of a folder of result files of any ``compN``, class by class, each file in its order.
 
-    Raises UserError, naming file and line, where a line is not an id and five numbers.
+    Files are called ``compN_det_SPLIT_CLASS.txt``, with py-faster-rcnn's ``_UUID`` behind ``compN`` or not.
+
+    Raises UserError, naming file and line, where a line is not an id and five numbers, and where two files
+    are of one class.
     """
     found = []
+    file_of: dict[str, Path] = {}  # by class
     for path in devkit_files(folder):
         match = _NAME.fullmatch(path.name)
         assert match is not None
+        if file_of.setdefault(match["name"], path) != path:
+            both = f"{path} and {file_of[match['name']].name}"
+            raise UserError(f"{both} are of the class {match['name']}: leave the files of one run there")
         for number, line in numbered_lines(path):
             image, *fields = line.rsplit(" ", 5)
             try:

@@ -12,11 +12,11 @@ files, which hold neither names nor pixels, cannot be read without it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from spp_det.data.coco_file import load_json
 from spp_det.data.names import Stems, can_be_a_file, leads_out
 from spp_det.detections.coco import DETECTIONS, LISTING, as_results, check_listing
 from spp_det.detections.csv import read_csv
@@ -47,7 +47,7 @@ def read_detections(path: Path) -> ResultsFile:
     listing_path = path.with_name(LISTING)
     if (path / LISTING).is_file():
         listing_path = path / LISTING
-    listing = read_json(listing_path) if listing_path.exists() else None
+    listing = load_json(listing_path) if listing_path.exists() else None
     if path.is_dir() or path.suffix.lower() == ".csv":
         if listing is not None:
             check_listing(listing, str(listing_path))
@@ -57,18 +57,8 @@ def read_detections(path: Path) -> ResultsFile:
             raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
         results, listing = as_results(found, listing, str(path))
     else:
-        results = read_json(path)
+        results = load_json(path)
     return ResultsFile(results, listing, str(path), str(listing_path))
-
-
-def read_json(path: Path | str) -> Any:
-    """The content of a JSON file. Raises UserError where it cannot be read, or is not JSON."""
-    try:
-        return json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # bad syntax, bad UTF-8, nested without end
-        raise UserError(f"{path}: is not JSON: {error}") from None
 
 
 def _found(path: Path, listing: Any) -> Iterable[Found]:

@@ -11,6 +11,7 @@ from typing import TextIO
 import numpy as np
 
 from spp_det.runtime.cache import whole_file
+from spp_det.runtime.files import read_text
 
 
 def shortest(value: np.floating) -> float:
@@ -20,10 +21,9 @@ def shortest(value: np.floating) -> float:
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines that are not blank, with their numbers from 1; names in them need not be UTF-8."""
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, line.rstrip("\r\n")
+    for number, line in enumerate(read_text(path, errors="surrogateescape").split("\n"), 1):
+        if line.strip():
+            yield number, line.rstrip("\r")
 
 
 @contextmanager

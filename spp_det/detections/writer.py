@@ -15,6 +15,7 @@ import numpy as np
 from spp_det.data.names import Stems, folder_names, leads_out
 from spp_det.data.records import Detections, select
 from spp_det.data.voc_xml import annotation_xml, writable
+from spp_det.data.yolo import CLASS_FILES, class_files
 from spp_det.detections.coco import DETECTIONS, LISTING, write_listing, write_results
 from spp_det.detections.csv import write_csv
 from spp_det.detections.devkit import devkit_name, write_devkit
@@ -42,6 +43,7 @@ class Output:
         crops: every detected object, cut out of its image.
         score: detections that score less are left out of everything; None keeps all.
         draw_score: without ``score``, the least score of detections in pictures and crops.
+        scores: YOLO's lines end in a score; labelling tools want none.
     """
 
     formats: Sequence[str] = ()
@@ -49,6 +51,7 @@ class Output:
     crops: bool = False
     score: float | None = None
     draw_score: float = 0.0
+    scores: bool = True
 
     def __post_init__(self) -> None:
         """Raise UserError for a format that is none of `FORMATS`."""
@@ -63,9 +66,10 @@ class DetectionWriter:
     ``detections.json`` (a COCO results list) and ``images.json`` (what its ids mean: ``images`` and
     ``categories`` of COCO, and the ``skipped`` files) are always written. They appear when all images are
     done; until then the journal ``detections.jsonl`` holds the detections. ``voc`` adds ``voc/NAME.xml``,
-    ``yolo`` ``yolo/NAME.txt``, ``csv`` ``detections.csv``, ``devkit`` ``devkit/comp4_det_test_CLASS.txt``;
-    ``draw`` adds ``pictures/NAME.jpg``, ``crops`` ``crops/CLASS/NAME-1.jpg`` and so on, in the order of the
-    scores. NAME keeps the folders below the deepest folder that holds all images (see also `Stems`). All
+    ``yolo`` ``yolo/NAME.txt`` with ``classes.txt`` and ``data.yaml``, ``csv`` ``detections.csv``, ``devkit``
+    ``devkit/comp4_det_test_CLASS.txt``; ``draw`` adds ``pictures/NAME.jpg``, ``crops``
+    ``crops/CLASS/NAME-1.jpg`` and so on, in the order of the scores. NAME keeps the folders below the deepest
+    folder that holds all images (see also `Stems`). All
     formats read back to the same boxes, see `spp_det.detections.reader`.
 
     The folder holds one run. The files of an earlier run are removed first; other files are left alone. With
@@ -96,6 +100,9 @@ class DetectionWriter:
         broken = [path for path in paths if "\n" in str(path)] if "devkit" in formats else []
         if broken:
             raise UserError(f"the devkit's files have a line an image, which {str(broken[0])!r} is not")
+        taken = [path for path in paths if path.stem == "classes"] if "yolo" in formats else []
+        if taken:
+            raise UserError(f"YOLO's classes.txt lists the classes: rename {taken[0]}, which would have it")
         odd = [name for name in classes if writable(name) != name] if "voc" in formats else []
         if odd:
             raise UserError(f"VOC's XML cannot hold the class {odd[0]!r}")
@@ -121,6 +128,7 @@ class DetectionWriter:
             "--draw": output.draw,
             "the score drawn": output.draw_score,
             "--save-crops": output.crops,
+            **({} if output.scores else {"--no-scores": True}),
         }
 
     def __enter__(self) -> DetectionWriter:
@@ -176,7 +184,8 @@ class DetectionWriter:
             name = writable(PurePosixPath(entry["file_name"]).name)
             yield f"voc/{stem}.xml", annotation_xml(name, width, height, boxes, names, scores=scores)
         if "yolo" in self.formats:
-            text = yolo_text(((label, score, box) for label, score, *box in entry["found"]), (width, height))
+            rows = ((label, score, box) for label, score, *box in entry["found"])
+            text = yolo_text(rows, (width, height), self.output.scores)
             yield f"yolo/{stem}.txt", text
         lowest = self.output.draw_score if self.output.score is None else self.output.score
         shown = select(detections, scores >= lowest)
@@ -235,7 +244,8 @@ def list_names(classes: Sequence[str], formats: frozenset[str]) -> list[str]:
     Raises UserError for a class that cannot name a file of the devkit.
     """
     devkit = [f"devkit/{devkit_name(name)}" for name in classes] if "devkit" in formats else []
-    return [LISTING, *([CSV] if "csv" in formats else []), *devkit, DETECTIONS]
+    yolo = [f"yolo/{name}" for name in CLASS_FILES] if "yolo" in formats else []
+    return [LISTING, *([CSV] if "csv" in formats else []), *yolo, *devkit, DETECTIONS]
 
 
 def write_lists(
@@ -253,6 +263,9 @@ def write_lists(
     if "csv" in formats:
         with whole_text(folder / CSV) as file:
             write_csv(_found(entries(), classes), file)
+    if "yolo" in formats:
+        for name, text in class_files(classes).items():
+            write_whole(folder / "yolo" / name, text)
     if "devkit" in formats:
         write_devkit(folder / "devkit", lambda: _found(entries(), classes, Stems()), classes)
     with whole_text(folder / DETECTIONS) as file:

@@ -8,12 +8,12 @@ in float64 lose the last digits. 0 is kept.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from spp_det.data.bounds import MAX_COORDINATE
+from spp_det.data.yolo import ends_of, fractions_of
 from spp_det.detections.text import numbered_lines
 from spp_det.detections.types import Box, Found
 from spp_det.errors import UserError
@@ -21,10 +21,11 @@ from spp_det.errors import UserError
 Size = tuple[int, int]  # width, height of an image in pixels
 
 
-def yolo_text(found: Iterable[tuple[int, float, Box]], size: Size) -> str:
-    """A line for each label, score and box."""
+def yolo_text(found: Iterable[tuple[int, float, Box]], size: Size, scores: bool = True) -> str:
+    """A line for each label, score and box; labelling tools want none of the ``scores``."""
     return "".join(
-        f"{label} {' '.join(map(repr, fractions_of(box, size)))} {score!r}\n" for label, score, box in found
+        f"{label} {' '.join(map(repr, fractions_of(box, size)))}{f' {score!r}' if scores else ''}\n"
+        for label, score, box in found
     )
 
 
@@ -59,31 +60,10 @@ def read_listed(path: Path, image: Mapping[str, Any], names: Sequence[str], list
     width, height = (side if isinstance(side, int) else 0 for side in sides)
     if not (0 < width <= MAX_COORDINATE and 0 < height <= MAX_COORDINATE):
         raise UserError(f"{path}: the size of {file_name} is not in {listing}")
-    try:
-        rows = read_yolo(path, (width, height))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file, but {listing} lists {file_name}") from None
+    if not path.exists():
+        raise UserError(f"{path}: no such file, but {listing} lists {file_name}")
+    rows = read_yolo(path, (width, height))
     for label, score, box in rows:
         if not 0 <= label < len(names):
             raise UserError(f"{path}: label {label} is none of the {len(names)} classes in {listing}")
         yield Found(file_name, names[label], score, box)
-
-
-def fractions_of(box: Box, size: Size) -> Box:
-    """Centre, width and height of a box as fractions of an image: the inverse of `ends_of`."""
-    (x1, y1, x2, y2), (width, height) = box, size
-    return (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
-
-
-def ends_of(centre: float, extent: float, side: int) -> tuple[float, float]:
-    """Both ends of a box's side in pixels, from fractions of the image's side, which is in pixels.
-
-    Fractions hold the ends to some 15 digits of the farther end, and both are rounded to these digits: 0
-    comes back as 0.
-    """
-    low, high = (centre - extent / 2) * side, (centre + extent / 2) * side
-    farther = max(abs(low), abs(high))
-    if not 0 < farther < math.inf:
-        return low, high
-    digits = 15 - math.ceil(math.log10(farther))
-    return round(low, digits), round(high, digits)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from spp_det.data.coco_check import check_instances
+from spp_det.data.coco_file import regular_instances
 from spp_det.detections.coco import check_results
 from spp_det.errors import UserError
 
@@ -74,15 +74,12 @@ def evaluate_coco(
     """
     if max_dets <= FEW_DETS[-1]:
         raise UserError(f"max_dets must be more than {FEW_DETS[-1]}, got {max_dets}")
-    check_instances(instances, names[0])
+    instances = regular_instances(instances, names[0])
     check_results(results, names[1])
     known = {image["id"] for image in instances["images"]}
     for index, result in enumerate(results):
         if result["image_id"] not in known:
             raise UserError(f"{names[1]}[{index}]: image_id {result['image_id']!r} is not in {names[0]}")
-
-    if any(entry["id"] == 0 for entry in instances["annotations"]):
-        logger.warning("an annotation has the id 0: pycocotools never counts it as found; number from 1")
 
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOeval(_ground_truth(instances), _detections(instances, results), "bbox")

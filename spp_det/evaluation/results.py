@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from spp_det.data.coco import coco_dataset, coco_instances
+from spp_det.data.coco_file import load_json, regular_instances
 from spp_det.data.records import Dataset, Detections
 from spp_det.detections.align import Aligned, align
-from spp_det.detections.reader import read_detections, read_json
+from spp_det.detections.reader import read_detections
 from spp_det.errors import UserError
 from spp_det.evaluation.coco import MAX_DETS, evaluate_coco
 from spp_det.evaluation.curves import Curve, Threshold, best_f1, class_curves
@@ -98,7 +99,8 @@ def evaluate_files(instances_path: Path | str, results_path: Path | str) -> Figu
     Raises:
         UserError: one line that names the file and the entry.
     """
-    instances, results = read_json(instances_path), read_json(results_path)
+    instances = regular_instances(load_json(instances_path), str(instances_path))
+    results = load_json(results_path)
     coco, per_class = _coco_figures(instances, results, names=(str(instances_path), str(results_path)))
     try:
         dataset = coco_dataset(instances, Path(instances_path))

@@ -21,7 +21,7 @@ from torch import Tensor
 from spp_det.config.network import FC, BackboneSettings, Features, Pyramid
 from spp_det.config.settings import Detection, Proposals, ScorerKind
 from spp_det.config.values import Precision, Section
-from spp_det.errors import MissingPackageError, UserError, is_out_of_memory
+from spp_det.errors import MissingPackageError, UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.features import SPPFeatures, WindowFeatures
@@ -131,12 +131,15 @@ def _taken_apart(parts: ModelParts) -> ModelFile:
 
 
 def _put_together(model: ModelFile, device: torch.device, precision: Precision) -> ModelParts:
-    """The inverse. Raises ValueError, KeyError or RuntimeError where the tensors do not fit each other."""
+    """The inverse. Raises ValueError or KeyError where the tensors do not fit each other."""
     settings, classes = model.settings, len(model.classes)
     backbone = Backbone(settings.backbone.name, settings.backbone.stride)
     if model.geometry != backbone.geometry:
         raise ValueError(f"its {backbone.name} has another geometry than this version's")
-    backbone.layers.load_state_dict(model.part("backbone."))
+    try:
+        backbone.layers.load_state_dict(model.part("backbone."))
+    except RuntimeError as error:  # torch's word for keys and shapes; later ones are the device's
+        raise ValueError(str(error)) from error
     features = features_of(backbone.to(device).at(precision), settings)
     fc = model.part("fc.")
     head = FCHead.from_state(fc, features.dimension) if fc else None
@@ -211,11 +214,15 @@ def _with_sorted_metadata(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
+_DAMAGES = (KeyError, ValueError, TypeError, AttributeError, OverflowError, RecursionError, UserError)
+
+
 def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) -> T:
     """Read a model file and hand it to ``assemble``.
 
     Raises UserError, one line, where the file is absent, damaged, of another version or not ours, or
-    ``assemble`` finds (KeyError, ValueError, RuntimeError) that its parts do not fit together.
+    ``assemble`` finds (KeyError, ValueError) that its parts do not fit together. A RuntimeError is no damage:
+    it is the memory's or the device's.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -246,11 +253,7 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
         return assemble(ModelFile(_classes(metadata), settings, geometry, tensors))
     except MissingPackageError:  # the model is sound
         raise
-    except RuntimeError as error:
-        if is_out_of_memory(error):  # the model is sound
-            raise
-        raise UserError(f"{path} is a damaged model: {_one_line(error)}") from error
-    except (KeyError, ValueError, TypeError, AttributeError, OverflowError, UserError) as error:
+    except _DAMAGES as error:
         raise UserError(f"{path} is a damaged model: {_one_line(error)}") from error
 
 

@@ -19,7 +19,7 @@ from spp_det.runtime.opencv import cv2
 
 SearchMode = Literal["fast", "paper", "quality"]
 MODES: tuple[SearchMode, ...] = get_args(SearchMode)
-SIGMA = 0.8  # of the Gaussian before the segmentation, in pixels
+SIGMA = float(np.float32(0.8))  # of the Gaussian before the segmentation, in pixels, as OpenCV rounds it
 
 
 @dataclass(frozen=True)

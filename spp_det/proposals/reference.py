@@ -16,7 +16,7 @@ from spp_det.images import RGB
 from spp_det.proposals.presets import SIGMA, Preset, in_colour
 from spp_det.runtime.opencv import cv2
 
-VERSION = 1  # of the windows that this file computes from given pixels; part of their cache key
+VERSION = 2  # of the windows that this file computes from given pixels; part of their cache key
 
 
 def search_by_opencv(image: RGB, preset: Preset, threads: int) -> Ints:

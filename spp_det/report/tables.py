@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,8 +22,8 @@ ABLATION_CAPTION = (
 
 
 def percent(value: float | None, undefined: str = NOT_DEFINED) -> str:
-    """A fraction of 1 as per cent with one decimal; an undefined figure (None, NaN) as a dash."""
-    return undefined if value is None or math.isnan(value) else f"{100 * value:.1f}"
+    """A fraction of 1 as per cent with one decimal; an undefined figure (None, NaN, COCO's -1) as a dash."""
+    return f"{100 * value:.1f}" if value is not None and value >= 0 else undefined
 
 
 def _table(title: str, *columns: str, left: int = 1) -> Table:

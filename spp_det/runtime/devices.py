@@ -15,21 +15,24 @@ from spp_det.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is a GPU, or the CPU without one; anything else is torch's own name.
+    """``auto`` is a GPU, or the CPU without one; ``cpu``, ``cuda`` and ``cuda:N`` are torch's own names.
 
     ``cuda`` without a number is the first GPU; of several processes (``torchrun``) each gets its own. Raises
-    UserError for a device that is not there.
+    UserError for a device that is not there, and for any other kind of device.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    say = "say auto, cpu, cuda or cuda:N"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UserError(f"device {name!r}: say auto, cpu, cuda or cuda:N") from error
+        raise UserError(f"device {name!r}: {say}") from error
     if name == "cuda" and os.environ.get("WORLD_SIZE", "1") != "1":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices")
+    if device.type == "cuda" and 0 < torch.cuda.device_count() <= (device.index or 0):
+        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA devices; {say}")
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and not torch.cuda.device_count()):
+        raise UserError(f"device {name!r}: this machine has none; {say}")
     return device
 
 

@@ -16,13 +16,17 @@ from spp_det.runtime.devices import choose_device
 logger = logging.getLogger(__name__)
 
 
-def network_of(config: Config) -> Backbone:
-    """The configured network on its device.
+def load_network(config: Config) -> Backbone:
+    """The configured network with its pre-trained weights, on the CPU."""
+    network = Backbone(config.backbone.name, config.backbone.stride)
+    return network.load_weights(config.backbone.weights, config.seed)
+
+
+def ready(network: Backbone, config: Config) -> Backbone:
+    """The network itself, on the configured device and at its precision.
 
     All processes compute at the precision that the first one chooses: their machines may differ.
     """
-    network = Backbone(config.backbone.name, config.backbone.stride)
-    network.load_weights(config.backbone.weights, config.seed)
     network.to(choose_device(config.runtime.device)).at(config.runtime.precision)
     chosen = distributed.from_first({"rounded": np.array(network.precision == torch.bfloat16)})
     assert chosen is not None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,17 +18,14 @@ import numpy as np
 import torch
 
 from spp_det.boxes import Ints
-from spp_det.config.settings import Config, Data
-from spp_det.data.coco import read_coco
-from spp_det.data.joined import read_voc_splits
-from spp_det.data.records import Dataset, Record
-from spp_det.errors import UserError
+from spp_det.config.settings import Config
+from spp_det.data.records import Dataset
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.detector import Detector
 from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
-from spp_det.model.model_file import ModelSettings, features_of
+from spp_det.model.model_file import features_of
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 from spp_det.runtime.cache import Arrays, Cache, check_form
@@ -38,8 +35,9 @@ from spp_det.training import keys
 from spp_det.training.checkpoint import Checkpoint, CommonCache, as_json, from_json
 from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
+from spp_det.training.inputs import Inputs, check_positives, model_settings, read_inputs
 from spp_det.training.mining import Mining, train_svms
-from spp_det.training.network import network_of
+from spp_det.training.network import ready
 from spp_det.training.regression import CachedRegressors, mean_vector_norm, train_regressors
 
 logger = logging.getLogger(__name__)
@@ -55,10 +53,13 @@ class Trained:
     metrics: dict[str, Any]
 
 
-def train(config: Config, begun: Callable[[Backbone], object] = lambda _: None) -> Trained:
+def train(
+    config: Config, inputs: Inputs | None = None, begun: Callable[[Backbone], object] = lambda _: None
+) -> Trained:
     """Train a detector, from wherever an earlier call with these settings was interrupted.
 
-    Writes only the cache; the caller saves the model. Several processes are all to call it, inside
+    Writes only the cache; the caller saves the model. ``inputs`` are those of `read_inputs`, which is called
+    where they are None; they serve one training. Several processes are all to call it, inside
     `distributed.process_group`, and all get the same model. Their caches may be one folder or a folder each.
     ``begun`` is called with the network before anything is computed. What the model's bits depend on is said
     in docs/numbers.md.
@@ -70,16 +71,14 @@ def train(config: Config, begun: Callable[[Backbone], object] = lambda _: None) 
     >>> detector.save("runs/mine/model.safetensors")
     """
     clock = _Clock()
-    dataset = read_dataset(config.data, config.data.train, config.data.classes)
-    check_positives(dataset.classes, dataset.records)
-    settings = ModelSettings(**{name: getattr(config, name) for name in ModelSettings.model_fields})
-    network = network_of(config)
+    inputs = inputs or read_inputs(config)
+    settings, dataset, head = model_settings(config), inputs.splits.train, inputs.head
+    network = ready(inputs.network, config)
     begun(network)
     features = features_of(network, settings)
     images, draws = _images(dataset, features, config)  # windows and conv5 maps
     clock.lap("proposals_and_maps")
     stages = _Stages(config, dataset.classes, images, draws)
-    head = _pretrained_fc(config, features)
     softmax = None
     if config.finetune.enabled and head is not None:
         softmax = stages.finetune(head)  # fc6, fc7 and a new fc8
@@ -104,54 +103,9 @@ def train(config: Config, begun: Callable[[Backbone], object] = lambda _: None) 
     return Trained(detector, metrics | {"seconds": clock.laps, "peak_memory_mb": peak_memory()})
 
 
-def read_dataset(data: Data, split: str | Sequence[str], classes: tuple[str, ...] | None = None) -> Dataset:
-    """A split of the configured data set, or several joined; ``classes`` to insist on, or None for theirs."""
-    splits = [split] if isinstance(split, str) else split
-    if data.format == "voc":
-        return read_voc_splits(data.root, splits, classes, follow_links=data.follow_links)
-    (split,) = splits
-    dataset = read_coco(split, data.root, follow_links=data.follow_links)
-    if classes is not None and classes != dataset.classes:
-        raise UserError(
-            f"data.classes: {split} has the categories {', '.join(dataset.classes)}, in this order; "
-            "a COCO file is learned whole, so leave data.classes out"
-        )
-    return dataset
-
-
 def cache_of(config: Config) -> Cache:
     """Where a run keeps what costs time."""
     return Cache(config.runtime.cache or config.output / "cache")
-
-
-def check_positives(classes: Sequence[str], records: Sequence[Record]) -> None:
-    """Raise UserError for a class without a positive: an object that is neither difficult nor a crowd.
-
-    The objects themselves are positives of every later stage, so none of them needs to look again.
-    """
-    counts = np.zeros(len(classes), np.int64)
-    for record in records:
-        np.add.at(counts, record.labels[~(record.difficult | record.crowd)], 1)
-    if not len(counts):
-        raise UserError("the training annotations hold no object, so there is no class to learn")
-    if not counts.all():
-        raise UserError(
-            f"class {classes[int(counts.argmin())]!r} has no positive example in the training images: no "
-            "object of it that is neither difficult nor a crowd"
-        )
-
-
-def _pretrained_fc(config: Config, features: WindowFeatures) -> FCHead | None:
-    """The pre-trained fully connected layers, on the CPU, with those that only the fine-tuning needs.
-
-    None where pool5 itself is scored.
-    """
-    fc, backbone = config.fc, features.backbone
-    if fc.layer == "pool5":
-        return None
-    layer = (config.finetune.layer if config.finetune.enabled else None) or fc.layer
-    head = FCHead(layer, features.dimension, fc.width, seed=None)
-    return head.load_weights(fc.weights, backbone.name, features.levels, backbone.channels, config.seed)
 
 
 def _as_detector_has_it(head: FCHead | None, config: Config, features: WindowFeatures) -> FCHead | None:

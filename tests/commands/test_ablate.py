@@ -14,11 +14,11 @@ from spp_det.commands import ablate as ablation
 from spp_det.commands.ablate import _kept, run_ablation
 from spp_det.config.file import load_config, parse_config
 from spp_det.config.settings import Config
+from spp_det.data.dataset import read_splits
 from spp_det.data.synthetic import generate_voc
-from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.model.detector import Detector
-from spp_det.training import finetune, mining, regression, stages
+from spp_det.training import finetune, regression, stages
 from spp_det.training.stages import train
 from spp_det.training.table9 import table_rows
 from tests.command_line import spp_det
@@ -54,7 +54,7 @@ def ablated(folder):
     """The table, and how often each part was trained for it."""
     parts = [
         (regression, "fit_ridge"),
-        (mining, "train_svms"),
+        (stages, "train_svms"),
         (finetune._Training, "step"),
         (ablation, "propose"),
     ]
@@ -139,7 +139,7 @@ def test_a_second_call_keeps_what_is_finished(folder, figures, monkeypatch):
 
 def test_other_photos_under_the_same_names_are_another_table(folder, figures):
     def kept() -> set[str]:
-        content = ablation._content(small(folder), read_voc(folder / "voc", "test"))
+        content = ablation._content(small(folder), read_splits(small(folder).data, small(folder).seed))
         rows = [replace(row, content=content) for row in table_rows(small(folder), [64, 96])]
         return set(_kept(small(folder), rows))
 
@@ -161,7 +161,7 @@ def test_other_photos_under_the_same_names_are_another_table(folder, figures):
 )
 def test_a_row_that_is_none_is_not_kept(folder, figures, change):
     path = folder / "run" / "ablation.json"
-    content = ablation._content(small(folder), read_voc(folder / "voc", "test"))
+    content = ablation._content(small(folder), read_splits(small(folder).data, small(folder).seed))
     rows = [replace(row, content=content) for row in table_rows(small(folder), [64, 96])]
     before = set(_kept(small(folder), rows))
     first, *others = figures["rows"]
@@ -241,7 +241,7 @@ def test_the_ablation_prints_its_table_and_what_is_missing(cli_folder, model, tm
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ((), ("data.test = None",)),
+        ((), ("data.test = auto",)),
         (("data.test=test", "--rows", "pool6"), ("--rows", "'pool6'", "ft-fc7+bb")),
         (("data.test=test", "--five", "480,many"), ("--five", "480,many")),
         (("data.test=test", "--five", "480"), ("--five", "at least two")),

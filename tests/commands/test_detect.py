@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from spp_det.commands.detect import Summary, detect_to_folder, windows_for
@@ -186,7 +187,7 @@ def test_what_another_model_began_is_refused_in_one_line(run_folder, run_detecto
 def test_detection_writes_every_format_that_was_asked_for(detected, found):
     names = [f"test_{i:05d}" for i in range(3)]
     for kind, suffix in (("voc", "xml"), ("yolo", "txt"), ("pictures", "jpg")):
-        assert sorted(path.name for path in (found / kind).iterdir()) == [
+        assert sorted(path.name for path in (found / kind).glob("test_*")) == [
             f"{name}.{suffix}" for name in names
         ]
     assert names_of(found) == [f"{name}.jpg" for name in names]
@@ -384,3 +385,38 @@ def test_detection_by_edge_boxes_wants_a_model_of_edges(model, split, tmp_path):
     ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--edge-model", tmp_path / "model.yml")
     assert_one_line(ended, tmp_path / "model.yml", "structured edges")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("names", [["a.jpg"], ["a.jpg", "b.png", "c.mpo"]])
+def test_a_detection_that_could_read_nothing_is_a_failure_and_names_the_first(model, tmp_path, names):
+    (tmp_path / "photos").mkdir()
+    for name in names:
+        (tmp_path / "photos" / name).write_text("no photo")
+    ended = spp_det("detect", model, tmp_path / "photos", "--out", tmp_path / "out", "--device", "cpu")
+    assert ended.code == 2
+    assert "error: no image could be read, the first was" in ended.err
+    assert "a.jpg" in ended.err.splitlines()[-1]
+    assert len(json.loads((tmp_path / "out" / "images.json").read_text())["skipped"]) == len(names)
+
+
+def test_yolos_files_come_with_the_classes_and_without_scores_if_so_wanted(model, split, found, tmp_path):
+    assert (found / "yolo" / "classes.txt").read_text().splitlines() == list(Detector.load(model).classes)
+    names = yaml.safe_load((found / "yolo" / "data.yaml").read_text())["names"]
+    assert names == list(Detector.load(model).classes)
+    options = ("--format", "yolo", "--no-scores", "--device", "cpu")
+    assert spp_det("detect", model, split, "--out", tmp_path, *options).code == 0
+    for path in (found / "yolo").glob("test_*.txt"):
+        scored = [line.split() for line in path.read_text().splitlines()]
+        plain = [line.split() for line in (tmp_path / "yolo" / path.name).read_text().splitlines()]
+        assert plain == [fields[:5] for fields in scored]
+
+
+def test_a_photo_whose_labels_would_take_the_place_of_the_class_list_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"classes\.txt lists the classes: rename .*classes\.jpg"):
+        DetectionWriter(tmp_path, CLASSES, [Path("a/classes.jpg")], Output(formats=["yolo"]))
+
+
+def test_a_device_that_is_not_there_is_no_damage_of_the_model(model, split, tmp_path):
+    for device in ("mps", "meta", "cuda:99"):
+        ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--device", device)
+        assert_one_line(ended, f"device '{device}': this machine has", "say auto, cpu, cuda or cuda:N")

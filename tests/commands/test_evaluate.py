@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -72,3 +75,32 @@ def test_evaluation_wants_one_ground_truth_that_exists(cli_folder, found, tmp_pa
     assert_one_line(missing, "val.txt", "test, trainval")
     none = spp_det("evaluate", tmp_path / "none.json", "--voc", cli_folder / "voc")
     assert_one_line(none, tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "gbk", "cp1251"])
+def test_what_a_terminal_cannot_encode_is_replaced(cli_folder, found, tmp_path, encoding):
+    ended = subprocess.run(
+        [sys.executable, "-m", "spp_det", "evaluate", str(found), "--voc", str(cli_folder / "voc"),
+         "--json", str(tmp_path / "figures.json")],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )  # fmt: skip
+    assert (ended.returncode, b"Traceback" in ended.stderr) == (0, False)
+    assert b"AP50" in ended.stdout
+    assert (tmp_path / "figures.json").exists()
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(cli_folder, found, tmp_path):
+    outputs = [tmp_path / f"figures.{suffix}" for suffix in ("json", "csv", "md")]
+    options = [f"--{name}={path}" for name, path in zip(("json", "csv", "markdown"), outputs, strict=True)]
+    command = [sys.executable, "-m", "spp_det", "evaluate", str(found), "--voc", str(cli_folder / "voc")]
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [*command, *options], stdout=writing, stderr=subprocess.PIPE, check=False, timeout=300
+    )
+    os.close(writing)
+    assert (ended.returncode, b"Error" in ended.stderr) == (0, False)
+    assert all(path.exists() for path in outputs)

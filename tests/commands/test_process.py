@@ -230,3 +230,40 @@ def test_how_torchs_threads_wait_is_set_unless_the_environment_says_it(monkeypat
     monkeypatch.setattr(process.sys, "platform", "elsewhere")  # the allocator of the tests stays as it is
     process.tune_process()
     assert os.environ.get("GOMP_SPINCOUNT") == expected
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert_one_line(spp_det("evaluate", "~/none.json", "--voc=~/voc"), tmp_path / "voc")
+    assert_one_line(spp_det("cache", "~/none"), tmp_path / "none")
+
+
+def test_messages_before_a_log_are_in_it_too(tmp_path):
+    program = """
+        def work(**_):
+            logging.getLogger("spp_det").warning("early")
+            process.log_to(Path(sys.argv[1]))
+            logging.getLogger("spp_det").warning("late")
+
+        process.run_app(work)
+    """
+    assert run(program, str(tmp_path / "train.log")).returncode == 0
+    assert [line.split()[-1] for line in (tmp_path / "train.log").read_text().splitlines()] == [
+        "early",
+        "late",
+    ]
+
+
+def test_a_closed_pipe_is_no_failure():
+    reading, writing = os.pipe()
+    os.close(reading)
+    program = """
+        def work(**_):
+            for _ in range(2):
+                print("x" * 100_000, flush=True)
+
+        process.run_app(work)
+    """
+    ended = run(program, stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")

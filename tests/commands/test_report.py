@@ -75,7 +75,8 @@ def test_any_folder_with_detections_and_the_truth(tmp_path, data):
 
 def test_images_that_are_not_there_are_counted_in_one_warning(tmp_path, data, caplog):
     write_detections(tmp_path / "found", data)
-    run_report(tmp_path / "found", Truth(coco=data.parent / "instances.json"))
+    shutil.copy(data.parent / "instances.json", tmp_path)  # away from the photos
+    run_report(tmp_path / "found", Truth(coco=tmp_path / "instances.json"))
     assert [r.getMessage()[:33] for r in caplog.records] == ["2 of 2 images cannot be read and "]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from spp_det.commands.detect import detect_to_folder, windows_for
 from spp_det.commands.proposals import write_windows
 from spp_det.commands.train import run_training
+from spp_det.commands.truth import Truth, score
 from spp_det.config.file import load_config
 from spp_det.config.settings import Config, Proposals
 from spp_det.data.coco import coco_instances
@@ -55,7 +57,7 @@ def test_the_folder_of_another_configuration_is_refused_and_left_alone(run_folde
         run_training(other, lambda: pytest.fail("it was begun"))
     message = str(caught.value)
     assert "\n" not in message
-    for part in ("config.yaml", "seed: 0 -> 3; data.train: trainval -> test", "another output", "remove"):
+    for part in ("config.yaml", "seed: 0 -> 3; data.train: auto -> test", "another output", "remove"):
         assert part in message
     assert {path: path.read_bytes() for path in (run_folder / "run").iterdir()} == before
 
@@ -264,3 +266,40 @@ def test_a_run_goes_on_at_the_precision_that_auto_chose_when_it_began(
     assert run(False, tmp_path / "a") == rounded
     monkeypatch.undo()
     assert run(False, tmp_path / "b") != rounded
+
+
+@pytest.mark.parametrize(
+    "slip",
+    [
+        "data.root=JPEGImages",
+        "data.train=trian",
+        "data.test=tset",
+        "backbone.weights=no.pth",
+        "data.classes=[emu]",
+    ],
+)
+def test_a_run_that_computed_nothing_leaves_no_claim(cli_folder, tmp_path, slip):
+    """Everybody's first command has a slip in it, and the second one is to go on in the same folder."""
+    slip = slip.replace("JPEGImages", str(cli_folder / "voc" / "JPEGImages"))
+    ended = spp_det("train", cli_folder / "recipe.yaml", f"output={tmp_path / 'out'}", slip)
+    assert ended.code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_photos_that_were_held_out_are_named_and_scored_again(run_folder, tmp_path):
+    root = shutil.copytree(run_folder / "voc", tmp_path / "photos")
+    shutil.rmtree(root / "ImageSets")
+    metrics = run_training(configure(run_folder, tmp_path / "run", root=str(root)))
+    ids = (tmp_path / "run" / "held_out.txt").read_text().split()
+    assert (metrics["images"], len(ids)) == (7, 2)
+    assert len(json.loads((tmp_path / "run" / "test" / "images.json").read_text())["images"]) == 2
+    found = tmp_path / "run" / "test"
+    figures = score(found, Truth(), tmp_path / "run").figures()
+    assert figures == {name: metrics["test"][name] for name in figures}
+    listed = Truth(voc=root, split=str(tmp_path / "run" / "held_out.txt"))
+    assert score(found, listed).figures()["coco"] == metrics["test"]["coco"]
+
+
+def test_what_was_said_before_the_folder_was_claimed_is_in_its_log(cli_folder, trained):
+    assert trained.code == 0
+    assert "data: Pascal VOC" in (cli_folder / "run" / "train.log").read_text()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from spp_det.config.file import differences, dotted, dump_config, load_config, parse_config
 from spp_det.config.settings import Config
+from spp_det.errors import UserError
 from tests.refusals import refusal
 
 # ---------------------------------------------------------------- what is accepted
@@ -60,6 +61,29 @@ def test_overrides_go_over_the_file_and_later_ones_over_earlier(tmp_path):
     path.write_text("seed: 1\nbackbone:\n  name: vgg16\n  scales: [480]\n")
     config = load_config(path, ["seed=2", "backbone.scales=[600]", "seed=3"])
     assert (config.seed, config.backbone.name, config.backbone.scales) == (3, "vgg16", (600,))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("svm:\n  C: 0.003\nseed: 1\nsvm:\n  bias: 9\n", "line 4: the key 'svm' is in line 1 already"),
+        ("svm:\n  C: 0.003\n  bias: 9\n  C: 1\n", "line 4: the key 'C' is in line 2 already"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused_with_its_lines(tmp_path, text, said):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load_config(path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_key_may_be_in_several_sections_and_a_byte_order_mark_before_all(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("\ufeffsvm:\n  norm: 3\nbbox:\n  norm: 4\n", encoding="utf-8")
+    config = load_config(path)
+    assert (config.svm.norm, config.bbox.norm) == (3, 4)
 
 
 SIDES = st.lists(st.integers(16, 2400), min_size=1, max_size=5, unique=True).map(sorted)

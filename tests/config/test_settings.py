@@ -8,7 +8,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from spp_det.config.file import load_config
+from spp_det.config.file import dotted, load_config
 from spp_det.config.pretrain import PretrainConfig
 from spp_det.config.settings import Config
 from tests.refusals import refusal
@@ -77,7 +77,7 @@ def test_networks_of_timm_have_a_choice_of_strides(empty_config):
         ("seed=yes", "true or false"),
         ("svm.C=on", "true or false"),
         ("strict=maybe", "boolean"),
-        ("data.format=yolo", "'voc' or 'coco'"),
+        ("data.format=pascal", "'auto', 'voc', 'coco' or 'yolo'"),
         ("data.train=2007", "string"),
         ("data.train=[]", "at least one split"),
         ("data.train=[a, a]", "none twice"),
@@ -142,10 +142,26 @@ def test_a_value_that_is_not_allowed_is_named_with_its_key_and_what_is(empty_con
     assert allowed in message
 
 
-def test_files_of_coco_are_not_joined(empty_config):
-    assert load_config(empty_config, ["data.format=coco", "data.train=a.json"]).data.train == "a.json"
-    message = refusal(empty_config, "data.format=coco", "data.train=[a.json, b.json]")
-    assert "data.train = ['a.json', 'b.json']: must be one file" in message
+def test_the_home_folder_may_be_written_as_a_tilde(empty_config, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    paths = (
+        "output",
+        "data.root",
+        "runtime.cache",
+        "data.train",
+        "data.test",
+        "backbone.weights",
+        "fc.weights",
+    )
+    config = load_config(empty_config, [f"{key}=~/x" for key in paths])
+    found = dotted(config)
+    assert {key: found[key] for key in paths} == dict.fromkeys(paths, "/home/ann/x")
+    files = ["proposals.mode=file", "proposals.file=~/w.json"]
+    assert load_config(empty_config, files).proposals.file == Path("/home/ann/w.json")
+    edges = ["proposals.mode=edgeboxes", "proposals.edge_model=~/e.yml"]
+    assert load_config(empty_config, edges).proposals.edge_model == Path("/home/ann/e.yml")
+    assert load_config(empty_config, ["output=a~b/~"]).output == Path("a~b/~")
+    assert "no home folder" in refusal(empty_config, "output=~nobody-is-called-so/x")
 
 
 def test_a_window_cannot_be_positive_and_negative_of_one_class(empty_config):

@@ -17,7 +17,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from spp_det.boxes import as_boxes
-from spp_det.data.coco import coco_instances, read_coco, xywh
+from spp_det.data.classes import choose_classes
+from spp_det.data.coco import coco_instances, instances_of, read_coco, xywh
+from spp_det.data.coco_file import load_instances
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 
@@ -104,30 +106,35 @@ def test_box_without_area_is_dropped(
 @pytest.mark.parametrize(
     ("where", "change", "message"),
     [
-        (("annotations", 0), {"image_id": 99}, "annotation 900 is of an unknown image: image_id 99"),
-        (("annotations", 0), {"category_id": 1}, "annotation 900 is of an unknown category: category_id 1"),
         (("annotations", 0), {"bbox": [1, 2, -3, 4]}, "annotation 900 has bbox [1, 2, -3, 4], whose width"),
-        (("annotations", 0), {"bbox": [1, 2, 3]}, "annotation 900 has bbox [1, 2, 3], which is not four"),
-        (("annotations", 0), {"bbox": "1 2 3 4"}, "annotation 900 has bbox '1 2 3 4'"),
-        (("annotations", 0), {"bbox": None}, "annotation 900 has bbox None"),
-        (("annotations", 0), {"bbox": [1, 2, float("nan"), 4]}, "annotation 900 has bbox"),
-        (("annotations", 0), {"bbox": [1, 2, float("inf"), 4]}, "annotation 900 has bbox"),
-        (("annotations", 0), {"bbox": [1, 2, 10**400, 4]}, "annotation 900 has bbox"),
-        (("annotations", 0), {"bbox": [1, 2, True, 4]}, "annotation 900 has bbox"),
+        (("annotations", 0), {"bbox": [1, 2, 3]}, "annotations[0]: bbox must be four finite numbers"),
+        (("annotations", 0), {"bbox": "1 2 3 4"}, "annotations[0]: bbox must be four finite numbers"),
+        (("annotations", 0), {"bbox": None}, "annotations[0]: bbox must be four finite numbers"),
+        (("annotations", 0), {"bbox": [1, 2, float("nan"), 4]}, "annotations[0]: bbox must be"),
+        (("annotations", 0), {"bbox": [1, 2, float("inf"), 4]}, "annotations[0]: bbox must be"),
+        (("annotations", 0), {"bbox": [1, 2, 10**400, 4]}, "annotations[0]: bbox must be"),
+        (("annotations", 0), {"bbox": [1, 2, True, 4]}, "annotations[0]: bbox must be"),
+        (("annotations", 0), {"bbox": [1, 2, 2**25, 4]}, "annotation 900 has a bbox of more than"),
         (("annotations", 0), {"bbox": [200, 2, 5, 5]}, "annotation 900 (cat) lies outside the 100x80 image"),
-        (("annotations", 0), {"category_id": "3"}, "annotation 900 has category_id '3'"),
-        (("annotations", 1), {"id": 900}, "annotations[1] has an id that is used already: 900"),
-        (("annotations", 1), {"id": None}, "annotations[1] has id None"),
-        (("images", 1), {"id": 42}, "images[1] has an id that is used already: 42"),
-        (("images", 1), {"id": True}, "images[1] has id True"),
+        (("annotations", 0), {"category_id": "3"}, "annotations[0]: some ids are numbers and some are text"),
+        (("annotations", 0), {"image_id": "7"}, "annotations[0]: some ids are numbers and some are text"),
+        (("annotations", 0), {"image_id": None}, "annotations[0]: image_id must be a whole number or a text"),
+        (("images", 1), {"id": 42}, "images: the id 42 occurs more than once"),
+        (("images", 1), {"id": 42.0}, "images: the id 42 occurs more than once"),
+        (("images", 1), {"id": True}, "images[1]: id must be a whole number or a text, got True"),
+        (("images", 1), {"id": 1.5}, "images[1]: id must be a whole number or a text, got 1.5"),
+        (("images", 1), {"id": "7"}, "images: some ids are numbers and some are text"),
         (("images", 1), {"file_name": "b.jpg"}, "image 7 has the file_name of another image"),
-        (("images", 1), {"file_name": None}, "image 7 has file_name None"),
-        (("images", 1), {"file_name": "../a.jpg"}, "image 7 has file_name '../a.jpg', which leads out"),
-        (("images", 1), {"file_name": "/a.jpg"}, "image 7 has file_name '/a.jpg', which leads out"),
-        (("images", 1), {"width": "100"}, "image 7 has width '100'"),
+        (("images", 1), {"file_name": "../b.jpg"}, "image 7 has the file_name of another image"),
+        (("images", 1), {"file_name": None}, "image 7 has file_name None, which is not a text"),
+        (
+            ("images", 1),
+            {"file_name": "a\0.jpg"},
+            "image 7 has file_name 'a\\x00.jpg', which no file can have",
+        ),
         (("categories", 1), {"name": "dog"}, "two categories have the name 'dog'"),
-        (("categories", 1), {"name": 3}, "category 3 has name 3"),
-        (("categories", 1), {"id": 18}, "categories[1] has an id that is used already: 18"),
+        (("categories", 1), {"name": 3}, "category 3 has name 3, which is not a text"),
+        (("categories", 1), {"id": 18}, "categories: the id 18 occurs more than once"),
     ],
 )
 def test_bad_entry_is_named(
@@ -146,14 +153,14 @@ def test_bad_entry_is_named(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "not a readable JSON file"),
-        ("{", "not a readable JSON file"),
-        ("[" * 100_000, "not a readable JSON file"),
+        ("", "is not JSON"),
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ('[{"image_id": 1, "score": 0.5}]', "a list, as results are"),
-        ("3", "not a COCO instances file"),
-        ('{"images": [], "categories": []}', "lacks the list 'annotations'"),
-        ('{"images": [], "categories": {}, "annotations": []}', "lacks the list 'categories'"),
-        ('{"images": [3], "categories": [], "annotations": []}', "images[0] is not an object"),
+        ("3", "must be a JSON object with images, annotations and categories"),
+        ('{"images": [], "categories": []}', "has no list of annotations"),
+        ('{"images": [], "categories": {}, "annotations": []}', "has no list of categories"),
+        ('{"images": [3], "categories": [], "annotations": []}', "images[0]: must be a JSON object, got int"),
     ],
 )
 def test_other_files(tmp_path: Path, text: str, message: str) -> None:
@@ -168,6 +175,88 @@ def test_other_files(tmp_path: Path, text: str, message: str) -> None:
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"instances\.json: no such file"):
         read_coco(tmp_path / "instances.json")
+
+
+def test_ids_may_be_whole_floats_or_text_and_sizes_floats_or_unknown(tmp_path: Path) -> None:
+    expected = read_coco(write(tmp_path, instances()))
+    for kind in (float, str):
+        content = instances()
+        for key, names in (("images", ["id"]), ("annotations", ["image_id"])):
+            for entry in content[key]:
+                entry.update({name: kind(entry[name]) for name in names})
+        content["images"][0].update(width=100.0, height=80.0)
+        content["images"][1].update(width="100", height=None)
+        found = read_coco(write(tmp_path, content))
+        assert found.coco_ids == tuple(map(str, expected.coco_ids) if kind is str else expected.coco_ids)
+        assert [record.size for record in found.records] == [(100, 80), None, None]
+        for one, other in zip(found.records, expected.records, strict=True):
+            assert np.array_equal(one.boxes, other.boxes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ([{"image_id": 99}, {}, {"image_id": 98}], "2 annotations are of images or categories"),
+        ([{"category_id": 1}, {}, {}], "1 annotations are of images or categories"),
+        ([{}, {"id": 900}, {}], "numbered anew, the first is annotations[1], whose id is 900"),
+        ([{}, {}, {"id": None}], "numbered anew, the first is annotations[2], whose id is None"),
+        (
+            [{"id": "a"}, {"id": "b"}, {"id": "c"}],
+            "numbered anew, the first is annotations[0], whose id is 'a'",
+        ),
+    ],
+)
+def test_one_warning_for_strangers_and_for_ids(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, changes: list[dict[str, Any]], said: str
+) -> None:
+    content = instances()
+    for entry, change in zip(content["annotations"], changes, strict=True):
+        entry.update(change)
+    dataset = read_coco(write(tmp_path, content))
+    (warning,) = caplog.messages
+    assert said in warning
+    strangers = sum("image_id" in change or "category_id" in change for change in changes)
+    assert sum(map(len, dataset.records)) == 3 - strangers
+
+
+def photo(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (100, 80)).save(path)
+    return path
+
+
+def test_an_absolute_path_inside_is_taken_and_one_photo_of_the_name_for_any_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = instances()
+    content["images"][0]["file_name"] = str(photo(tmp_path / "b.jpg"))
+    elsewhere = photo(tmp_path / "deep/er/a.jpg")
+    for stated in ("../a.jpg", "/data/upload/a.jpg", "C:\\data\\a.jpg", "images/a.jpg"):
+        caplog.clear()
+        content["images"][1]["file_name"] = stated
+        first, second, _ = read_coco(write(tmp_path, content)).records
+        assert (first.path, second.path, second.image_id) == (tmp_path / "b.jpg", elsewhere, "deep/er/a.jpg")
+        (warning,) = caplog.messages
+        assert (
+            f"1 photos do not lie where their file_name says and were found by name, the first is {stated!r}"
+            in warning
+        )
+    content["images"][0]["file_name"] = "deep/er/a.jpg"  # its own photo is not another image's
+    assert read_coco(write(tmp_path, content)).records[1].path == tmp_path / "images/a.jpg"
+    content["images"][0]["file_name"] = "b.jpg"
+    photo(tmp_path / "other/a.jpg")
+    with pytest.raises(UserError, match=r"'images/a.jpg' may be .*deep/er/a.jpg or .*other/a.jpg"):
+        read_coco(write(tmp_path, content))
+
+
+def test_the_part_of_a_file_that_is_of_a_data_set(tmp_path: Path) -> None:
+    content = load_instances(write(tmp_path, instances()))
+    dataset = choose_classes(read_coco(write(tmp_path, instances())), ["cat"], "x")
+    part = instances_of(content, dataset)
+    assert [entry["id"] for entry in part["categories"]] == [3]
+    assert [entry["id"] for entry in part["annotations"]] == [900, 6]
+    assert part["annotations"][0]["area"] == 55.5
+    assert len(part["images"]) == 3
 
 
 # ---------------------------------------------------------------- writing
@@ -193,7 +282,7 @@ def datasets(draw: st.DrawFn) -> Dataset:
 
 @given(datasets())
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, dataset: Dataset) -> None:
-    path = write(tmp_path_factory.getbasetemp(), coco_instances(dataset))
+    path = write(tmp_path_factory.mktemp("round_trip"), coco_instances(dataset))
     found = read_coco(path)
     assert found.classes == dataset.classes
     assert found.category_ids == dataset.category_ids

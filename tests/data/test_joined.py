@@ -10,11 +10,11 @@ import pytest
 
 from spp_det.boxes import as_boxes
 from spp_det.config.settings import Data
+from spp_det.data.dataset import read_splits
 from spp_det.data.joined import locate_split, read_voc_splits
 from spp_det.data.records import Dataset, Record
 from spp_det.data.voc import read_voc, write_voc
 from spp_det.errors import UserError
-from spp_det.training.stages import read_dataset
 
 SEVERAL = ("VOC2007:trainval", "VOC2012:trainval")
 
@@ -101,6 +101,7 @@ def test_a_folder_or_split_that_is_not_there_is_named(root):
 
 def test_a_config_names_them(root):
     data = Data(root=root, train=SEVERAL, test="VOC2007:test")
-    assert len(read_dataset(data, data.train)) == 4
-    assert data.test is not None
-    assert list(named(read_dataset(data, data.test))) == ["000003", "000001"]
+    splits = read_splits(data, seed=0)
+    assert len(splits.train) == 4
+    assert splits.test is not None
+    assert list(named(splits.test.dataset)) == ["000003", "000001"]

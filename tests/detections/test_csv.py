@@ -41,3 +41,10 @@ def test_a_damaged_csv_is_named(tmp_path, text, said):
     (tmp_path / "a.csv").write_text(text)
     with pytest.raises(UserError, match=rf"a\.csv: .*{said}|a\.csv: {said}"):
         read_csv(tmp_path / "a.csv")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+    text = ",".join(HEADER) + '\n"a\nb.jpg",cat,0.5,1,2,3,4\n'
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "a.csv").write_text(text, encoding=encoding)
+        assert read_csv(tmp_path / "a.csv") == [Found("a\nb.jpg", "cat", 0.5, (1, 2, 3, 4))]

@@ -48,3 +48,25 @@ def test_a_damaged_line_is_named(tmp_path, text):
     (tmp_path / "comp4_det_test_dog.txt").write_text(f"5 0.9 1 2 3 4\n{text}\n")
     with pytest.raises(UserError, match=r"comp4_det_test_dog\.txt: line 2: "):
         read_devkit(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [
+        ("comp3_det_val_dog.txt", "dog"),
+        ("comp4_det_trainval_race_car.txt", "race_car"),
+        ("comp4_det_test_2012_race_car.txt", "race_car"),
+        ("comp4_det_minival_dog.txt", "dog"),
+        ("comp4_d8ab3c4e-1111-4222-8333-0123456789ab_det_test_race_car.txt", "race_car"),
+    ],
+)
+def test_the_r_cnn_familys_names_for_result_files(tmp_path, name, class_name):
+    (tmp_path / name).write_text("\ufeff000005 0.917 1.0 2.0 3.0 4.0\n", encoding="utf-8")
+    assert read_devkit(tmp_path) == [Found("000005", class_name, 0.917, (0, 1, 3, 4))]
+
+
+def test_files_of_two_runs_are_not_added_up(tmp_path):
+    for name in ("comp3_det_test_dog.txt", "comp4_det_test_dog.txt", "comp4_det_test_cat.txt"):
+        (tmp_path / name).write_text("5 0.9 1 2 3 4\n")
+    with pytest.raises(UserError, match=r"comp4_.*_dog\.txt and comp3_det_test_dog\.txt are of the class"):
+        read_devkit(tmp_path)

@@ -148,7 +148,7 @@ def change_listing(folder: Path, change) -> None:
         ),
         ("voc", lambda f: change_listing(f, lambda listing: listing.pop("images")), "no list of images"),
         ("nothing", lambda f: (f / "nothing").mkdir(), "nothing: holds no detections"),
-        ("nothing.csv", lambda _: None, "No such file"),
+        ("nothing.csv", lambda _: None, "no such file"),
     ],
 )
 def test_what_does_not_fit_is_named_in_one_line(folder, place, damage, said):

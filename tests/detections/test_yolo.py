@@ -58,3 +58,14 @@ def test_a_damaged_line_is_named(tmp_path, text):
     (tmp_path / "a.txt").write_text(f"\n{text}\n")
     with pytest.raises(UserError, match=r"a\.txt: line 2: "):
         read_yolo(tmp_path / "a.txt", (10, 10))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_label(tmp_path):
+    (tmp_path / "a.txt").write_text("\ufeff1 .5 .5 .2 .2 .75\r\n0 .5 .5 .2 .2 .5\r\n", encoding="utf-8")
+    assert [row[:2] for row in read_yolo(tmp_path / "a.txt", (10, 10))] == [(1, 0.75), (0, 0.5)]
+
+
+def test_labelling_tools_want_no_scores():
+    found = [(3, 0.5, (0, 0, 5, 10))]
+    assert yolo_text(found, (10, 20), scores=False) == "3 0.25 0.25 0.5 0.5\n"
+    assert yolo_text(found, (10, 20)) == "3 0.25 0.25 0.5 0.5 0.5\n"

@@ -9,7 +9,7 @@ import json
 import os
 import pickle
 import zipfile
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -211,8 +211,19 @@ def test_a_file_name_in_an_annotation_leads_nowhere_else(box, voc):
         assert record.path == image  # which is then said to be missing
 
 
-@pytest.mark.parametrize("name", ["../outside/secret.jpg", "/etc/passwd", "a\0b", "\ud800", "x" * 3000])
+@pytest.mark.parametrize("name", ["../outside/secret.jpg", "/etc/passwd", "C:\\outside\\secret.jpg"])
 def test_a_file_name_in_a_coco_file_leads_nowhere_else(box, name):
+    """The photo of that name inside is meant; where there is none, it is then said to be missing."""
+    images = [{"id": 1, "file_name": name, "width": 8, "height": 8}]
+    path = box / "in" / "a.json"
+    path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))
+    (record,) = read_coco(path).records
+    assert record.path == box / "in" / PureWindowsPath(name).name
+    assert not record.path.exists()
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 3000])
+def test_a_file_name_in_a_coco_file_that_no_file_can_have_is_refused(box, name):
     images = [{"id": 1, "file_name": name, "width": 8, "height": 8}]
     path = box / "in" / "a.json"
     path.write_text(json.dumps({"images": images, "annotations": [], "categories": []}))

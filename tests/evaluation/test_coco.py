@@ -236,7 +236,8 @@ def test_the_annotation_id_that_pycocotools_overlooks_is_warned_of(caplog):
     instances["annotations"][0]["id"] = 0
     with caplog.at_level(logging.WARNING):
         figures_of(instances, results)
-    assert "id 0" in caplog.text
+    assert "numbered anew" in caplog.text
+    assert "whose id is 0" in caplog.text
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), "0.5", None, 10**400])
@@ -252,7 +253,7 @@ def test_scores_and_boxes_that_are_not_finite_numbers_are_refused(bad):
     ("change", "message"),
     [
         ({"image_id": 999}, "image_id 999 is not in ground truth"),
-        ({"image_id": 1.5}, "image_id must be a whole number or a name"),
+        ({"image_id": 1.5}, "image_id must be a whole number or a text"),
         ({"bbox": [0, 0, 5]}, "bbox must be four finite numbers"),
         ({"bbox": None}, "bbox must be four finite numbers"),
     ],
@@ -283,13 +284,10 @@ def test_what_is_no_results_list_is_refused(results):
     ("section", "index", "change", "message"),
     [
         ("images", 0, {"id": 11}, "images: the id 11 occurs more than once"),
-        ("images", 0, {"id": "10"}, "images: some ids are numbers and some are names"),
-        ("annotations", 1, {"id": 1}, "annotations: the id 1 occurs more than once"),
-        ("annotations", 1, {"id": "b"}, "annotations[1]: the id of an annotation must be a whole number"),
+        ("images", 0, {"id": "10"}, "images: some ids are numbers and some are text"),
         ("annotations", 1, {"bbox": []}, "annotations[1]: bbox must be four finite numbers"),
-        ("annotations", 1, {"area": None}, "annotations[1]: area must be a finite number"),
-        ("annotations", 1, {"iscrowd": None}, "annotations[1]: iscrowd must be 0 or 1"),
-        ("categories", 2, {"id": None}, "categories[2]: id must be a whole number or a name"),
+        ("annotations", 1, {"iscrowd": "yes"}, "annotations[1]: iscrowd must be 0 or 1"),
+        ("categories", 2, {"id": None}, "categories[2]: id must be a whole number or a text"),
     ],
 )
 def test_a_malformed_ground_truth_is_named(section, index, change, message):
@@ -298,6 +296,18 @@ def test_a_malformed_ground_truth_is_named(section, index, change, message):
     with pytest.raises(UserError) as error:
         figures_of(instances, results)
     assert str(error.value).startswith(f"ground truth: {message}")
+
+
+@pytest.mark.parametrize(
+    "change", [{"id": 1}, {"id": "b"}, {"area": None}, {"area": "x"}, {"iscrowd": None}, {"iscrowd": False}]
+)
+def test_what_tools_write_in_other_ways_counts_the_same(change):
+    instances, results = scene()
+    plain = copy.deepcopy(instances)
+    del plain["annotations"][1]["area"]  # that of the box counts where none is stated
+    expected = figures_of(plain if "area" in change else instances, results)
+    instances["annotations"][1].update(change)
+    assert figures_of(instances, results) == expected
 
 
 @pytest.mark.parametrize("instances", [[], None, {}, {"images": [], "annotations": []}, {"images": 3}])

@@ -121,12 +121,14 @@ def test_scores_keep_every_digit(tmp_path):
     assert aligned.detections[0]["scores"][0] == aligned.coco[0]["score"] == score
 
 
-def test_other_images_are_left_out_and_counted_without_a_word(tmp_path, caplog):
+def test_other_images_are_left_out_and_counted_in_one_warning(tmp_path, caplog):
     more = [*results(), entry(80, 1, [0, 0, 5, 5], 0.9)]
     aligned = read_results(write(tmp_path, more, listing()), zoo())
     assert aligned.outside == 1
     assert len(aligned.coco) == 4
-    assert not caplog.records
+    (warning,) = caplog.messages
+    assert "1 of 5 detections are on images that the data set does not have" in warning
+    assert warning.endswith("the first has image_id 80")
 
 
 def test_other_classes_are_left_out_with_a_warning(tmp_path, caplog):
@@ -204,7 +206,7 @@ def test_what_is_no_results_file_is_refused(tmp_path, text):
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    for path, said in ((tmp_path / "nowhere.json", "cannot be read"), (tmp_path, "holds no detections")):
+    for path, said in ((tmp_path / "nowhere.json", "no such file"), (tmp_path, "holds no detections")):
         with pytest.raises(UserError, match=said):
             read_results(path, zoo())
 

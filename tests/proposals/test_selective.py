@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 
 from spp_det.boxes import Boxes, clip
 from spp_det.images import RGB
-from spp_det.proposals.presets import MODES
+from spp_det.proposals.presets import MODES, SIGMA
 from spp_det.proposals.selective import selective_search
 from spp_det.runtime.opencv import cv2
 
@@ -90,7 +90,7 @@ def test_paper_is_the_authors_fast_mode(image, engine):
             search = module.createSelectiveSearchSegmentation()
             search.setBaseImage(bgr)
             search.addImage(cv2.cvtColor(bgr, code))
-            search.addGraphSegmentation(module.createGraphSegmentation(0.8, k, k))
+            search.addGraphSegmentation(module.createGraphSegmentation(SIGMA, k, k))
             size = module.createSelectiveSearchSegmentationStrategySize
             fill = module.createSelectiveSearchSegmentationStrategyFill
             texture = module.createSelectiveSearchSegmentationStrategyTexture

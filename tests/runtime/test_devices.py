@@ -32,10 +32,20 @@ def test_each_of_several_processes_gets_a_gpu_of_its_own(monkeypatch):
     assert choose_device("cpu") == torch.device("cpu")
 
 
-@pytest.mark.parametrize("name", ["abacus", "", "cuda:99"])
+@pytest.mark.parametrize("name", ["abacus", "", "cuda:99", "mps", "xpu", "xpu:0", "meta", "vulkan"])
 def test_a_device_that_is_not_there_is_named(name):
-    with pytest.raises(UserError, match=f"^device '{name}'"):
+    with pytest.raises(UserError, match=f"^device '{name}': .*say auto, cpu, cuda or cuda:N$"):
         choose_device(name)
+
+
+def test_how_many_gpus_there_are_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("cuda:1") == torch.device("cuda:1")
+    with pytest.raises(UserError, match=r"^device 'cuda:2': this machine has 2 CUDA devices; say"):
+        choose_device("cuda:2")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(UserError, match=r"^device 'cuda': this machine has none; say"):
+        choose_device("cuda")
 
 
 PROCESSORS = {  # maker and features, has bfloat16, is faster in it

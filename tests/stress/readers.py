@@ -33,11 +33,11 @@ from spp_det.config.settings import Config
 from spp_det.data.bounds import fit_record
 from spp_det.data.class_folder import read_class_folder
 from spp_det.data.coco import coco_instances, read_coco
+from spp_det.data.coco_file import load_json
 from spp_det.data.folder import find_images
 from spp_det.data.records import Dataset, Detections, Record
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
-from spp_det.detections.reader import read_json
 from spp_det.detections.types import DetectedImage
 from spp_det.detections.writer import FORMATS, DetectionWriter, Output
 from spp_det.errors import UserError
@@ -132,7 +132,7 @@ def _read_coco(folder: Path, _out: Path) -> None:
 def _read_results(folder: Path, _out: Path) -> None:
     dataset = read_coco(folder / "instances.json")
     found = read_results(folder / "detections.json", dataset)
-    evaluate(dataset, found, read_json(folder / "instances.json")).figures()
+    evaluate(dataset, found, load_json(folder / "instances.json")).figures()
 
 
 _CLASSES = ("cat", "big dog")

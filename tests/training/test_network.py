@@ -6,10 +6,15 @@ import pytest
 import torch
 
 from spp_det.config.settings import Config
+from spp_det.model.backbone import Backbone
 from spp_det.runtime import distributed
-from spp_det.training.network import network_of, settled
+from spp_det.training.network import load_network, ready, settled
 
 TREE = {"backbone": {"name": "zf5_small", "weights": "random"}, "runtime": {"device": "cpu"}}
+
+
+def made(config: Config) -> Backbone:
+    return ready(load_network(config), config)
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -20,13 +25,13 @@ def test_all_processes_compute_at_the_precision_that_the_first_one_chooses(in_ra
     # The choice is made on a thread of its own, which has no rank.
     monkeypatch.setattr("spp_det.model.backbone.on_one_core", lambda function: function())
     monkeypatch.setattr("spp_det.model.backbone.bfloat16_pays", pays)
-    networks = in_ranks(3, lambda _: network_of(Config.model_validate(TREE)))
+    networks = in_ranks(3, lambda _: made(Config.model_validate(TREE)))
     assert {network.precision for network in networks} == {torch.bfloat16 if first else torch.float32}
     assert len({network.digest() for network in networks}) == 1
 
 
 def test_a_settled_configuration_names_the_precision_and_changes_nothing_else():
     config = Config.model_validate(TREE)
-    network = network_of(config).at("bfloat16")
+    network = made(config).at("bfloat16")
     runtime = config.runtime.model_copy(update={"precision": "bfloat16"})
     assert settled(config, network) == config.model_copy(update={"runtime": runtime})
