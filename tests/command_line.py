@@ -55,6 +55,13 @@ def assert_one_line(ended: Ended, *parts: object) -> None:
         assert str(part) in ended.err
 
 
+def assert_last_line(ended: Ended, *parts: object) -> None:
+    """A command that had begun to work ends in one line of error, the last on stderr."""
+    last = ended.err.splitlines()[-1]
+    assert "Traceback" not in ended.err
+    assert_one_line(Ended(ended.code, ended.out, f"{last}\n"), *parts)
+
+
 def rows_of(folder: Path) -> list[dict]:
     """The COCO results list of a folder of detections."""
     return json.loads((folder / "detections.json").read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +24,7 @@ pytest.register_assert_rewrite("tests.command_line", "tests.refusals")
 # What compares bytes, all bits or processes: tests/stress/processors.py runs the tests that use it.
 COMPARISONS = {"array_equal", "assert_array_equal", "equal", "read_bytes", "tobytes", "same", "in_ranks"}
 
-if splitting.SWITCH in os.environ:
-    splitting.split_sums(pytest.MonkeyPatch())
+splitting.split_where_asked()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -187,7 +187,10 @@ def _ready(layer: nn.Module) -> nn.Module:
     if isinstance(layer, nn.Sequential):
         return nn.Sequential(*map(_ready, layer))
     assert isinstance(layer, nn.Linear)
-    return _Packed(layer) if layer.weight.device.type == "cpu" and PACKS else layer
+    packs = PACKS and layer.weight.device.type == "cpu"
+    if layer.weight.dtype == torch.bfloat16:  # older processors multiply it too, but in no order of their own
+        packs = packs and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return _Packed(layer) if packs else layer
 
 
 class _Packed(nn.Module):

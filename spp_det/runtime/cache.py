@@ -70,7 +70,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno is not None:  # an error that somebody else raised has a message of its own
+            error.filename = error.filename or str(path)
         raise
 
 
@@ -82,11 +83,10 @@ def whole_file(path: Path, partial: Path) -> Iterator[BinaryIO]:
     partial.parent.mkdir(exist_ok=True)
     partial.unlink(missing_ok=True)
     try:
-        with partial.open("xb") as file:
+        with naming(path), partial.open("xb") as file:  # closing writes too, and may fail
             yield file
-            with naming(path):
-                file.flush()
-                os.fsync(file.fileno())
+            file.flush()
+            os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -101,7 +101,7 @@ def write_whole(
     whole it lies in the folder ``partials``, on the same disk; None is the file's own."""
     data = data.encode() if isinstance(data, str) else data
     partial = (partials or path.parent) / f".{secrets.token_hex(8)}.partial"
-    with whole_file(path, partial) as file, naming(path):
+    with whole_file(path, partial) as file:
         file.writelines([data] if isinstance(data, bytes) else data)
 
 

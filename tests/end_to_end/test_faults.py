@@ -19,7 +19,7 @@ from spp_det.data.voc_xml import annotation_xml
 from spp_det.images import read_image
 from spp_det.proposals.source import WindowSource
 from spp_det.runtime.run_folder import alone_in
-from tests.command_line import assert_one_line, spp_det
+from tests.command_line import assert_last_line, assert_one_line, spp_det
 from tests.stress.readers import READERS
 
 
@@ -89,7 +89,7 @@ def test_an_output_where_nobody_may_write_is_one_line(folder):
         detect(folder, Path("/dev/null/out")),
         spp_det("train", folder / "recipe.yaml", "output=/dev/null/out"),
     ):
-        assert_one_line(ended, "/dev/null")
+        assert_last_line(ended, "/dev/null")
 
 
 def relabelled(folder: Path, *names: str) -> str:
@@ -222,7 +222,7 @@ def test_images_of_one_pixel_and_of_a_line_are_learnt_from_and_looked_at(odd):
 
 def test_a_second_run_in_the_same_folder_is_one_line(folder, odd):
     with alone_in(odd / "run"):
-        assert_one_line(spp_det("train", odd / "recipe.yaml"), "another run is at work in", odd / "run")
+        assert_last_line(spp_det("train", odd / "recipe.yaml"), "another run is at work in", odd / "run")
         assert_one_line(detect(folder, odd / "run"), "another run is at work in", odd / "run")
     assert list((odd / "run").iterdir()) == []
 
@@ -231,6 +231,6 @@ def test_a_refused_run_leaves_the_log_of_the_folder_s_own(odd):
     assert spp_det("train", odd / "recipe.yaml").code == 0
     log = (odd / "run" / "train.log").read_bytes()
     for command in (("train", odd / "recipe.yaml", "seed=1"), ("demo", "--out", odd / "run")):
-        assert_one_line(spp_det(*command), "config.yaml is another configuration's")
+        assert_last_line(spp_det(*command), "config.yaml is another configuration's")
     assert (odd / "run" / "train.log").read_bytes() == log
     assert not (odd / "run" / "data").exists()

@@ -20,6 +20,8 @@ from spp_det.runtime.cache import Cache
 from spp_det.training import checkpoint
 from spp_det.training.stages import train
 
+ROOT = Path(__file__).parents[2]  # from where tests.splitting is importable
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
@@ -155,6 +157,8 @@ def test_a_process_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_befo
         from spp_det import cli
         from spp_det.runtime import cache
         from spp_det.training import checkpoint, mining
+        from tests.splitting import split_where_asked
+        split_where_asked()
         checkpoint.EVERY, checkpoint.SHARE = 0.0, float("inf")
         arrays, sync = mining.Mining.arrays, os.fsync
 
@@ -168,7 +172,7 @@ def test_a_process_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_befo
         cli.main()
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(recipe)]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     kept = tmp_path / "run" / "cache"
     (path,) = (kept / "mining").rglob("*.safetensors")

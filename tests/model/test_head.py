@@ -82,6 +82,21 @@ def test_dropout_acts_in_training_alone_and_keeps_the_mean():
     torch.testing.assert_close(dropped[active][kept], plain[active][kept] / 0.75)
 
 
+def test_a_processor_without_bfloat16_multiplies_in_it_all_the_same(monkeypatch):
+    """As where a run goes on that began in bfloat16 on another machine: oneDNN then packs no such weights."""
+    vectors = torch.rand(5, 24, generator=torch.Generator().manual_seed(1))
+    packed = FCHead("fc7", 24, 16).at(torch.bfloat16)(vectors)
+
+    def refusing(_weight: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("needs the cpu support")
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", refusing)
+    torch.testing.assert_close(
+        FCHead("fc7", 24, 16).at(torch.bfloat16)(vectors), packed, rtol=0.02, atol=0.02
+    )
+
+
 @pytest.mark.parametrize("compress", [False, True])
 @pytest.mark.parametrize("layer", ["fc6", "fc7"])
 def test_bfloat16_multiplies_rounded_but_keeps_the_weights(layer, compress):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from spp_det.model.backbone import Backbone
 from spp_det.model.features import PooledVectors
 from spp_det.model.svm import LinearSVMs
 from spp_det.model.vectors import chunk_size
-from spp_det.runtime.threads import ahead, on_all_cores
+from spp_det.runtime.threads import ahead, on_all_cores, on_one_core
 from tests.vectors import all_of, held, random_windows, spp_features
 
 LEVELS = (6, 3, 2, 1)
@@ -68,10 +69,10 @@ def test_only_what_is_asked_for_is_pooled(backbone, image, pooled_rows):
 def test_rows_come_in_the_order_they_are_asked_for_and_as_often(backbone, image, scales, normalize):
     features = spp_features(backbone, scales, normalize=normalize)
     vectors = features.vectors(features.maps(image), random_windows(80, 200, 150))
-    whole, of = all_of(vectors)
+    whole, of = on_one_core(partial(all_of, vectors))
     rng = np.random.default_rng(0)
     for rows in (rng.permutation(len(vectors)), np.array([3, 3, 0]), np.array([], np.int64)):
-        assert torch.equal(vectors.make(rows), whole[torch.from_numpy(rows)])
+        assert torch.equal(on_one_core(partial(vectors.make, rows)), whole[torch.from_numpy(rows)])
         assert torch.equal(vectors.of_rows(rows), whole[torch.from_numpy(rows)])
     windows = np.array([70, 2, 2, 11])
     assert torch.equal(vectors.of_windows(windows), whole[torch.from_numpy(of[windows])])

@@ -61,17 +61,16 @@ def main() -> None:
         differing = "every one" if SWITCH in setting else _output([sys.executable, "-c", PROBE], environment)
         discriminating += bool(differing) and SWITCH not in setting
         start = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "-m", "bytes and not slow", "-p", "no:cacheprovider"]
+        command = [sys.executable, "-m", "pytest", "-m", "bytes and not slow", "-rfE"]
         told = _output([*command, *(sys.argv[1:] or ["tests"])], environment)
         minutes = (time.monotonic() - start) / 60
         counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", told)}
         bad = counts.get("failed", 0) + counts.get("error", 0) + ("passed" not in counts)
         lines = [line for line in told.splitlines() if line.startswith(("FAILED", "ERROR"))]
-        failures += [f"{name}: {line}" for line in lines]
+        failures += [f"{name}: {line}" for line in lines or ["something failed"] * bool(bad)]
         print(f"{name}: {counts}, {minutes:.1f} minutes", flush=True)
         shown = differing.rstrip(", ") or "none"
         table.add_row(name, shown, str(counts.get("passed", 0)), str(bad), f"{minutes:.1f}")
-        failures += [f"{name}: nothing passed"] if "passed" not in counts else []
     Console(width=140).print(table)
     if not discriminating:
         print("Convolutions have the same bits on 1 and 2 threads here.")

@@ -84,7 +84,7 @@ def test_a_truncated_jpeg_is_used_at_its_full_size(prepare, voc, tmp_path, caplo
     assert caplog.text.count("truncated.jpg: truncated JPEG") == 1
 
 
-def test_an_annotation_of_another_size_is_fitted_to_the_image(prepare, voc, caplog):
+def test_an_annotation_of_another_size_is_fitted_to_the_image(prepare, voc):
     dataset = read_voc(voc, "trainval")
     record = dataset.records[0]
     width, height = record.size
@@ -93,7 +93,6 @@ def test_an_annotation_of_another_size_is_fitted_to_the_image(prepare, voc, capl
     images = prepare(dataset)
     assert images.windows()[0].record.size == (width, height)
     assert images.windows()[0].boxes[0, 2:].tolist() == [width, height]
-    assert record.path.name in caplog.text
 
 
 def test_proposals_of_a_tiny_image_are_its_windows(prepare, voc, tmp_path):
