@@ -6,4 +6,4 @@ bash scripts/setup.sh
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-exec .venv/bin/pytest --numprocesses auto --dist loadfile "$@"
+exec .venv/bin/pytest --numprocesses auto --dist loadfile --max-worker-restart 0 "$@"

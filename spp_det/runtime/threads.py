@@ -77,11 +77,14 @@ def ahead(
 
     Beside the one that is in use, at most ``waiting`` results are under way or done (two a worker if None).
 
-    An exception of ``function`` comes out in its turn; work that has not begun is then dropped.
+    An exception of ``function`` comes out in its turn, once the work that has begun is done; the rest is
+    dropped. Where the consumer stops earlier, the rest is dropped too, and nothing waits: the garbage
+    collector may be what closes this generator, on a thread whose locks the threads here need to end.
     """
     pool = single_threaded(workers)
     most = 2 * workers if waiting is None else waiting
     queue: deque[Future[T]] = deque()
+    stopped = False
     try:
         for item in items:
             queue.append(pool.submit(function, item))
@@ -89,5 +92,8 @@ def ahead(
                 yield queue.popleft().result()
         while queue:
             yield queue.popleft().result()
+    except GeneratorExit:
+        stopped = True
+        raise
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=not stopped, cancel_futures=True)

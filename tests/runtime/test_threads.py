@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -250,12 +251,40 @@ def test_an_exception_comes_in_its_turn_and_ends_the_work():
 
 
 def test_whoever_stops_early_leaves_no_thread_behind():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     for number in ahead(str, range(100), 4):
         if number == "5":
             break
-    del number
-    assert threading.active_count() == before
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+
+
+def test_whoever_stops_early_does_not_wait_for_what_has_begun():
+    """The garbage collector may close the generator on a thread whose locks another thread needs to end."""
+    before = set(threading.enumerate())
+    lock = threading.Lock()
+
+    def work(number: int) -> int:
+        if number:
+            with lock:
+                return number
+        return number
+
+    def collect_with_the_lock() -> bool:
+        with lock:
+            results = ahead(work, range(100), 2)
+            assert next(results) == 0
+            cycle: list[Any] = [results]
+            cycle.append(cycle)
+            del results, cycle
+            gc.collect()
+        return True
+
+    assert on_a_new_thread(collect_with_the_lock)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
 
 
 def test_processes_on_one_machine_share_its_cores(monkeypatch):
