@@ -22,6 +22,7 @@ from spp_det.commands.download import download
 from spp_det.commands.evaluate import evaluate
 from spp_det.commands.info import info
 from spp_det.commands.inspect import inspect
+from spp_det.commands.inspect_data import inspect_data
 from spp_det.commands.pretrain import pretrain
 from spp_det.commands.process import run_app
 from spp_det.commands.proposals import proposals
@@ -31,7 +32,7 @@ from spp_det.errors import UserError
 from spp_det.version import __version__
 
 COMMANDS = (
-    *(train, detect, evaluate, report, proposals, inspect),
+    *(inspect_data, train, detect, evaluate, report, proposals, inspect),
     *(convert, info, download, demo, pretrain, cache, ablate, benchmark),
 )
 BY_SEVERAL = ("train", "detect", "pretrain")  # commands that several processes (torchrun) can share

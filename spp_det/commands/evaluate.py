@@ -31,6 +31,9 @@ def evaluate(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the figures there.")] = None,
     csv_out: Annotated[Path | None, typer.Option("--csv", help="One line a figure.")] = None,
     markdown_out: Annotated[Path | None, typer.Option("--markdown", help="As tables.")] = None,
+    save_curves: Annotated[
+        Path | None, typer.Option(help="Write the precision-recall curves there, as CSV: a line a point.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page that shows every image there.")] = None,
     images: options.ImageFolder = None,
     follow_links: options.FollowLinks = False,
@@ -38,9 +41,9 @@ def evaluate(
     """Score detections: the 12 COCO figures, and VOC AP by area and by 11 points; of every class too.
 
     Of VOC's matching at IoU .5 also each class's best score threshold, and how many errors of each kind there
-    are at it.
+    are at it; the files also say which classes are taken for which.
     """
-    from spp_det.report.figures import figures_csv, figures_markdown
+    from spp_det.report.figures import curves_csv, figures_csv, figures_markdown
     from spp_det.runtime.cache import write_json, write_whole
 
     truth = Truth(voc, split, coco, images, follow_links, yolo)
@@ -52,6 +55,8 @@ def evaluate(
         write_whole(csv_out, figures_csv(figures))
     if markdown_out is not None:
         write_whole(markdown_out, figures_markdown(figures))
+    if save_curves is not None:
+        write_whole(save_curves, curves_csv(evaluation))
     if html is not None:
         write_report(html, detections, evaluation)
     show_figures(figures)

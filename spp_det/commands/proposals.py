@@ -194,10 +194,6 @@ def recall_figures(
     from spp_det.evaluation.recall import evaluate_recall
     from spp_det.evaluation.undefined import as_json
 
-    def tree(covered: Covered) -> dict[str, Any]:
-        recall = {f"{threshold:g}": as_json(value) for threshold, value in covered.recall.items()}
-        return {"objects": covered.objects, "recall": recall, "ABO": as_json(covered.abo)}
-
     modes: dict[str, Any] = {}
     images = 0
     left_out: list[Skipped] = []
@@ -206,10 +202,18 @@ def recall_figures(
         images, left_out = len(proposed.records), proposed.skipped
         result = evaluate_recall(replace(dataset, records=proposed.records, coco_ids=()), proposed.windows)
         modes[search.mode] = {
-            **tree(result.overall),
+            **covered_figures(result.overall),
             "MABO": as_json(result.mabo),
             "windows": as_json(result.windows),
             "seconds": float(np.mean(proposed.seconds)) if proposed.seconds else None,
-            "per_class": {name: tree(covered) for name, covered in result.per_class.items()},
+            "per_class": {name: covered_figures(covered) for name, covered in result.per_class.items()},
         }
     return {"images": images, "skipped": left_out, "modes": modes}
+
+
+def covered_figures(covered: Covered) -> dict[str, Any]:
+    """Recall by threshold and average best overlap of some objects, as a tree for JSON."""
+    from spp_det.evaluation.undefined import as_json
+
+    recall = {f"{threshold:g}": as_json(value) for threshold, value in covered.recall.items()}
+    return {"objects": covered.objects, "recall": recall, "ABO": as_json(covered.abo)}

@@ -19,7 +19,7 @@ from spp_det.errors import CannotResumeError
 
 if TYPE_CHECKING:
     from spp_det.config.settings import Config
-    from spp_det.data.dataset import Split
+    from spp_det.data.dataset import Split, Splits
     from spp_det.model.backbone import Backbone
     from spp_det.model.ensemble import AnyDetector
     from spp_det.proposals.source import WindowSource
@@ -84,9 +84,20 @@ def run_training(config: Config, begun: Callable[[], object] = lambda: None) -> 
         inputs = read_checked(config)  # a folder is claimed by what can run, not by a slip in a path
         with claimed(config, config.output, IDLE) as config:
             begun()
+            if distributed.is_first():
+                tell_of_data(inputs.splits)
             metrics = train_and_score(config, inputs)
             distributed.barrier()  # no process returns before the files are there
     return metrics
+
+
+def tell_of_data(splits: Splits) -> None:
+    """Say in three lines how much there is to learn from, how large the objects are, and what is odd."""
+    from spp_det.data.inspection import in_three_lines, look_at
+
+    named = {"training": splits.train} | ({} if splits.test is None else {"test": splits.test.dataset})
+    for line in in_three_lines(look_at(named)):
+        logger.info("%s", line)
 
 
 def read_checked(config: Config) -> Inputs:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spp_det.boxes import Boxes, clip
-from spp_det.data.records import Record
+from spp_det.data.records import Change, Record
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, image_size
 
@@ -33,18 +33,30 @@ def clip_records(
     Boxes that are clipped by more than a rounding error are counted in one warning that names the first.
     ``name_object(record, index)`` names an object in a message, ``source`` names the data set.
 
-    Raises UserError, naming the object, where nothing of a box lies inside its image.
+    Raises UserError where nothing of a box lies inside its image: it names the first such object and counts
+    the images that have others.
     """
     inside: list[Record] = []
+    gone: list[UserError] = []
     clipped: list[str] = []
     images = 0
     for record in records:
         if _outside(record.boxes, record.size, SLACK).any():
             record = _with_true_size(record)
         overshooting = np.flatnonzero(_outside(record.boxes, record.size, SLACK))
-        clipped += [name_object(record, int(index)) for index in overshooting]
+        names = [name_object(record, int(index)) for index in overshooting]
+        boxes = map(tuple, record.boxes[overshooting].tolist())
+        outside = [Change("outside", name, box) for name, box in zip(names, boxes, strict=True)]
+        clipped += names
         images += len(overshooting) > 0
-        inside.append(_clipped(record, name_object))
+        record = replace(record, changes=(*record.changes, *outside)) if outside else record
+        try:
+            inside.append(_clipped(record, name_object))
+        except UserError as error:
+            gone.append(error)
+    if gone:
+        others = f"; so do boxes in {len(gone) - 1} other images" if len(gone) > 1 else ""
+        raise UserError(f"{gone[0]}{others}")
     if clipped:
         logger.warning(
             "%s: %d boxes in %d images reach outside their image and were clipped, the first is %s",
@@ -90,11 +102,9 @@ def _with_true_size(record: Record) -> Record:
         size = image_size(record.path)
     except UnreadableImageError:  # the code that decodes the image reports it
         return record
-    if record.size is not None and record.size != size:
-        _warn_size(record, size)
-    return replace(record, size=size)
-
-
-def _warn_size(record: Record, size: tuple[int, int]) -> None:
-    stated = "{}x{}".format(*record.size or (0, 0))
-    logger.warning("%s: is %dx%d, but its annotation says %s; the image counts", record.path, *size, stated)
+    if record.size is None or record.size == size:
+        return replace(record, size=size)
+    stated, true = ("{}x{}".format(*each) for each in (record.size, size))
+    logger.warning("%s: is %s, but its annotation says %s; the image counts", record.path, true, stated)
+    change = Change("size", f"labelled at {stated}, is {true}")
+    return replace(record, size=size, changes=(*record.changes, change))

@@ -5,12 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, NamedTuple, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from spp_det.boxes import Boxes, Ints
+
+
+class Change(NamedTuple):
+    """What a reader found odd about an annotation and, where it could, put right.
+
+    Attributes:
+        kind: ``turned``, boxes drawn on the photo before EXIF turned it; ``size``, the annotation states
+            another size than the photo has; ``outside``, a box that reaches outside the photo.
+        what: the same in words, with numbers.
+        box: ``(x1, y1, x2, y2)`` as annotated, of a box outside; else None.
+    """
+
+    kind: Literal["turned", "size", "outside"]
+    what: str
+    box: tuple[float, float, float, float] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +42,7 @@ class Record:
             nor counted by the evaluation.
         crowd: bool ``[G]``; COCO's ``iscrowd``. Always false in VOC data.
         size: ``(width, height)`` as the annotation states it, or None.
+        changes: what the reader found odd; the boxes here are right, as far as it could tell.
 
     >>> no = np.zeros(1, np.bool_)
     >>> boxes, labels = np.float32([[10, 20, 80, 90]]), np.array([0])
@@ -41,6 +57,7 @@ class Record:
     difficult: npt.NDArray[np.bool_]
     crowd: npt.NDArray[np.bool_]
     size: tuple[int, int] | None = None
+    changes: tuple[Change, ...] = ()
 
     def __len__(self) -> int:
         """The number of annotated objects."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from spp_det.boxes import Boxes, as_boxes
-from spp_det.data.records import Record
+from spp_det.data.records import Change, Record
 from spp_det.errors import UserError
 from spp_det.images import SIDEWAYS, UnreadableImageError, image_turn
 
@@ -21,7 +21,7 @@ Size = tuple[int, int]  # width, height in pixels
 
 
 def settle_sizes(records: Sequence[Record], source: str) -> list[Record]:
-    """The records, with the boxes of photos that were labelled unturned turned upright.
+    """The records, with the boxes of photos that were labelled unturned turned upright, and what was odd.
 
     Such a photo has an EXIF orientation of 5 to 8, and its annotation states the size of the stored pixels.
     Its boxes are turned with it, unless they would leave the photo while the boxes as they are do not: then
@@ -39,11 +39,13 @@ def settle_sizes(records: Sequence[Record], source: str) -> list[Record]:
             boxes = turn(record.boxes, orientation, (width, height))
             if _inside(boxes, (width, height)) or not _inside(record.boxes, (width, height)):
                 turned.append(record)
-            else:
-                boxes = record.boxes
-            settled[index] = replace(record, boxes=boxes, size=(width, height))
+                change = Change("turned", f"labelled unturned; EXIF orientation {orientation} turns it")
+                settled[index] = replace(record, boxes=boxes, changes=(*record.changes, change))
+            settled[index] = replace(settled[index], size=(width, height))
         elif _inside(record.boxes, record.size):  # else the boxes themselves tell that the size is wrong
             differing.append((record, (width, height)))
+            change = Change("size", "labelled at {}x{}, is {}x{}".format(*record.size, width, height))
+            settled[index] = replace(record, changes=(*record.changes, change))
     if turned:
         logger.warning(
             "%s: %d photos are turned by their EXIF orientation but were labelled unturned; their boxes are "

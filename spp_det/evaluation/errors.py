@@ -141,7 +141,7 @@ def count_errors(
     `sort_errors` returns.
     """
     counts = {name: dict.fromkeys((kind.name.lower() for kind in Kind), 0) for name in dataset.classes}
-    lowest = np.array([thresholds.get(name, np.inf) for name in dataset.classes])
+    lowest = _lowest(dataset, thresholds)
     for record, found, sorted_ in zip(dataset.records, detections, errors, strict=True):
         shown = found["scores"] >= lowest[found["labels"]]
         for label, kind in zip(found["labels"][shown], sorted_.kinds[shown], strict=True):
@@ -149,3 +149,34 @@ def count_errors(
         for label in record.labels[sorted_.found_at < lowest[record.labels]]:
             counts[dataset.classes[label]]["missed"] += 1
     return counts
+
+
+def confusion_matrix(
+    dataset: Dataset,
+    detections: Sequence[Detections],
+    errors: Sequence[ImageErrors],
+    thresholds: Mapping[str, float],
+) -> Ints:
+    """How often an object of one class is found as another: ``[K + 1, K + 1]`` counts for K classes.
+
+    Rows are the classes of objects, columns the classes that detections say. The last row counts detections
+    that find no object: badly localised, duplicate, background. The last column counts missed objects. An
+    object that is found as another class alone is both confused and missed. Arguments as of `count_errors`,
+    whose counts are the sums: of a class's column, the diagonal is ``correct``, all other classes are
+    ``confused``, the last row is ``localisation + duplicate + background``; the last column is ``missed``.
+    """
+    none, lowest = len(dataset.classes), _lowest(dataset, thresholds)
+    matrix = np.zeros((none + 1, none + 1), np.int64)
+    for record, found, sorted_ in zip(dataset.records, detections, errors, strict=True):
+        shown = (found["scores"] >= lowest[found["labels"]]) & (sorted_.kinds != Kind.IGNORED)
+        of_class = np.isin(sorted_.kinds, (Kind.CORRECT, Kind.CONFUSED))
+        rows = np.full(len(shown), none)
+        rows[of_class] = record.labels[sorted_.objects[of_class]]
+        np.add.at(matrix, (rows[shown], found["labels"][shown]), 1)
+        np.add.at(matrix[:, none], record.labels[sorted_.found_at < lowest[record.labels]], 1)
+    return matrix
+
+
+def _lowest(dataset: Dataset, thresholds: Mapping[str, float]) -> Doubles:
+    """``[K]`` the score from which a detection of each class is shown; infinite without a threshold."""
+    return np.array([thresholds.get(name, np.inf) for name in dataset.classes])

@@ -78,7 +78,7 @@ def evaluate_recall(
         if not np.isfinite(boxes).all():
             raise UserError(f"image {record.image_id}: a window is NaN or infinite")
         counted = ~(record.difficult | record.crowd)
-        best.append(_best_overlaps(record.boxes[counted], boxes))
+        best.append(exact_iou(record.boxes[counted], boxes).max(axis=1, initial=0.0))
         labels.append(record.labels[counted])
     overlaps, label = np.concatenate(best), np.concatenate(labels)
     per_class = {
@@ -90,11 +90,6 @@ def evaluate_recall(
         windows=_mean(np.array([float(len(boxes)) for boxes in windows])),
         per_class=per_class,
     )
-
-
-def _best_overlaps(objects: Boxes, windows: Boxes) -> Doubles:
-    """``[G, 4], [N, 4] -> [G]`` the IoU of each object's best window; 0 where there is no window."""
-    return np.asarray(exact_iou(objects, windows).max(axis=1, initial=0.0), dtype=np.float64)
 
 
 def _covered(overlaps: Doubles, thresholds: Sequence[float]) -> Covered:

@@ -25,7 +25,7 @@ from spp_det.detections.reader import read_detections
 from spp_det.errors import UserError
 from spp_det.evaluation.coco import MAX_DETS, evaluate_coco
 from spp_det.evaluation.curves import Curve, Threshold, best_f1, class_curves
-from spp_det.evaluation.errors import ImageErrors, count_errors, sort_errors
+from spp_det.evaluation.errors import ImageErrors, confusion_matrix, count_errors, sort_errors
 from spp_det.evaluation.undefined import as_json
 from spp_det.evaluation.voc import VocResult, evaluate_voc
 
@@ -74,18 +74,29 @@ class Evaluation:
 
         ``{"coco": {figure: value}, "voc": {"mAP_area", "mAP_11point", "per_class": {name: {"area",
         "11point"}}}, "coco_per_class": {name: {figure: value}}, "voc_at": {IoU: as "voc"}, "thresholds":
-        {name: {"score", "precision", "recall", "F1"}}, "errors": {name: {kind: count}}}``. ``"voc"``
-        is at IoU 0.5; a figure is None where it is not defined. Thresholds are those of the best F1, None
-        where `best_f1` gives none; errors are counted at these thresholds (see `count_errors`).
+        {name: {"score", "precision", "recall", "F1"}}, "errors": {name: {kind: count}}, "confusion":
+        {"classes", "matrix", "background", "missed"}}``. ``"voc"`` is at IoU 0.5; a figure is None where it
+        is not defined. Thresholds are those of the best F1, None where `best_f1` gives none; errors are
+        counted at these thresholds (see `count_errors`), and so is the confusion (see `confusion_matrix`):
+        ``matrix[object's class][detection's class]``, and by class the detections that find no object and
+        the objects that are missed.
         """
         scores = {name: one.score for name, one in self.best.items() if one is not None}
+        shown = (self.dataset, self.detections, self.errors, scores)
+        confusion = confusion_matrix(*shown)
         figures = {
             "coco": self.coco,
             "coco_per_class": self.coco_per_class,
             "voc_at": {iou: _voc_figures(voc) for iou, voc in self.voc_at.items()},
             "voc": _voc_figures(self.voc),
             "thresholds": {name: _threshold(one) for name, one in self.best.items()},
-            "errors": count_errors(self.dataset, self.detections, self.errors, scores),
+            "errors": count_errors(*shown),
+            "confusion": {
+                "classes": list(self.dataset.classes),
+                "matrix": confusion[:-1, :-1].tolist(),
+                "background": confusion[-1, :-1].tolist(),
+                "missed": confusion[:-1, -1].tolist(),
+            },
         }
         return {name: as_json(part) for name, part in figures.items()}
 
@@ -106,8 +117,8 @@ def evaluate_files(instances_path: Path | str, results_path: Path | str) -> Figu
         dataset = coco_dataset(instances, Path(instances_path))
     except UserError as error:
         logger.warning("no VOC figures: %s", error)
-        nothing: Figures = {"voc_at": {}, "voc": None, "thresholds": None, "errors": None}
-        return {"coco": as_json(coco), "coco_per_class": as_json(per_class), **nothing}
+        nothing = dict.fromkeys(("voc", "thresholds", "errors", "confusion"))
+        return {"coco": as_json(coco), "coco_per_class": as_json(per_class), "voc_at": {}, **nothing}
     return _evaluation(dataset, align(dataset, results).detections, coco, per_class).figures()
 
 

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as CSV and as Markdown."""
+"""The figures of an evaluation as CSV and as Markdown, and its precision-recall curves as CSV."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from spp_det.errors import printable
+from spp_det.evaluation.curves import class_curves
+from spp_det.evaluation.results import Evaluation
 from spp_det.report.tables import NOT_DEFINED, markdown_table, percent
 
 ROW = ("protocol", "iou", "class", "figure", "value")
 BEST = ("score", "precision", "recall", "F1")
+CURVE = ("class", "iou", "score", "precision", "recall")
 
 
 def figures_csv(figures: Mapping[str, Any]) -> str:
@@ -21,10 +24,31 @@ def figures_csv(figures: Mapping[str, Any]) -> str:
     and ``errors`` (counts at that threshold). Values are fractions of 1 with all their digits, scores, or
     counts; an undefined value is empty. The class is empty where a figure is of all classes.
     """
+    return _csv(ROW, _rows(figures))
+
+
+def curves_csv(evaluation: Evaluation) -> str:
+    """The precision-recall curves of an `Evaluation`, one line a point: class, IoU, score, precision, recall.
+
+    Every class at IoU .5 and then at each further threshold, highest score first (see `Curve`). Numbers have
+    all their digits; recall is empty where a class has no object.
+    """
+
+    def points() -> Iterator[tuple[object, ...]]:
+        for iou, voc in {"0.5": evaluation.voc, **evaluation.voc_at}.items():
+            for name, curve in class_curves(voc).items():
+                recall = ["" if value != value else value for value in curve.recall]
+                for score, precision, found in zip(curve.score, curve.precision, recall, strict=True):
+                    yield name, iou, score, precision, found
+
+    return _csv(CURVE, points())
+
+
+def _csv(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(ROW)
-    writer.writerows(_rows(figures))
+    writer.writerow(header)
+    writer.writerows(rows)
     return text.getvalue()
 
 
@@ -72,6 +96,8 @@ def figures_markdown(figures: Mapping[str, Any]) -> str:
         kinds = list(next(iter(figures["errors"].values())))
         rows = [(name, [str(counts[kind]) for kind in kinds]) for name, counts in figures["errors"].items()]
         parts += ["## Right and wrong at that score", _table(kinds, rows)]
+    if figures["confusion"]:
+        parts += ["## Objects, and what they are found as", _confusion(figures["confusion"])]
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,6 +110,15 @@ def _best(best: Mapping[str, float] | None) -> list[str]:
     if best is None:
         return [NOT_DEFINED] * len(BEST)
     return [f"{best['score']:.4g}", *(percent(best[name]) for name in BEST[1:])]
+
+
+def _confusion(confusion: Mapping[str, Any]) -> str:
+    """A row an object's class, a column a detection's class: see `confusion_matrix`."""
+    names = [_escaped(name) for name in confusion["classes"]]
+    counts = zip(names, confusion["matrix"], confusion["missed"], strict=True)
+    rows = [(name, *map(str, row), str(missed)) for name, row, missed in counts]
+    none = ("*none*", *map(str, confusion["background"]), "")
+    return markdown_table(("object", *names, "*missed*"), [*rows, none])
 
 
 def _table(columns: Sequence[str], rows: Iterable[tuple[str, Iterable[str]]]) -> str:

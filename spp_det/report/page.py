@@ -7,27 +7,23 @@ digests it states, and loads nothing at all: the images lie in the page as text.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 
 from spp_det.data.records import Detections, Record
 from spp_det.errors import printable
 from spp_det.evaluation.curves import Curve, best_f1, pooled_curve
 from spp_det.evaluation.errors import ImageErrors, Kind
 from spp_det.evaluation.results import Evaluation
-from spp_det.images import UnreadableImageError, encode_jpeg, read_image, resize_shorter_side
-from spp_det.report.tables import percent
+from spp_det.images import UnreadableImageError, read_image, resize_shorter_side
+from spp_det.report.html import TEMPLATES, jpeg_text, rendered
 from spp_det.runtime.cache import write_whole
 from spp_det.runtime.progress import track
 from spp_det.runtime.threads import ahead, cores
@@ -39,12 +35,9 @@ LONGEST_SIDE, SHORTEST_SIDE = (
     320,
 )  # pixels, longer side of an embedded image: of few, of very many
 FULL_SIZE_IMAGES = 400  # up to this number images have the longest side; more share about as many pixels
-JPEG_QUALITY = 78
-NOT_DEFINED = "\N{EN DASH}"
 CURVE_GRID = 400  # steps to a side that a curve is drawn in; no figure is computed from them
-TEMPLATES = Path(__file__).parent / "templates"
 # Parts of the page's one script, in the order in which each uses the names of those before it.
-SCRIPTS = ("data", "elements", "classes", "crops", "gallery", "viewer", "controls")
+SCRIPTS = ("data", "elements", "classes", "crops", "confusion", "gallery", "viewer", "controls")
 
 
 @dataclass(frozen=True)
@@ -70,14 +63,6 @@ def write_page(path: Path, title: str, evaluation: Evaluation) -> None:
 
 def _render(title: str, evaluation: Evaluation, pictures: Sequence[_Picture]) -> str:
     dataset, detections, voc = evaluation.dataset, evaluation.detections, evaluation.voc
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = partial(percent, undefined=NOT_DEFINED)
-    style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     parts = "\n".join((TEMPLATES / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{parts}\n}})();'
     names = [printable(name) for name in dataset.classes]
@@ -103,11 +88,10 @@ def _render(title: str, evaluation: Evaluation, pictures: Sequence[_Picture]) ->
             _image(*one) for one in zip(dataset.records, pictures, detections, evaluation.errors, strict=True)
         ],
     }
-    return environment.get_template("page.html.j2").render(
-        title=printable(title),
-        style=style,
+    return rendered(
+        "page.html.j2",
+        title,
         script=script,
-        policy=_policy(style, script),
         coco=evaluation.coco,
         voc=voc,
         voc_at=evaluation.voc_at,
@@ -120,15 +104,6 @@ def _render(title: str, evaluation: Evaluation, pictures: Sequence[_Picture]) ->
         highest=math.ceil(high * 100) / 100,
         pictures=[picture.jpeg for picture in pictures],
         data=_embedded_json(data),
-    )
-
-
-def _policy(style: str, script: str) -> str:
-    """The Content-Security-Policy: this style, this script, and nothing else."""
-    digests = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]
-    return (
-        f"default-src 'none'; style-src 'sha256-{digests[0]}'; "
-        f"script-src 'sha256-{digests[1]}'; base-uri 'none'; form-action 'none'"
     )
 
 
@@ -193,7 +168,7 @@ def _picture(record: Record, side: int) -> _Picture | UnreadableImageError:
     height, width = image.shape[:2]
     longer = min(side, max(height, width))
     small = resize_shorter_side(image, min(height, width, longer), longer)
-    return _Picture(base64.b64encode(encode_jpeg(small, JPEG_QUALITY)).decode(), width, height)
+    return _Picture(jpeg_text(small), width, height)
 
 
 def _size_without_image(record: Record) -> tuple[int, int]:

@@ -137,6 +137,70 @@ def _covered(figures: Mapping[str, Any]) -> list[str]:
     return [str(figures["objects"]), *map(percent, values)]
 
 
+def data_tables(figures: Mapping[str, Any]) -> tuple[Table, Table]:
+    """A look at a data set: classes by split, and the sizes of all objects.
+
+    ``figures`` is what `Inspection.figures` returns.
+    """
+    columns, groups = data_rows(figures, sizes=False)
+    by_class = _table(f"{figures['root']}, {figures['format']}", *columns)
+    for group in groups:
+        by_class.add_section()
+        for row in group:
+            by_class.add_row(*map(escape, row))
+    recall = figures["recall"]
+    by_size = _table("Sizes", "side, px", "objects", *(["covered %"] if recall else []))
+    for size, count in _all_sizes(figures).items():
+        by_size.add_row(size, str(count), *_covered_at_half(recall and recall["by_size"][size]))
+    return by_class, by_size
+
+
+def data_rows(figures: Mapping[str, Any], sizes: bool) -> tuple[list[str], list[list[list[str]]]]:
+    """The columns of a look at a data set, and its rows in groups: photos, classes, all classes together.
+
+    A column a split, one a size of objects where ``sizes``, and one of recall where it was measured.
+    """
+    splits, recall = figures["splits"], figures["recall"]
+    totals = _all_sizes(figures) if sizes else Counter[str]()
+    columns = ["class", *map(printable, splits), *(f"{size} px" for size in totals)]
+
+    def row(name: str, of_splits: Iterable[int], of_sizes: Iterable[object] = (), *last: str) -> list[str]:
+        cells = [name, *map(str, of_splits), *map(str, of_sizes)]
+        return [*cells, *[""] * (len(columns) - len(cells)), *last, *([""] if recall and not last else [])]
+
+    photos = [
+        row("photos", (part["photos"] for part in splits.values())),
+        row("without objects", (part["without_objects"] for part in splits.values())),
+    ]
+    classes = [
+        row(
+            printable(name),
+            (part["objects"][name] for part in splits.values()),
+            (by_size[size] for size in totals),
+            *_covered_at_half(recall and recall["per_class"][name]),
+        )
+        for name, by_size in figures["sizes"].items()
+    ]
+    objects = [sum(part["objects"].values()) for part in splits.values()]
+    every = [row("all", objects, totals.values(), *_covered_at_half(recall))]
+    if recall and sizes:
+        cells = [cell for size in totals for cell in _covered_at_half(recall["by_size"][size])]
+        every.append(["covered %", *[""] * len(splits), *cells, ""])
+    return columns + (["covered %"] if recall else []), [photos, classes, every]
+
+
+def _all_sizes(figures: Mapping[str, Any]) -> Counter[str]:
+    """The number of objects of each size, of all classes together."""
+    totals = Counter[str]()
+    for by_size in figures["sizes"].values():
+        totals.update(by_size)
+    return totals
+
+
+def _covered_at_half(of: Mapping[str, Any] | None) -> list[str]:
+    return [] if of is None else [percent(of["recall"]["0.5"])]
+
+
 def benchmark_table(figures: Mapping[str, Any]) -> Table:
     """Times and ratios of `run_benchmark`; a ratio compares a row's time, or R-CNN's, with spp_det's own."""
     machine = figures["machine"]

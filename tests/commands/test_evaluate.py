@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -52,8 +53,26 @@ def test_evaluation_takes_any_format_and_writes_json_csv_and_markdown(cli_folder
     assert f"voc,0.5,,mAP_area,{figures['voc']['mAP_area']}" in everything[0][1]
     missed = figures["errors"][CLASSES[0]]["missed"]
     assert f"errors,0.5,{CLASSES[0]},missed,{missed}" in everything[0][1]
+    for label, name in enumerate(figures["confusion"]["classes"]):
+        assert figures["confusion"]["matrix"][label][label] == figures["errors"][name]["correct"]
+        assert figures["confusion"]["missed"][label] == figures["errors"][name]["missed"]
     assert "## Best F1" in everything[0][2]
+    assert "| *missed* |" in everything[0][2]
     assert "| AP@0.75 11-point |" in everything[0][2]
+
+
+def test_curves_are_saved_at_every_threshold(cli_folder, found, tmp_path):
+    curves = tmp_path / "curves.csv"
+    voc = ("--voc", cli_folder / "voc")
+    ended = spp_det("evaluate", found, *voc, "--iou", 0.75, "--save-curves", curves)
+    assert ended.code == 0, ended.err
+    rows = list(csv.DictReader(curves.open(newline="")))
+    assert {row["iou"] for row in rows} == {"0.5", "0.75"}
+    assert {row["class"] for row in rows} <= set(CLASSES)
+    one = [row for row in rows if (row["class"], row["iou"]) == (rows[0]["class"], "0.5")]
+    scores = [float(row["score"]) for row in one]
+    assert scores == sorted(set(scores), reverse=True)
+    assert all(0 <= float(row["precision"]) <= 1 for row in rows)
 
 
 @pytest.mark.parametrize("score", ["NaN", "Infinity", '"high"', "null"])

@@ -225,6 +225,13 @@ def test_training_leaves_a_model_the_settings_the_figures_and_a_log(cli_folder, 
     log = (run / "train.log").read_text()
     assert "WARNING spp_det.model.backbone: backbone.weights: random" in log
     assert "INFO spp_det.training.stages: svm took" in log
+    told = [line.split("train: ")[1] for line in log.splitlines() if "INFO spp_det.commands.train: " in line]
+    assert told[0].startswith("counts: training 6 photos with ")
+    assert "; test 3 photos with " in told[0]
+    assert told[1].startswith("sizes of objects: <16 px ")
+    assert told[2].startswith("odd: training has fewer than 10 objects of ")
+    assert "(spp-det inspect-data shows it)" in told[2]
+    assert len(told) == 3
     assert f"trained on 6 images in {sum(metrics['seconds'].values()):.0f} s: {model}" in trained.err
     assert "AP50" in trained.out
 

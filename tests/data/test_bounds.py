@@ -10,7 +10,7 @@ from PIL import Image
 
 from spp_det.boxes import as_boxes
 from spp_det.data.bounds import clip_records, fit_record
-from spp_det.data.records import Record
+from spp_det.data.records import Change, Record
 from spp_det.errors import UserError
 
 
@@ -55,6 +55,11 @@ def test_boxes_outside_are_clipped_with_one_warning(caplog: pytest.LogCaptureFix
         [[1, 1, 2, 2], [0, 5, 100, 80]],
         [[0, 0, 5, 5]],
     ]
+    assert [one.changes for one in found] == [
+        (),
+        (Change("outside", "b.xml: object 2", (-1, 5, 101, 90)),),
+        (Change("outside", "c.xml: object 1", (-1, -1, 5, 5)),),
+    ]
     assert records[1].boxes[1].tolist() == [-1, 5, 101, 90]  # the caller's array is as it was
     assert caplog.messages == [
         "set: 2 boxes in 2 images reach outside their image and were clipped, the first is b.xml: object 2"
@@ -70,6 +75,15 @@ def test_rounding_errors_are_clipped_silently(caplog: pytest.LogCaptureFixture) 
 def test_box_wholly_outside_is_an_error_that_names_it(box: list[float]) -> None:
     with pytest.raises(UserError, match=r"^a\.xml: object 2 lies outside the 100x80 image$"):
         clip_one(record(NOWHERE, [[0, 0, 5, 5], box]))
+
+
+def test_images_with_boxes_outside_are_counted() -> None:
+    records = [record(NOWHERE, [[100, 5, 110, 10], [-9, 5, 0, 9]], image_id=name) for name in "abc"]
+    with pytest.raises(UserError) as caught:
+        clip_records([record(NOWHERE, [[0, 0, 5, 5]]), *records], name_object, "set")
+    assert str(caught.value) == (
+        "a.xml: object 1 lies outside the 100x80 image; so do boxes in 2 other images"
+    )
 
 
 def test_without_a_size_only_the_known_edges_clip() -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from spp_det.boxes import as_boxes
-from spp_det.data.records import Record
+from spp_det.data.records import Change, Record
 from spp_det.data.sizes import check_sizes, settle_sizes, turn
 from spp_det.errors import UserError
 from spp_det.images import read_image
@@ -44,6 +44,9 @@ def test_a_box_is_turned_with_its_photo(tmp_path, orientation, caplog):
     rows, columns = np.nonzero(read_image(path)[:, :, 0])
     white = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     assert settled.boxes.tolist() == [white]
+    assert settled.changes == (
+        Change("turned", f"labelled unturned; EXIF orientation {orientation} turns it"),
+    )
     assert caplog.messages == [
         "set: 1 photos are turned by their EXIF orientation but were labelled unturned; their boxes are "
         f"turned with them, the first is {path}"
@@ -74,7 +77,11 @@ def test_sides_that_are_exchanged_without_exif_are_another_size(tmp_path, caplog
 def test_a_photo_that_was_resized_is_counted_and_in_an_evaluation_refused(tmp_path, caplog):
     paths = [photo(tmp_path / f"{name}.png") for name in "abc"]
     records = [record(paths[0], STORED), *(record(path, (120, 80), (20, 10, 60, 50)) for path in paths[1:])]
-    assert settle_sizes(records, "set") == records
+    settled = settle_sizes(records, "set")
+    assert [one.boxes.tolist() for one in settled] == [one.boxes.tolist() for one in records]
+    assert [one.size for one in settled] == [STORED, (120, 80), (120, 80)]
+    odd = Change("size", "labelled at 120x80, is 60x40")
+    assert [one.changes for one in settled] == [(), (odd,), (odd,)]
     message = (
         "the annotations of 2 photos state another size than the photos have, the first is "
         f"{paths[1]}: 60x40, labelled at 120x80"

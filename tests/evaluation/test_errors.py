@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp_det.data.records import Dataset, Record
-from spp_det.evaluation.errors import Kind, count_errors, sort_errors
+from spp_det.evaluation.errors import Kind, confusion_matrix, count_errors, sort_errors
 from spp_det.evaluation.voc import evaluate_voc
 
 CAT, DOG = 0, 1
@@ -131,6 +131,37 @@ def test_counts_agree_with_voc_at_every_threshold(scene, threshold):
         assert one["missed"] == voc[name].positives - hits
         wrong = sum(one[kind] for kind in ("localisation", "confused", "duplicate", "background"))
         assert wrong == len(voc[name].hit) - hits
+
+
+@settings(max_examples=150)
+@given(scenes(), st.integers(0, 4), st.booleans())
+def test_the_sums_of_the_confusion_are_the_counts_of_errors(scene, threshold, only_cats):
+    dataset, detections = scene
+    thresholds = dict.fromkeys(dataset.classes[: 1 if only_cats else 2], threshold)
+    errors = sort_errors(dataset, detections)
+    counts = count_errors(dataset, detections, errors, thresholds)
+    matrix = confusion_matrix(dataset, detections, errors, thresholds)
+    assert matrix.shape == (3, 3)
+    for label, name in enumerate(dataset.classes):
+        kinds, column = counts[name], matrix[:, label]
+        assert column[label] == kinds["correct"]
+        assert column[:-1].sum() - column[label] == kinds["confused"]
+        assert column[-1] == kinds["localisation"] + kinds["duplicate"] + kinds["background"]
+        assert matrix[label, -1] == kinds["missed"]
+        easy = sum(int((one.labels == label)[~one.difficult].sum()) for one in dataset.records)
+        assert column[label] + matrix[label, -1] == easy
+    assert matrix[-1, -1] == 0
+
+
+def test_a_confusion_names_the_object_and_what_it_is_found_as():
+    cat, dog = (0, 0, 10, 10, 0), (50, 0, 60, 10, 1)
+    dataset = Dataset(("cat", "dog"), [image(cat, dog)])
+    detections = [found((0, 0, 10, 10, 1, 0.9), (50, 0, 60, 10, 1, 0.8), (80, 0, 90, 10, 0, 0.7))]
+    errors = sort_errors(dataset, detections)
+    matrix = confusion_matrix(dataset, detections, errors, {"cat": 0.7, "dog": 0.0})
+    assert matrix.tolist() == [[0, 1, 1], [0, 1, 0], [1, 0, 0]]
+    matrix = confusion_matrix(dataset, detections, errors, {"cat": 0.71})  # a dog is not found at all then
+    assert matrix.tolist() == [[0, 0, 1], [0, 0, 1], [0, 0, 0]]
 
 
 @settings(max_examples=60)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
-from spp_det.report.figures import figures_csv, figures_markdown
+import numpy as np
+
+from spp_det.data.records import Dataset, Record
+from spp_det.detections.align import align
+from spp_det.evaluation.results import evaluate
+from spp_det.report.figures import curves_csv, figures_csv, figures_markdown
 
 VOC = {"mAP_area": 2 / 3, "mAP_11point": None, "per_class": {"a|b": {"area": 2 / 3, "11point": None}}}
 FIGURES = {
@@ -18,8 +24,12 @@ FIGURES = {
         "never found": None,
     },
     "errors": {"a|b": {"correct": 3, "missed": 0}, "never found": {"correct": 0, "missed": 2}},
+    "confusion": {
+        "classes": ["a|b", "never found"],
+        **{"matrix": [[3, 0], [1, 0]], "background": [4, 0], "missed": [0, 2]},
+    },
 }
-COCO_ONLY = {**FIGURES, "voc": None, "voc_at": {}, "thresholds": None, "errors": None}
+COCO_ONLY = {**FIGURES, "voc_at": {}, **dict.fromkeys(("voc", "thresholds", "errors", "confusion"))}
 
 
 def test_csv_has_a_line_a_figure():
@@ -52,10 +62,41 @@ def test_markdown_has_a_row_a_class():
         "| a\\|b | -0.1235 | 75.0 | 50.0 | 60.0 |\n| never found | - | - | - | - |\n\n"
         "## Right and wrong at that score\n\n"
         "| class | correct | missed |\n| --- | ---: | ---: |\n"
-        "| a\\|b | 3 | 0 |\n| never found | 0 | 2 |\n"
+        "| a\\|b | 3 | 0 |\n| never found | 0 | 2 |\n\n"
+        "## Objects, and what they are found as\n\n"
+        "| object | a\\|b | never found | *missed* |\n| --- | ---: | ---: | ---: |\n"
+        "| a\\|b | 3 | 0 | 0 |\n| never found | 1 | 0 | 2 |\n| *none* | 4 | 0 |  |\n"
     )
 
 
 def test_without_voc_figures_there_is_one_table():
     assert figures_markdown(COCO_ONLY).count("##") == 1
     assert all(line.startswith("coco,") for line in figures_csv(COCO_ONLY).splitlines()[1:])
+
+
+def test_curves_have_a_line_a_score_of_each_class_and_threshold():
+    boxes, no = np.float32([[0, 0, 10, 10], [20, 0, 30, 10]]), np.zeros(2, np.bool_)
+    record = Record("1", Path("1.jpg"), boxes, np.zeros(2, np.int64), no, no, (40, 20))
+    rows = [
+        {"image_id": 1, "category_id": label, "bbox": box, "score": score}
+        for label, box, score in (
+            (1, [0, 0, 10, 10], 1 / 3),
+            (1, [20, 0, 10, 7], 0.25),
+            (1, [35, 0, 4, 4], 0.25),
+            (2, [0, 0, 4, 4], -1.5),
+        )
+    ]
+    dataset = Dataset(("a, b", "nowhere"), [record])
+    text = curves_csv(evaluate(dataset, align(dataset, rows), ious=[0.75]))
+    header, *points = csv.reader(io.StringIO(text))
+    assert header == ["class", "iou", "score", "precision", "recall"]
+    assert [
+        (name, iou, np.float32(score), *map(float, rest[:1]), rest[1]) for name, iou, score, *rest in points
+    ] == [
+        ("a, b", "0.5", np.float32(1 / 3), 1.0, "0.5"),
+        ("a, b", "0.5", 0.25, 2 / 3, "1.0"),
+        ("nowhere", "0.5", -1.5, 0.0, ""),
+        ("a, b", "0.75", np.float32(1 / 3), 1.0, "0.5"),
+        ("a, b", "0.75", 0.25, 1 / 3, "0.5"),
+        ("nowhere", "0.75", -1.5, 0.0, ""),
+    ]

@@ -157,7 +157,7 @@ def kind_counts(browser) -> dict[str, int]:
 
 
 def test_the_slider_changes_boxes_and_counts(browser, page):
-    browser.open(page, "#score=-1")
+    browser.open(page, "#score=-1", height=3000)  # the images are near the screen
     assert browser.run(BOXES) == 3 + 3 + 1 + 1  # correct, loose, on nothing, missed
     assert kind_counts(browser) == {
         **{"correct": 3, "localisation": 3, "confused": 0, "duplicate": 0},
@@ -174,7 +174,7 @@ def test_the_slider_changes_boxes_and_counts(browser, page):
 
 
 def test_the_filter_changes_boxes_and_counts(browser, page):
-    browser.open(page, "#score=-1")
+    browser.open(page, "#score=-1", height=3000)  # the images are near the screen
     browser.run(SET.format("class", ODD, "change"))
     assert browser.run(BOXES) == 2  # one on nothing, one missed
     assert browser.run(TEXT.format("image-count")) == "2 of 3"
@@ -238,6 +238,20 @@ def test_every_kind_is_counted_shown_and_opened(browser, every_kind, kind, score
     assert browser.run(f"{chosen}.querySelector('.swatch').classList.contains('{kind}')")
     if why:
         assert browser.run(f"{chosen}.querySelector('.why').textContent") == f"{kind}, {why}"
+
+
+CELLS = "[...document.querySelectorAll('#{} tbody tr')].map(row => [...row.cells].map(c => c.textContent))"
+
+
+def test_the_counts_by_class_and_the_confusion_follow_the_slider(browser, every_kind):
+    browser.open(every_kind, "#score=0")
+    counts = browser.run(CELLS.format("counts"))
+    assert counts == [["cat", "1", "1", "1", "1", "1", "2"], ["dog", "0", "0", "0", "0", "0", "1"]]
+    confusion = browser.run(CELLS.format("confusion"))
+    assert confusion == [["cat", "1", "", "2"], ["dog", "1", "", "1"], ["no object", "3", "", ""]]
+    browser.run(SET.format("score", 0.65, "input"))
+    confusion = browser.run(CELLS.format("confusion"))
+    assert confusion == [["cat", "1", "", "2"], ["dog", "", "", "1"], ["no object", "2", "", ""]]
 
 
 def test_an_address_is_a_view(browser, page):

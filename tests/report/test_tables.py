@@ -14,6 +14,8 @@ from spp_det.report.tables import (
     ablation_table,
     classification_table,
     coco_table,
+    data_rows,
+    data_tables,
     errors_table,
     missing_rows,
     percent,
@@ -172,3 +174,47 @@ def test_an_ablation_without_failures_gives_no_reasons():
 @pytest.mark.parametrize("rows", [[], ABLATION["rows"][2:]])
 def test_an_ablation_of_no_figures_is_a_table(rows):
     assert ablation_markdown(ABLATION | {"rows": rows}).count("|") >= 2 * (len(ABLATION_COLUMNS) + 1)
+
+
+def of(recall: float | None) -> dict:
+    return {"objects": 4, "recall": {"0.5": recall}, "ABO": 0.5}
+
+
+DATA = {
+    **{"root": "pho[t]os", "format": "voc", "findings": []},
+    "splits": {
+        "train": {"photos": 5, "without_objects": 1, "objects": {"a[b]": 7, "c": 0}},
+        "test": {"photos": 3, "without_objects": 0, "objects": {"a[b]": 2, "c": 3}},
+    },
+    "sizes": {"a[b]": {"<16": 4, "16-32": 5}, "c": {"<16": 3, "16-32": 0}},
+    "recall": None,
+}
+RECALL = {
+    **{"mode": "fast", "photos": 2, "windows": 9.5, **of(0.75)},
+    **{"per_class": {"a[b]": of(0.875), "c": of(None)}, "by_size": {"<16": of(0.5), "16-32": of(1.0)}},
+}
+
+
+def test_a_look_at_data_has_a_row_a_class_and_a_column_a_split_size_and_recall():
+    columns, groups = data_rows(DATA, sizes=True)
+    assert columns == ["class", "train", "test", "<16 px", "16-32 px"]
+    assert groups == [
+        [["photos", "5", "3", "", ""], ["without objects", "1", "0", "", ""]],
+        [["a[b]", "7", "2", "4", "5"], ["c", "0", "3", "3", "0"]],
+        [["all", "7", "5", "7", "5"]],
+    ]
+    columns, groups = data_rows({**DATA, "recall": RECALL}, sizes=True)
+    assert columns[-1] == "covered %"
+    assert [row[-1] for group in groups for row in group] == ["", "", "87.5", "-", "75.0", ""]
+    assert groups[-1][-1] == ["covered %", "", "", "50.0", "100.0", ""]
+    assert {len(row) for group in groups for row in group} == {len(columns)}
+
+
+@pytest.mark.parametrize("recall", [None, RECALL])
+def test_the_terminal_shows_classes_and_sizes_apart(recall):
+    by_class, by_size = (shown(table) for table in data_tables({**DATA, "recall": recall}))
+    for text in ("pho[t]os", "a[b]", "without objects", "train"):
+        assert text in by_class
+    assert "16-32" not in by_class
+    assert [number in by_size for number in ("<16", "7", "5")] == [True] * 3
+    assert ("87.5" in by_class) == ("100.0" in by_size) == (recall is not None)

@@ -12,6 +12,7 @@ function update() {
     `precision ${percent(total.precision)} %, recall ${percent(total.recall)} %, F1 ${percent(total.f1)} %`;
   showClasses(counts);
   showKinds(total);
+  showCounts(counts);
   showGallery();
   showViewer();
 }
