@@ -5,7 +5,7 @@
 # the same command goes on. From the environment:
 #   VOC=FOLDER       where VOCdevkit lies or is to be downloaded (data)
 #   OUTPUT=FOLDER    for the cache, the model and the figures (runs/RECIPE)
-#   DRY_RUN=1        print what it would cost and run, and end there
+#   DRY_RUN=1        print what it would run, and end there
 #   SKIP_SETUP=1     use PYTHON (python3), where spp_det is installed already, instead of making .venv
 set -euo pipefail
 CDPATH= cd -- "$(dirname -- "$0")/.."

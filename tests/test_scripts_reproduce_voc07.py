@@ -44,8 +44,6 @@ def test_it_runs_from_the_data_to_the_figures_beside_the_published_ones(tmp_path
     generate_voc(devkit / "VOC2012", {"trainval": 3}, seed=2, sizes=((130, 110),))  # ids of VOC2007 again
     done = reproduce(tmp_path, "voc0712_vgg16", *SMALL)
     assert done.returncode == 0, done.stderr
-    assert "selective search, 7 images" in done.stdout
-    assert "detection, 2 images" in done.stdout
     for split in ("VOC2007:trainval", "VOC2007:test", "VOC2012:trainval"):
         assert f"{split} is in {devkit}" in done.stderr
     assert "trained on 7 images" in done.stderr
@@ -54,10 +52,10 @@ def test_it_runs_from_the_data_to_the_figures_beside_the_published_ones(tmp_path
     assert Detector.load(run / "model.safetensors").settings.fc.layer == "fc7"
     figures = json.loads((run / "figures.json").read_text())
     ours = f"{100 * figures['voc']['mAP_11point']:.1f}"
-    (row,) = re.findall(r"│ voc0712_vgg16 .*", done.stdout)
-    assert [cell.strip() for cell in row.strip("│ ").split("│")] == [
-        *("voc0712_vgg16", "zf5_small", "2", "fc7", "regressed", ours, "this run")
-    ]
+    rows = re.findall(r"│ voc0712_vgg16 .*", done.stdout)
+    cells = [[cell.strip() for cell in row.strip("│ ").split("│")] for row in rows]
+    row = ["voc0712_vgg16", "zf5_small", "2", "fc7", "regressed"]
+    assert cells == [[*row, "-", "this run"], [*row, ours, "this run"]]  # before the run, and after it
     for published in ("43.0", "44.9", "44.2", "55.2", "58.0", "59.2", "58.5", "63.1"):
         assert published in done.stdout.split("mAP by 11 points")[1]
 
@@ -65,7 +63,6 @@ def test_it_runs_from_the_data_to_the_figures_beside_the_published_ones(tmp_path
 def test_without_data_and_network_it_ends_in_the_line_that_says_what_to_fetch(tmp_path):
     done = reproduce(tmp_path)
     assert done.returncode == 2
-    assert "selective search, 5011 images" in done.stdout  # expected, before anything is there
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
     assert "VOCtrainval_06-Nov-2007.tar" in errors[0]

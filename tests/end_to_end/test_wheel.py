@@ -94,7 +94,15 @@ def test_from_an_empty_folder_it_trains_by_a_recipes_name_detects_and_reports(in
     empty = tmp_path / "empty"
     empty.mkdir()
     network = ("backbone.name=zf5_small", "backbone.weights=random", "backbone.scales=[96]")
-    settings = (f"data.root={photos}", "data.test=test", "output=mine", "runtime.device=cpu", *network)
+    search = "proposals.engine=opencv"  # the native one would be compiled for this folder first
+    settings = (
+        f"data.root={photos}",
+        "data.test=test",
+        "output=mine",
+        "runtime.device=cpu",
+        search,
+        *network,
+    )
     commands = (
         ["train", "squeezenet_svm", *settings],
         ["detect", "mine/model.safetensors", f"{photos}/JPEGImages", "--out", "found", "--device", "cpu"],
