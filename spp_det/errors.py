@@ -1,6 +1,6 @@
-"""The exception for mistakes that a user can mend, and how texts from strangers' files are shown.
+"""The exception for mistakes that a user can mend, and how names from other people's files are shown.
 
-Messages, tables, pictures and pages all show such texts, so the functions lie in the lowest room.
+Messages, tables, pictures and pages show such names, so their functions lie in the lowest room.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class UserError(Exception):
 
 
 class MissingPackageError(UserError):
-    """What was asked for needs a package that is an extra of this one and is not installed."""
+    """A feature needs an optional package, an extra of spp_det, that is not installed."""
 
 
 class OthersLostError(UserError):
@@ -32,9 +32,9 @@ class CannotResumeError(UserError):
 
 
 def one_line(text: str) -> str:
-    r"""The text of a message, with every character escaped that would not show as itself, such as ``\n``.
+    r"""The text of a message; a character that would not show as itself, such as ``\n``, is escaped.
 
-    A name from a stranger's file could otherwise end the line, or control the terminal.
+    Otherwise a name from somebody's file could end the line, or control the terminal.
     """
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 

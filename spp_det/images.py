@@ -29,7 +29,7 @@ IMAGE_SUFFIXES = (
 )  # fmt: skip
 """Suffixes, in lower case, of the files that a search for images picks up."""
 
-# Pillow is told the formats, for it opens others that may be harmful, such as EPS, which runs Ghostscript.
+# No other formats are opened: Pillow knows harmful formats, such as EPS, which runs Ghostscript.
 # AVIF is younger than the oldest Pillow that this package accepts.
 _FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000") + (
     ("AVIF",) if "avif" in features.modules else ()
@@ -43,7 +43,7 @@ _UPRIGHT = {
     6: Image.Transpose.ROTATE_270,
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # EXIF orientation -> what undoes it
+}  # EXIF orientation -> the turn that undoes it
 SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
 _ORIENTATION_TAG = 0x0112
 
@@ -53,7 +53,7 @@ class UnreadableImageError(UserError):
 
 
 class Skipped(TypedDict):
-    """A file that a run has left out, as the figures of the run name it."""
+    """A file that a run has left out, as an entry of the run's figures."""
 
     file: str
     reason: str
@@ -93,7 +93,7 @@ def read_image(path: str | os.PathLike[str]) -> RGB:
 
 
 def decode(path: str | os.PathLike[str]) -> Decoded:
-    """What `read_image` returns, without its warning; ``truncated`` says whether there is cause for one."""
+    """Decode as `read_image` does, without the warning; ``truncated`` says whether the JPEG is truncated."""
     with _opened(Path(path)) as (file, image):
         try:
             image.load()
@@ -105,14 +105,15 @@ def decode(path: str | os.PathLike[str]) -> Decoded:
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """``(width, height)`` in pixels that `read_image` would give, and its errors, from the header alone.
+    """``(width, height)`` in pixels of what `read_image` returns, from the header; raises the same errors.
 
-    Only a PNG with EXIF data after its pixels is decoded."""
+    Only a PNG with EXIF data after its pixels is decoded.
+    """
     return image_turn(path)[0]
 
 
 def image_turn(path: str | os.PathLike[str]) -> tuple[tuple[int, int], int]:
-    """What `image_size` says, and the EXIF orientation, 1 to 8, by which `read_image` turns the pixels."""
+    """The size as `image_size` has it, and the EXIF orientation, 1 to 8, that `read_image` undoes."""
     with _opened(Path(path)) as (_, image):
         width, height = image.size
         orientation = _orientation(image) if _needs_exif(image, Path(path)) else 1
@@ -262,11 +263,11 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _needs_exif(image: Image.Image, path: Path) -> bool:
-    """Whether an unread image's size depends on EXIF data that is cheap, or necessary, to look at."""
+    """Whether the size of an image that is not decoded yet may depend on its EXIF data."""
     if image.format == "TIFF":
         return False  # Pillow turns a TIFF by itself and states the turned size from the start
     if image.format == "PNG" and "exif" not in image.info:
-        # Pillow decodes the whole PNG to look for EXIF data after the pixels: spare it where there is none.
+        # To find EXIF data after the pixels, Pillow decodes the whole PNG. It need not where there is none.
         data = path.read_bytes()
         return any(mark in data for mark in (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp"))
     return True
@@ -277,7 +278,7 @@ _HEADERS = (b"\xff\xc4", b"\xff\xdb", b"\xff\xda")  # Huffman tables, quantisati
 
 
 def _load_truncated_jpeg(file: BinaryIO) -> Image.Image:
-    """Decode the part of a JPEG that is there, by adding the end marker that is lost.
+    """Decode what is there of a JPEG, by adding the end marker that was lost.
 
     Pillow's own switch for this, ``ImageFile.LOAD_TRUNCATED_IMAGES``, is a global that would act on every
     thread and on the caller's program. A progressive file may also be cut inside a header between two

@@ -1,4 +1,4 @@
-"""Detection in many image files, in order, on all cores and by all processes, few images in memory."""
+"""Detection in many image files: in order, on all cores, by all processes, with few images in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from spp_det.runtime.threads import ahead
 
 logger = logging.getLogger(__name__)
 
-
 Prepared = tuple[RGB, Boxes] | UnreadableImageError  # an image and its windows
 
 
@@ -36,15 +35,16 @@ def detect_files(
     """Detect in each file, in the order given.
 
     A file that cannot be read yields its error after a warning, or raises it where ``strict``. Few images
-    are in memory at a time, however many paths there are. Several processes, all with the same paths, share
-    the files out; the first process yields all results, the others none.
+    are in memory at a time, however many paths there are. Several processes with the same paths share the
+    files out; the first process yields all results, the others none.
 
     Args:
-        workers: images at a time, one a core. A single image gets all cores.
-        source: gives the windows; None: the detector proposes them.
-        cache: keeps the windows of the source.
-        alone: whether ``paths`` are all files. A single path that is the rest of many gets one core, like the
-            others: the number of cores changes how sums are rounded.
+        workers: the number of images that are processed in parallel, each by one core.
+        source: gives the windows of each image.
+        cache: keeps the windows; None keeps nothing.
+        alone: whether a single path is the whole work, and gets all cores. False where ``paths`` are the rest
+            of a longer list: a last image then gets one core, as all others did, because the number of cores
+            changes how sums are rounded.
     """
     shared = share(paths)
     single = len(paths) == 1 and alone
@@ -67,7 +67,7 @@ def detect_files(
 
 
 def _without_image(result: Result) -> Detections | UnreadableImageError:
-    """The part of a result that is sent to the first process, which reads the image again."""
+    """The part of a result that is sent to the first process, which reads the image file again."""
     return result if isinstance(result, UnreadableImageError) else result.detections
 
 
@@ -80,8 +80,8 @@ def _detect_own(
     single: bool,
 ) -> Iterator[Result]:
     """Detect in each file, in the order given, by this process alone."""
-    # A single image gets all cores. Of many images each core takes one at a time, on a CPU through the
-    # network too: two threads then never want one core, and no operation waits for its slowest thread.
+    # A single image gets all cores. Of many images each core takes one at a time, also through the network of
+    # a CPU: no two threads then compete for a core, and no operation waits for its slowest thread.
     threads = None if single else 1
 
     def prepare(path: Path) -> Prepared:
@@ -111,7 +111,7 @@ def _detect_own(
 def _in_batches(
     detector: AnyDetector, paths: Iterable[Path], prepared: Iterator[Prepared], size: int
 ) -> Iterator[Result]:
-    """Detect in ``size`` images at a time, as one thread feeds a GPU."""
+    """Detect in ``size`` images at a time: a GPU works on a batch, and one thread feeds it."""
     pairs = zip(paths, prepared, strict=True)
     while batch := list(islice(pairs, size)):
         readable = [given for _, given in batch if not isinstance(given, UnreadableImageError)]

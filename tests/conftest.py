@@ -18,11 +18,14 @@ settings.register_profile("spp_det", deadline=None, suppress_health_check=[Healt
 settings.load_profile("spp_det")
 
 # They are no test files, but they assert.
-pytest.register_assert_rewrite("tests.command_line", "tests.refusals")
+pytest.register_assert_rewrite("tests.command_line", "tests.refusals", "tests.small_run")
 
 
 # What compares bytes, all bits or processes: tests/stress/processors.py runs the tests that use it.
-COMPARISONS = {"array_equal", "assert_array_equal", "equal", "read_bytes", "tobytes", "same", "in_ranks"}
+COMPARISONS = {
+    *("array_equal", "assert_array_equal", "assert_read_as_written", "equal"),
+    *("read_bytes", "tobytes", "same", "in_ranks"),
+}
 
 splitting.split_where_asked()
 

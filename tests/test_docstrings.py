@@ -55,7 +55,7 @@ def folder(tmp_path_factory) -> Path:
         backbone=BackboneSettings(name="zf5_small", weights="random", scales=(96,)),
         pyramid=Pyramid(levels=(2, 1)),
     )
-    features = SPPFeatures.of(Backbone("zf5_small"), settings.backbone, settings.pyramid)
+    features = SPPFeatures(Backbone("zf5_small"), settings.backbone, settings.pyramid)
     for seed, name in enumerate(("model", "other")):
         weight = torch.randn(2, features.dimension, generator=torch.Generator().manual_seed(seed))
         svms = LinearSVMs(0.05 * weight, torch.zeros(2))

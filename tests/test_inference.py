@@ -42,7 +42,7 @@ def detector() -> Detector:
         pyramid=Pyramid(levels=(2, 1)),
         detection=Detection(score_threshold=-1e3),
     )
-    features = SPPFeatures.of(Backbone("zf5_small"), settings.backbone, settings.pyramid)
+    features = SPPFeatures(Backbone("zf5_small"), settings.backbone, settings.pyramid)
     weight = torch.randn(2, features.dimension, generator=torch.Generator().manual_seed(0))
     return Detector(("a", "b"), features, None, LinearSVMs(0.05 * weight, torch.zeros(2)), (), settings)
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from spp_det.boxes import as_boxes
+from spp_det.config.network import BackboneSettings, Pyramid
 from spp_det.model.features import SPPFeatures
 from spp_det.model.vectors import WindowVectors
 
@@ -36,7 +37,8 @@ def random_windows(count: int, width: int, height: int, seed: int = 0):
 
 
 def spp_features(backbone, scales=(160,), max_side=2400, levels=(6, 3, 2, 1), mode="max", normalize="none"):
-    return SPPFeatures(backbone, scales, max_side, levels, mode, normalize)
+    sizes = BackboneSettings.model_construct(scales=scales, max_side=max_side)  # unchecked: in any order
+    return SPPFeatures(backbone, sizes, Pyramid(levels=levels, mode=mode, normalize=normalize))
 
 
 def all_of(vectors: WindowVectors):

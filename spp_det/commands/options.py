@@ -29,8 +29,7 @@ Precision = Annotated[
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Images at a time; 0 is one a core.")]
 ProposalFile = Annotated[
-    Path | None,
-    typer.Option("--proposals", help="Take the windows from there: R-CNN's .mat, .npz or .json."),
+    Path | None, typer.Option("--proposals", help="Take the windows from there: R-CNN's .mat, .npz or .json.")
 ]
 EdgeModel = Annotated[
     Path | None, typer.Option(help="Search by Edge Boxes, with OpenCV's model of edges (model.yml.gz).")

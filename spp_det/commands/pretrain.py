@@ -32,9 +32,7 @@ View = Callable[["RGB"], "torch.Tensor"]  # RGB uint8 [H, W, 3] -> probabilities
 
 
 def pretrain(
-    config: options.Recipe,
-    overrides: options.Overrides = None,
-    strict: options.Strict = False,
+    config: options.Recipe, overrides: options.Overrides = None, strict: options.Strict = False
 ) -> None:
     """Train a backbone to classify images, a folder a class: backbone.safetensors for `train`.
 
@@ -136,7 +134,7 @@ def accuracies(
     import torch
 
     from spp_det.images import read_image
-    from spp_det.pretraining.classification import rank_of
+    from spp_det.pretraining.classifier import rank_of
     from spp_det.runtime import distributed
     from spp_det.runtime.progress import track
     from spp_det.runtime.threads import ahead

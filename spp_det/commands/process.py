@@ -20,13 +20,7 @@ import typer
 from rich.markup import escape
 
 from spp_det.commands.terminal import ignore_stdout, replace_unknown_characters, say
-from spp_det.errors import (
-    NOT_ENOUGH_MEMORY,
-    OthersLostError,
-    UserError,
-    is_out_of_memory,
-    one_line,
-)
+from spp_det.errors import NOT_ENOUGH_MEMORY, OthersLostError, UserError, is_out_of_memory, one_line
 
 FROM_CACHE = "the same command goes on from what the cache holds"
 GRACE = 5.0  # seconds for threads and processes to end in; nothing on disk needs them to

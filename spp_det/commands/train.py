@@ -35,9 +35,7 @@ IDLE = frozenset(
 
 
 def train(
-    config: options.Recipe,
-    overrides: options.Overrides = None,
-    strict: options.Strict = False,
+    config: options.Recipe, overrides: options.Overrides = None, strict: options.Strict = False
 ) -> None:
     """Train a detector: model.safetensors, config.yaml, metrics.json and train.log in the output folder.
 

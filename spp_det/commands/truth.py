@@ -71,11 +71,7 @@ class Truth:
 
 
 def score(
-    detections: Path,
-    truth: Truth,
-    run: Path | None = None,
-    ious: Sequence[float] = (),
-    max_dets: int = 100,
+    detections: Path, truth: Truth, run: Path | None = None, ious: Sequence[float] = (), max_dets: int = 100
 ) -> Evaluation:
     """Hold detections of any format (see `read_results`) against the ground truth.
 

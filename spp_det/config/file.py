@@ -90,7 +90,7 @@ def dump_config(config: Section) -> str:
 
 
 def dotted(section: Section) -> dict[str, object]:
-    """Every value by its dotted key, ``{"svm.C": 0.001, ...}``, as JSON has it."""
+    """Every value by its dotted key, in JSON's types: ``{"svm.C": 0.001, ...}``."""
 
     def walk(tree: dict[str, Any], prefix: str) -> Iterable[tuple[str, object]]:
         for key, value in tree.items():
@@ -111,8 +111,8 @@ def differences(before: Mapping[str, object], now: Mapping[str, object]) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Refuses tags, which name Python's objects, aliases, for a few lines of nested aliases expand to
-    gigabytes, and keys that are there twice: of them YAML would keep the last."""
+    """YAML without three of its features: tags, which name Python's objects; aliases, a few nested lines of
+    which expand to gigabytes; and repeated keys, of which YAML would keep the last."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):

@@ -19,12 +19,12 @@ class BackboneSettings(Section):
     """The convolutional network up to conv5, and the sizes of the images that it sees."""
 
     name: str = "alexnet"
-    """One that `spp_det.model.architectures` lists, or ``timm:NAME``."""
+    """A name that `spp_det.model.architectures` lists, or ``timm:NAME``."""
     stride: Literal[4, 8, 16, 32] | None = None
-    """Of ``timm:NAME`` alone: pixels from one cell of the map to the next; None is 16. The last map of that
-    stride is taken."""
+    """Only for ``timm:NAME``: pixels from one cell of the map to the next; None is 16. The network is cut
+    after its last map with this stride."""
     weights: values.PathOrWord = "default"
-    """``default`` (torchvision's or timm's download, or those of an installed package), ``random``, or a
+    """``default`` (torchvision's or timm's download, or an installed package's weights), ``random``, or a
     ``.safetensors`` or ``.pth`` file."""
     scales: values.Sides = (688,)
     """An image is resized to each of these shorter sides (P: 688, or 480, 576, 688, 864, 1200)."""
@@ -62,8 +62,8 @@ class Pyramid(Section):
     mode: values.PoolMode = "max"
     normalize: Normalize = "none"
     """``none``: conv5 as it is (P). ``hellinger``: square roots of conv5's cells, then vectors of one length,
-    so that a few strong channels do not outweigh all others. ``signed_root``: the same for maps that can be
-    negative; the root of a negative cell is minus the root of its size."""
+    so that a few strong channels do not outweigh all others. ``signed_root``: the same for maps with negative
+    cells; the root of a negative cell is minus the root of its absolute value."""
 
 
 class FC(Section):
@@ -73,7 +73,7 @@ class FC(Section):
     """The layer whose output the SVMs see. With pool5, the pyramid's own vector, the other keys of this
     section have no effect."""
     weights: values.PathOrWord = "default"
-    """``default`` (the ImageNet network's; random where torchvision's has no such layers), ``random``, or a
+    """``default`` (the ImageNet network's; random where that network has no fc6 and fc7), ``random``, or a
     ``.safetensors`` or ``.pth`` file of the whole network in torchvision's names."""
     width: values.Width = 4096
     """Outputs of each layer. Pre-trained layers are accepted with their own width alone."""

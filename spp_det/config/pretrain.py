@@ -17,14 +17,14 @@ View = Literal["full", "multi_view"]
 
 
 class Folders(Section):
-    """Where the images are: ``ROOT/SPLIT/CLASS/*.jpg``, one folder a class."""
+    """Where the images are: ``ROOT/SPLIT/CLASS/*.jpg``, a folder for each class."""
 
     root: values.UserPath = Path("data")
     train: str = "train"
     test: str | None = "test"
     """The split for the test that ends the training; None leaves the test out."""
     follow_links: bool = False
-    """Read files that are symbolic links out of their class's folder, too."""
+    """Also read symbolic links that lead out of the folder of their class."""
 
 
 class PretrainBackbone(Section):
@@ -69,7 +69,7 @@ class Training(Section):
     """``steps``: the learning rate falls to a tenth at each epoch of ``drops``. ``one_cycle``: it rises for
     30% of the steps and then falls to nothing (Smith and Topin 2017)."""
     drops: tuple[values.Count, ...] = (30, 60)
-    """P divides by 10 twice, when the error stops falling. Fixed epochs make the run repeatable."""
+    """P divides the rate by 10 twice, when the error stops falling. Fixed epochs make the run repeatable."""
     weight_decay: values.NotNegative = 5e-4
     label_smoothing: values.BelowOne = 0.0
     flip: bool = True
@@ -84,8 +84,8 @@ class Testing(Section):
     sizes: values.Sides = (224,)
     """Sides in pixels, which may differ from the sides of the training."""
     views: Annotated[tuple[View, ...], Field(min_length=1)] = ("full", "multi_view")
-    """``full``: the whole image, resized to that shorter side. ``multi_view``: 18 windows of that side,
-    pooled from the maps of the image at 256/224 of the side, and of its mirror image."""
+    """``full``: the whole image, its shorter side resized to the size. ``multi_view``: 18 windows with sides
+    of the size, pooled from the maps of the image at 256/224 of the size and of its mirror image."""
     max_side: values.MaxSide = 2400
     """The longer side of a resized image at most, so that a panorama cannot exhaust the memory."""
 

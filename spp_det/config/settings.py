@@ -1,4 +1,4 @@
-"""Every setting of a run: its type, its range and its default. Files of them: `spp_det.config.file`.
+"""Every setting of a run: its type, its range and its default. `spp_det.config.file` reads files of settings.
 
 The defaults are the paper's single-scale detector (P), with the authors' released code (R) where the
 paper is silent. Recipes in ``configs/`` state where they differ and why.
@@ -25,16 +25,16 @@ class Data(Section):
     root: values.UserPath = Path("data")
     """The folder of the photos and their annotations."""
     format: Literal["auto", "voc", "coco", "yolo"] = "auto"
-    """``auto`` looks; the log says what it was."""
+    """``auto`` finds the format out from the files; the log names it."""
     train: str | tuple[str, ...] = AUTO
     """A split (voc, yolo) or a file (coco); ``auto``: ``trainval``, ``train``, or all that has annotations.
     ``FOLDER:SPLIT`` is a split of the VOC set in a folder below ``root``; a list joins several."""
     test: values.PathOrWord | None = AUTO
     """What to score the model on, or ``none``. ``auto`` holds a fifth out where the data have no splits."""
     classes: tuple[str, ...] | None = None
-    """Names of the classes to learn, others are background; None takes all that have objects."""
+    """Names of the classes to learn, all others are background; None: every class that has objects."""
     follow_links: bool = False
-    """Read files that are symbolic links out of ``root``, too."""
+    """Also read symbolic links that lead out of ``root``."""
 
     @field_validator("train", mode="before")
     @classmethod
@@ -62,7 +62,7 @@ class Proposals(Section):
     """``fast``, ``paper`` and ``quality`` are selective search, ``edgeboxes`` needs ``edge_model``, ``file``
     needs ``file``."""
     engine: Literal["native", "opencv"] = "native"
-    """Whose selective search: ours, or OpenCV's, which finds the same windows in ten times the time."""
+    """``native``: our selective search; ``opencv``: OpenCV's, with the same windows in ten times the time."""
     max_side: values.Side | None = None
     """Search in a copy of the image, shrunk to this longer side in pixels. Mode ``file`` ignores it."""
     file: values.UserPath | None = None
@@ -78,8 +78,8 @@ class Proposals(Section):
         return file
 
     def mismatch(self) -> str | None:
-        """The message about a file that the mode lacks or ignores; None without mistake. It is no validator,
-        because the settings in a model file name a mode and no file."""
+        """The message about a file that the mode lacks or ignores; None where there is no mistake. This is no
+        validator, because the settings in a model file name a mode and no file."""
         paths = {"file": ("file", self.file), "edgeboxes": ("edge_model", self.edge_model)}
         for mode, (key, path) in paths.items():
             if path is None and self.mode == mode:
@@ -89,7 +89,7 @@ class Proposals(Section):
         return None
 
     def without_paths(self) -> Proposals:
-        """The settings for a model file: a path of the maker's machine is of no use to others."""
+        """The settings as a model file keeps them: a path of this machine is of no use elsewhere."""
         return self.model_copy(update={"file": None, "edge_model": None})
 
 
@@ -107,12 +107,12 @@ class FineTune(Section):
     number is fast. Fast R-CNN (section 2.3) converged with two images as quickly as with 128."""
     positive_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.25
     positive_iou: values.Overlap = 0.5
-    """A window is a positive of an object's class from this IoU with the object on."""
+    """A window whose IoU with an object is at least this is a positive of the object's class."""
     negative_iou_high: Annotated[values.Overlap, Field(validate_default=True)] = 0.5
     """A window is background if its largest IoU with an object is below this..."""
     negative_iou_low: Annotated[values.Fraction, Field(validate_default=True)] = 0.1
-    """...and not below this: windows further away are too easy. An image without any such window gives
-    windows below both."""
+    """...and not below this: windows further away are too easy. An image without such windows gives windows
+    with a lower IoU instead."""
     learning_rate: values.Positive = 1e-4
     steps: values.Count = 250_000
     last_steps: Annotated[int, Field(ge=0)] = 50_000
@@ -124,7 +124,7 @@ class FineTune(Section):
     """Half of the windows are mirrored."""
     centre: bool = False
     """Subtract the mean vector from fc6's inputs during the training, and correct the bias afterwards: the
-    network can compute the same, and random weights learn."""
+    network computes the same functions, and random weights learn."""
     held_out: Annotated[float, Field(ge=0, le=0.5)] = 0.05
     """The fraction of images held out at most, to log loss and accuracy. SVMs learn from them, too."""
     log_every: values.Count = 1000
@@ -155,13 +155,15 @@ class SVM(Section):
     norm: values.Positive = 20.0
     """The mean norm of sampled windows to which the features are scaled."""
     positive_iou: values.Overlap = 1.0
-    """A window is a positive from this IoU with an object on; 1: the objects' own boxes alone (P)."""
+    """A window whose IoU with an object is at least this is a positive; 1: only the objects' boxes (P)."""
     negative_iou: Annotated[values.Fraction, Field(validate_default=True)] = 0.3
     """A window is a negative of a class if its IoU with every object of the class is below this value."""
     duplicate_iou: values.Fraction = 0.7
     """A negative is a duplicate, and dropped, above this IoU with another negative of its image."""
     hard_score: float = -1.0001
+    """A negative with a higher score is hard: its class's SVM learns from it."""
     evict_score: float = -1.2
+    """After a fit, a negative with a lower score is forgotten unless it is a support vector."""
     memory_mb: values.Count = 896
     """Memory for the examples' vectors. When it is full, the easiest negatives are dropped."""
     retrain_after: values.Count = 2000
@@ -181,7 +183,7 @@ class BoxRegression(Section):
     enabled: bool = True
     ridge: values.Positive = 4000.0
     min_iou: values.Overlap = 0.5
-    """A window is an example from this IoU with an object on."""
+    """A window whose IoU with an object is at least this is an example."""
     norm: values.Positive = 20.0
     max_windows: values.Count = 5000
     """Examples of a class at most, drawn at random."""
@@ -210,9 +212,9 @@ class Runtime(Section):
     workers: values.Workers = 0
     """Images that are processed in parallel; 0 means one a core."""
     precision: Precision = "auto"
-    """``auto`` is bfloat16 where that is faster and conv5 stays the same; a run keeps what it began with."""
+    """``auto``: bfloat16 where it is faster and hardly changes conv5. A run keeps its first precision."""
     cache: values.UserPath | None = None
-    """Folder for proposals, maps and other results; runs may share it. None means OUTPUT/cache."""
+    """The folder for proposals, maps and other results; runs may share it. None means OUTPUT/cache."""
 
 
 class Config(Run):

@@ -23,7 +23,7 @@ Width = Annotated[int, Field(ge=1, le=16384)]  # of an fc layer
 
 
 def at_home(path: Any) -> Any:
-    """A path with the home folder for a leading ``~``, which no shell replaces behind a ``=``."""
+    """A path with its leading ``~`` replaced by the home folder: behind a ``=`` no shell does that."""
     try:
         return str(Path(path).expanduser()) if isinstance(path, str) and path.startswith("~") else path
     except RuntimeError:
@@ -53,7 +53,7 @@ class Section(BaseModel):
 
 
 class Run(Section):
-    """The settings of a whole run, of whatever kind."""
+    """The settings that every kind of run has."""
 
     output: UserPath
     seed: Seed = 0
@@ -62,10 +62,7 @@ class Run(Section):
 
 
 def at_most(value: float, info: ValidationInfo, key: str) -> float:
-    """The value, which must not exceed the setting of a dotted ``key`` in the same section.
-
-    Raises ValueError where it does.
-    """
+    """The value. Raises ValueError where it exceeds the setting ``key``, dotted, of the same section."""
     limit = info.data.get(key.rpartition(".")[2], value)
     if value > limit:
         raise ValueError(f"must not exceed {key}, {limit:g}")

@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -107,29 +107,31 @@ def is_finite(value: Any) -> bool:
         return False
 
 
+def check_object(entry: Any, where: str) -> None:
+    """Raise UserError for an entry that is no JSON object."""
+    if not isinstance(entry, Mapping):
+        raise UserError(f"{where}: must be a JSON object, got {type(entry).__name__}")
+
+
 def _entries(content: Mapping[str, Any], key: str, name: str) -> list[Json]:
-    """One of the three lists, with regular ids."""
+    """The images or the categories, with regular ids."""
+    return [{**entry, "id": id_of(entry, "id", where)} for where, entry in _objects(content, key, name)]
+
+
+def _objects(content: Mapping[str, Any], key: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The objects in one of the three lists, each after its place as messages name it."""
     entries = content.get(key)
     if not isinstance(entries, list | tuple):
         raise UserError(f"{name}: has no list of {key}")
-    regular = []
     for place, entry in enumerate(entries):
         where = f"{name}: {key}[{place}]"
-        if not isinstance(entry, Mapping):
-            raise UserError(f"{where}: must be a JSON object, got {type(entry).__name__}")
-        regular.append({**entry, "id": id_of(entry, "id", where)})
-    return regular
+        check_object(entry, where)
+        yield where, entry
 
 
 def _annotations(content: Mapping[str, Any], name: str) -> list[Json]:
-    entries = content.get("annotations")
-    if not isinstance(entries, list | tuple):
-        raise UserError(f"{name}: has no list of annotations")
     regular = []
-    for place, entry in enumerate(entries):
-        where = f"{name}: annotations[{place}]"
-        if not isinstance(entry, Mapping):
-            raise UserError(f"{where}: must be a JSON object, got {type(entry).__name__}")
+    for where, entry in _objects(content, "annotations", name):
         one = {**entry, "bbox": box_of(entry, where)}
         one |= {key: id_of(entry, key, where) for key in ("image_id", "category_id")}
         one |= {key: _flag(entry, key, where) for key in ("iscrowd", "ignore")}

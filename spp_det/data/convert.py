@@ -92,8 +92,7 @@ def _named(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
     name_of = dict(zip(photos, folder_names(wanted), strict=True))
     return {
         split: replace(
-            dataset,
-            records=[replace(record, image_id=name_of[record.path]) for record in dataset.records],
+            dataset, records=[replace(record, image_id=name_of[record.path]) for record in dataset.records]
         )
         for split, dataset in splits.items()
     }

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from spp_det.data.coco import xywh
-from spp_det.data.coco_file import Json, box_of, id_of, is_finite, regular_instances
+from spp_det.data.coco_file import Json, box_of, check_object, id_of, is_finite, regular_instances
 from spp_det.detections.journal import Entry
 from spp_det.detections.types import Found
 from spp_det.errors import UserError
@@ -56,8 +56,7 @@ def check_results(results: Any, name: str) -> None:
         raise UserError(f"{name}: must be a JSON list of detections")
     for index, entry in enumerate(results):
         where = f"{name}[{index}]"
-        if not isinstance(entry, Mapping):
-            raise UserError(f"{where}: must be a JSON object, got {type(entry).__name__}")
+        check_object(entry, where)
         for key in ("image_id", "category_id"):
             id_of(entry, key, where)
         box_of(entry, where)

@@ -16,7 +16,7 @@ from spp_det.images import RGB
 
 MARGIN, GAP = 20, 14  # pixels: around the sheet, between panels
 TITLE, NOTE, CAPTION = 20, 14, 13  # sizes of text
-LEADING = 1.45  # lines apart, in sizes of text
+LEADING = 1.45  # distance between lines, in sizes of their text
 NARROWEST = 640  # least width of a sheet in pixels, for its notes
 SLOT = 72  # least width of a panel in pixels, for its caption
 GRAY: Color = (90, 90, 90)
@@ -24,7 +24,7 @@ GRAY: Color = (90, 90, 90)
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """A picture, RGB uint8 ``[H, W, 3]``, and the one line that stands above it."""
+    """A picture, RGB uint8 ``[H, W, 3]``, and its caption, a single line above it."""
 
     picture: RGB
     caption: str

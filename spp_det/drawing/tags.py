@@ -13,14 +13,14 @@ from spp_det.boxes import Doubles, Ints, area, intersection
 _ON_TAG = 20.0  # share of the tag that lies on earlier tags
 _ON_OWN = 0.6  # share of its own object that the tag covers
 _ON_OTHER = 2.0  # share of another object that the tag covers
-_IN_OTHER = 0.5  # share of the tag in a box that does not hold its own: it seems to be that box's tag
+_IN_OTHER = 0.5  # share of the tag inside the boxes of other objects, which it would seem to name
 _SHORTER = 0.35  # for each step to a shorter text
 _WORST = 1.0  # a box whose best place costs more goes without a tag
 _MOST = 0.2  # share of the picture that all tags may cover; a single tag is always allowed
 
 
 class Place(NamedTuple):
-    """The top left pixel of a tag, and which of the texts offered for it fits there."""
+    """The top left pixel of a tag, and the index of the offered text that fits there."""
 
     x: int
     y: int

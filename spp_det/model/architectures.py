@@ -66,7 +66,7 @@ def register(
 
 @register("squeezenet1_0")
 def squeezenet1_0() -> nn.Module:
-    """SqueezeNet 1.0 to fire9: stride 16, 512 channels. Small and strong: the one for laptops."""
+    """SqueezeNet 1.0 to fire9: stride 16, 512 channels. Small and strong: for laptops."""
     layers: nn.Module = torchvision.models.squeezenet1_0(weights=None).features
     return layers
 

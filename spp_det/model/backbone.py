@@ -24,19 +24,19 @@ from spp_det.runtime.threads import on_one_core
 
 logger = logging.getLogger(__name__)
 
-HARMLESS = 0.05  # error of conv5 in bfloat16 / norm of conv5: .026 (SqueezeNet) cost no detection that we saw
+HARMLESS = 0.05  # the error of conv5 in bfloat16, in parts of its norm; .026 (SqueezeNet) cost no detection
 
 
 class Backbone(nn.Module):
     """A frozen convolutional network up to conv5.
 
     Attributes:
-        name: as it was given.
-        recipe: what it is, and where its weights are.
+        name: the name that it was built by.
+        recipe: how it is built, and where its weights are.
         geometry: how its map lies over its input.
         channels: C of the map.
-        precision: ``torch.float32``, or ``torch.bfloat16`` to multiply in; the map is float32 all the same.
-        reason: why it is that one.
+        precision: ``torch.float32`` or ``torch.bfloat16``, to multiply in; the map is float32 in either case.
+        reason: why the precision is this one, for the log.
     """
 
     mean: Tensor
@@ -47,9 +47,9 @@ class Backbone(nn.Module):
 
         Args:
             name: key of `BACKBONES`, or ``timm:NAME``.
-            stride: of the map, for networks of timm; None leaves it to `timm_recipe`.
+            stride: of the map, for networks of timm; None leaves the choice to `timm_recipe`.
 
-        Raises UserError where no backbone has that name, or none of its maps that stride.
+        Raises UserError where no backbone has the name, or the network has no map of the stride.
         """
         super().__init__()
         if not name.startswith(PREFIX) and name not in BACKBONES:
@@ -60,7 +60,7 @@ class Backbone(nn.Module):
         self.recipe = recipe = timm_recipe(name, stride) if name.startswith(PREFIX) else BACKBONES[name]
         self.name = name
         self.precision, self.reason = torch.float32, "nothing else was asked for"
-        with torch.device("meta"):  # spends no time on initial weights, nor on the layers that are cut off
+        with torch.device("meta"):  # no time goes into initial weights, nor into layers that are cut off
             layers = recipe.build()
         if any(tensor.is_meta for tensor in layers.state_dict().values()):
             layers = layers.to_empty(device="cpu")
@@ -92,16 +92,15 @@ class Backbone(nn.Module):
         return maps.float()
 
     def at(self, precision: Precision) -> Backbone:
-        """Compute at that precision from now on.
+        """Compute at a precision from now on; returns the network itself.
 
-        On a GPU that switches TF32 off for the convolutions of the whole process.
-
-        ``auto`` is bfloat16 where that is faster (see `bfloat16_pays`) and the map of an image of soft noise
-        stays within `HARMLESS` of itself, and float32 elsewhere: the same in every run on a machine.
+        ``auto`` is bfloat16 where the device is faster in it (see `bfloat16_pays`) and it moves the map of an
+        image of soft noise by less than `HARMLESS`, else float32: the same choice in every run on a machine.
+        On a GPU, TF32 is switched off for the convolutions of the whole process.
         """
         device = self.mean.device
         if device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = False  # float32 is to be that, and not TF32 with its 10 bits
+            torch.backends.cudnn.allow_tf32 = False  # TF32 has 10 bits where float32 has 23
         self.precision, self.reason = getattr(torch, precision, torch.float32), "it was asked for"
         if precision == "auto":
             pays, self.reason = bfloat16_pays(device)
@@ -114,23 +113,21 @@ class Backbone(nn.Module):
 
     @property
     def precision_name(self) -> Literal["float32", "bfloat16"]:
-        """The precision in a configuration's words."""
+        """The precision as the setting ``runtime.precision`` has it."""
         return "bfloat16" if self.precision == torch.bfloat16 else "float32"
 
     @torch.inference_mode()
     def _error_in_bfloat16(self) -> float:
         """How far bfloat16 moves the map of an image of soft noise, in parts of its norm."""
-        noise = (
-            torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0)).to(self.mean.device) * 255
-        )
-        image = nn.functional.interpolate(noise, size=(224, 224), mode="bilinear")
+        noise = 255 * torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+        image = nn.functional.interpolate(noise.to(self.mean.device), size=(224, 224), mode="bilinear")
         self.precision = torch.float32
         exact = self(image)
         self.precision = torch.bfloat16
         return float((self(image) - exact).norm() / exact.norm())
 
     def digest(self) -> str:
-        """A key of all that a map depends on beside the image."""
+        """A key of everything that a map depends on, except for the image."""
         return digest_of(self.layers, self.precision, self.geometry, self.mean.tolist(), self.std.tolist())
 
     def randomise(self, seed: int) -> None:

@@ -3,8 +3,8 @@
 The layers have the names that the published PyTorch weights use. TensorFlow, where the weights were learnt,
 pads a side of an even number of cells by one cell less at its start than at its end, for filters of stride 2.
 Here both ends get ``k // 2`` cells. Each of the four filters of stride 2 then looks one cell further to the
-left and up; together these are 1 + 2 + 4 + 8 = 15 pixels. The network is the same, its map lies elsewhere:
-where, is derived from the layers as they are.
+left and up; together these are 1 + 2 + 4 + 8 = 15 pixels. So the network is the same, and its map is shifted;
+the shift is derived from the layers as they are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections import OrderedDict
 
 from torch import Tensor, nn
 
-# Of each stage: blocks, kernel, stride, expansion, channels (Tan and Le 2019, table 1), at width and depth 1.
+# A stage's blocks, kernel, stride, expansion, channels (Tan and Le 2019, table 1), at width and depth 1.
 _STAGES = (
     *((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80)),
     *((3, 5, 1, 6, 112), (4, 5, 2, 6, 192)),

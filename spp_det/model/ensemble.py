@@ -24,7 +24,7 @@ class Ensemble:
 
     Every model scores every window. Their boxes go through one NMS a class: of two models' boxes in one place
     the box with the higher score stays. The regressor of the model that scored a box refines it. Threshold,
-    NMS and limit are those of the first model. A model combined with itself detects what it detects alone.
+    NMS and limit come from the first model. A model combined with itself detects what it detects alone.
 
     >>> ensemble = Ensemble.load(["model.safetensors", "other.safetensors"])
     >>> found = ensemble("photo.jpg")
@@ -78,7 +78,7 @@ class Ensemble:
         return [self._detect(*each) for each in zip(images, maps, windows, strict=True)]
 
     def _detect(self, image: RGB, maps: Sequence[Sequence[ConvMap]], windows: Boxes) -> Detections:
-        """``maps`` are those of each model."""
+        """Detect in one image; ``maps`` holds the image's maps for each model."""
         limits = self.settings.detection
         pairs = zip(self.models, maps, strict=True)
         parts = [model.scored_boxes(own, windows, limits) for model, own in pairs]

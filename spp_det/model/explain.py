@@ -38,7 +38,7 @@ class CellGrid:
 
     @classmethod
     def of(cls, geometry: Geometry, enlargement: tuple[float, float]) -> CellGrid:
-        """The grid of a network's map, for an image that was enlarged so much (`ConvMap.enlargement`).
+        """The grid of a network's map of an image that was enlarged by two factors (`ConvMap.enlargement`).
 
         >>> CellGrid.of(Geometry(stride=16, offset=0, receptive_field=139, smallest_input=1), (2.0, 2.0))
         CellGrid(centre=(0.25, 0.25), stride=(8.0, 8.0), field=(69.5, 69.5))
@@ -152,10 +152,10 @@ class InspectedWindow:
         scale: the map that the window is pooled from.
         rectangle: int64 ``[4]``, the window's half-open rectangle of cells there.
         scores: float32 ``[K]``, of all classes.
-        label: the class in question.
-        contributions: float64 ``[bins]`` to the score of that class, see `bin_contributions`; None where the
-            scorer does not read pool5 itself.
-        bias: of that score; 0 without contributions.
+        label: the class whose score is explained.
+        contributions: float64 ``[bins]`` to this score, see `bin_contributions`; None where the scorer does
+            not read pool5 itself.
+        bias: the bias in this score; 0 without contributions.
     """
 
     window: Boxes

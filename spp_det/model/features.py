@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from spp_det.boxes import Boxes, Ints
-from spp_det.config.network import BackboneSettings, Normalize, Pyramid
-from spp_det.config.values import PoolMode
+from spp_det.config.network import BackboneSettings, Pyramid
 from spp_det.errors import UserError
 from spp_det.images import RGB, resize_shorter_side
 from spp_det.model.backbone import Backbone
@@ -26,7 +25,7 @@ from spp_det.model.projection import closest_scale, distinct_rectangles, project
 from spp_det.model.pyramid import num_bins, pool_windows, score_windows
 from spp_det.model.vectors import WindowVectors, chunk_size
 
-BATCH_PIXELS = 2 * 2**20  # of images that pass the network together: VGG-16's first maps then take 1 GiB
+BATCH_PIXELS = 2 * 2**20  # of all images in a batch: VGG-16's first maps then take 1 GiB
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,10 +62,10 @@ class WindowFeatures(ABC):
 
     Attributes:
         backbone: the network.
-        scales: shorter sides in pixels of what passes the network, one for each map of an image.
+        scales: the shorter side in pixels of what passes the network, for each map of an image.
         levels: of the pyramid, in the order of the vector's bins.
         dimension: D, the length of a vector.
-        keys: for each map, what it depends on beside the network; part of its key in the cache.
+        keys: for each map, the settings that it depends on beside the network; part of its key in the cache.
     """
 
     backbone: Backbone
@@ -108,40 +107,24 @@ class WindowFeatures(ABC):
 class SPPFeatures(WindowFeatures):
     """Window features by spatial pyramid pooling."""
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        scales: Sequence[int],
-        max_side: int,
-        levels: Sequence[int],
-        mode: PoolMode,
-        normalize: Normalize = "none",
-    ) -> None:
-        """``scales`` are shorter sides in pixels; ``levels`` and ``mode`` as in `pool_windows`.
+    def __init__(self, backbone: Backbone, sizes: BackboneSettings, pyramid: Pyramid) -> None:
+        """The features that the settings describe, on the backbone's device.
 
-        ``normalize="hellinger"`` pools the square roots of the cells and scales each vector to length
-        ``sqrt(bins * C)``. Raises UserError where cells of the map may be negative, which have no root;
-        ``"signed_root"`` takes ``sign(x) sqrt(|x|)`` of those.
+        ``normalize=hellinger`` pools the square roots of the cells and scales each vector to length
+        ``sqrt(bins * C)``. Raises UserError where cells of the map may be negative: they have no root.
+        ``signed_root`` does the same with ``sign(x) sqrt(|x|)``, for any map.
         """
-        if normalize == "hellinger" and not backbone.non_negative:
+        if pyramid.normalize == "hellinger" and not backbone.non_negative:
             raise UserError(
                 f"pyramid.normalize: hellinger takes square roots, and the map of {backbone.name} is "
                 "negative in places; say signed_root or none, or take a backbone that ends in a ReLU"
             )
         self.backbone = backbone
-        self.scales = tuple(scales)
-        self.max_side = max_side
-        self.levels = tuple(levels)
-        self.mode: PoolMode = mode
-        self.normalize: Normalize = normalize
-        self.dimension = num_bins(levels) * backbone.channels
-        self.length = self.dimension**0.5 if normalize != "none" else None  # of every vector
-        self.keys = tuple(("spp", scale, max_side) for scale in self.scales)
-
-    @classmethod
-    def of(cls, backbone: Backbone, sizes: BackboneSettings, pyramid: Pyramid) -> SPPFeatures:
-        """The features that the settings describe, on the backbone's device."""
-        return cls(backbone, sizes.scales, sizes.max_side, pyramid.levels, pyramid.mode, pyramid.normalize)
+        self.scales, self.max_side = sizes.scales, sizes.max_side
+        self.levels, self.mode, self.normalize = pyramid.levels, pyramid.mode, pyramid.normalize
+        self.dimension = num_bins(self.levels) * backbone.channels
+        self.length = self.dimension**0.5 if self.normalize != "none" else None  # of every vector
+        self.keys = tuple(("spp", scale, self.max_side) for scale in self.scales)
 
     @torch.inference_mode()
     def maps_at(self, images: Sequence[RGB], index: int) -> list[ConvMap]:
@@ -180,7 +163,7 @@ class SPPFeatures(WindowFeatures):
         """See `WindowFeatures`; D is ``bins * C``."""
         cells = [conv_map.cells.float() for conv_map in maps]
         if self.normalize == "hellinger":
-            cells = [each.sqrt() for each in cells]  # of the few cells, not of every vector
+            cells = [each.sqrt() for each in cells]  # cells are fewer than the numbers of all vectors
         elif self.normalize == "signed_root":
             cells = [torch.copysign(each.abs().sqrt(), each) for each in cells]
         device = cells[0].device
@@ -232,10 +215,9 @@ def images_at_once(device: torch.device) -> int:
 
 
 def batches(sizes: Sequence[tuple[int, ...]], most_pixels: int = BATCH_PIXELS) -> list[list[int]]:
-    """The numbers of the images that pass the network together, by the images' sizes (height, width).
+    """The batches in which images pass the network: the images' numbers, by their sizes (height, width).
 
-    The images of a batch have one size, and no more than ``most_pixels`` altogether, or the batch is one
-    image.
+    The images of a batch have one size, and together at most ``most_pixels``; a larger image is alone.
 
     >>> batches([(480, 640), (640, 480), (480, 640)])
     [[0, 2], [1]]

@@ -31,7 +31,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class View:
-    """How one intermediate map lies over the input. In its place, None means that it has no position."""
+    """How one intermediate map lies over the input. Tensors without a position have None in its place."""
 
     stride: int = 1
     offset: float = 0.0
@@ -47,7 +47,7 @@ class View:
 
 
 _WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
-_LARGER = 512  # pixels: no map is as large as before for an image that is so much larger
+_LARGER = 512  # pixels, by which an image is enlarged to see which tensors grow with it
 
 
 def _extent(layer: nn.Module) -> tuple[int, int, int]:
@@ -72,8 +72,8 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
 
     The outputs of global pooling have no position, nor have numbers computed from them. The gate of a
     squeeze-and-excitation block is such a branch: it multiplies all cells of a channel by one number, and so
-    moves nothing. Strictly, every cell then depends on every pixel, a little, through the gates; the
-    receptive field is that of the network with constant gates.
+    moves no cell. Strictly, every cell then depends on every pixel, a little, through the gates; the
+    receptive field is computed for constant gates.
 
     Raises ValueError for a network whose branches do not agree, that treats the two axes differently, or
     whose cells are moved by anything but `Conv2d`, `MaxPool2d` and `AvgPool2d` modules.
@@ -99,10 +99,10 @@ def derive_geometry(layers: nn.Module) -> tuple[Geometry, int]:
 def walk(
     graph: fx.GraphModule, shapes: Mapping[fx.Node, torch.Size], larger: Mapping[fx.Node, torch.Size]
 ) -> Iterator[tuple[fx.Node, View | None]]:
-    """What each map sees of the input, in the graph's order; None for what has no position.
+    """The view of each node's tensor, in the graph's order; None for a tensor without a position.
 
-    ``shapes`` and ``larger`` are those of all maps for two sizes of the input: a tensor that has the same for
-    both holds numbers of the whole image. Raises ValueError as `derive_geometry`.
+    ``shapes`` and ``larger`` are the tensors' shapes for two sizes of the input. A tensor with the same shape
+    for both describes the whole image. Raises ValueError as `derive_geometry` does.
     """
     modules = dict(graph.named_modules())
     views: dict[fx.Node, View | None] = {}
@@ -121,7 +121,7 @@ def walk(
         yield node, views[node]
 
 
-# A mean over one of the axes, or attention, leaves no cell where it was.
+# Parts of the names of operations that may move cells, such as a mean over one axis, or attention.
 _MOVES = re.compile(
     "pool|conv|interpolate|upsample|pad|fold|pixel|mean|amax|flatten|matmul|bmm|einsum|attention",
     re.IGNORECASE,

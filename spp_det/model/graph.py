@@ -16,8 +16,8 @@ _tracing = Lock()
 def trace(layers: nn.Module, method: str = "forward") -> fx.GraphModule:
     """The operations of ``layers`` in the order of its forward pass, or another method; modules as they are.
 
-    While `torch.fx.symbolic_trace` runs, it intercepts the calls of all modules on all threads. This function
-    does the same, but passes the calls of other networks' modules on.
+    `torch.fx.symbolic_trace` intercepts the calls of all modules on all threads while it runs. This function
+    passes the calls of other networks' modules on.
     """
     with _tracing:  # two interceptions at a time would not be undone in the right order
         tracer = _Tracer(layers)
@@ -52,7 +52,7 @@ def map_shapes(graph: fx.GraphModule, side: int) -> dict[fx.Node, torch.Size]:
     on_meta = {f"graph.{name}": torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
     # Two images: in training mode batch normalisation refuses a single cell.
     images = torch.empty(2, 3, side, side, device="meta")
-    with suppress(Exception):  # whatever a layer raises at images that it does not take
+    with suppress(Exception):  # a layer may raise anything for images that it does not take
         torch.func.functional_call(_Run(graph, shapes), on_meta, (images,))
     return shapes
 

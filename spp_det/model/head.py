@@ -78,7 +78,7 @@ class FCHead(nn.Module):
         """Compute at a precision, the backbone's, from now on, with the weights as they are now.
 
         The weights are copied into the form in which the device multiplies them; ``layers`` stay float32, to
-        be saved. None: compute by ``layers`` themselves, in float32, which layers that learn need.
+        be saved. None: compute by ``layers`` themselves, in float32, as a training needs it.
         """
         self.precision = precision or torch.float32
         self._ready = None
@@ -142,7 +142,7 @@ class FCHead(nn.Module):
         ``W ~ U_t S_t V_t'`` of rank t, the best of that rank, becomes two linear layers: ``[t, in]``
         without a bias, then ``[out, t]`` with the layer's bias. Where two layers would not save
         multiplications, because ``t (in + out) >= in * out``, a layer stays as it is and shares its weights
-        with this head. That is so for every t from the layer's full rank on.
+        with this head; so it is for every t from the layer's full rank on.
 
         Args:
             rank: t of fc6 and of fc7; the second is without effect where there is no fc7.
@@ -171,7 +171,7 @@ class FCHead(nn.Module):
         for name in names:
             part = {k.removeprefix(f"{name}."): t for k, t in state.items() if k.startswith(f"{name}.")}
             head.layers[name], dimension_in = _restored(name, part, dimension_in)
-        head.layer, head.dimension = names[-1], dimension_in  # of a next layer, were there one
+        head.layer, head.dimension = names[-1], dimension_in  # the last layer's outputs
         return head.eval().requires_grad_(False)
 
     def linear(self, name: str) -> nn.Linear:
@@ -188,7 +188,7 @@ def _ready(layer: nn.Module) -> nn.Module:
         return nn.Sequential(*map(_ready, layer))
     assert isinstance(layer, nn.Linear)
     packs = PACKS and layer.weight.device.type == "cpu"
-    if layer.weight.dtype == torch.bfloat16:  # older processors multiply it too, but in no order of their own
+    if layer.weight.dtype == torch.bfloat16:  # older processors multiply it too, but cannot pack weights
         packs = packs and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return _Packed(layer) if packs else layer
 

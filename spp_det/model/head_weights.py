@@ -1,7 +1,7 @@
 """Pre-trained weights of fc6 and fc7, laid out for the pyramid.
 
-Those of an ImageNet network saw one ``n x n`` grid of conv5, which is one level of the pyramid; the weights
-of the other levels start small and random. Those of `spp-det pretrain` saw a whole pyramid, level by level.
+fc6 of an ImageNet network was trained on one ``n x n`` grid of conv5, which is one level of the pyramid; the
+weights of the other levels start small and random. fc6 of `spp-det pretrain` was trained on a whole pyramid.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ CLASSIFIERS: dict[str, Mapping[Layer, str]] = {
 """For each backbone whose whole network has fc6 and fc7: the layers' names in its state dict."""
 
 IMAGENET = ("alexnet", "vgg16")
-"""The backbones among them whose weights torchvision offers; ZF-5's come from `spp-det pretrain`."""
+"""The backbones in `CLASSIFIERS` whose weights torchvision offers; ZF-5's come from `spp-det pretrain`."""
 
 LEVELS_KEY = "pyramid.levels"
 """The key of the levels that fc6 was trained on, int64 ``[L]``, in a state dict of `spp-det pretrain`.
 
-The columns of fc6 are level by level in that order, those of a level in torchvision's order. Without the key,
-fc6 was trained on one grid."""
+The columns of fc6 are level by level in this order, and inside a level in torchvision's order. Without the
+key, fc6 was trained on one grid."""
 
 NEW_BINS = 0.1
 """Standard deviation of the weights of bins that were not pre-trained, divided by the root mean square of the

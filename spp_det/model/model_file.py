@@ -40,7 +40,7 @@ SCORERS: dict[str, str] = {"svm": "svm", "softmax": "fc8"}
 """The prefix of a scorer's tensors in a model file, by the value of ``scorer``."""
 
 REGRESSORS = ("bbox", "bbox2")
-"""The prefixes of the regressors' tensors, look by look."""
+"""The prefixes of the tensors of the first and of the second regressor."""
 
 
 class ModelSettings(Section):
@@ -100,7 +100,7 @@ def features_of(backbone: Backbone, settings: ModelSettings) -> WindowFeatures:
     """The window features that the settings describe, on the backbone's device."""
     if settings.features == "rcnn":
         return RCNNFeatures(backbone)
-    return SPPFeatures.of(backbone, settings.backbone, settings.pyramid)
+    return SPPFeatures(backbone, settings.backbone, settings.pyramid)
 
 
 def save_parts(path: str | PathLike[str], parts: ModelParts) -> None:
@@ -131,14 +131,14 @@ def _taken_apart(parts: ModelParts) -> ModelFile:
 
 
 def _put_together(model: ModelFile, device: torch.device, precision: Precision) -> ModelParts:
-    """The inverse. Raises ValueError or KeyError where the tensors do not fit each other."""
+    """The inverse of `_taken_apart`. Raises ValueError or KeyError where tensors do not fit each other."""
     settings, classes = model.settings, len(model.classes)
     backbone = Backbone(settings.backbone.name, settings.backbone.stride)
     if model.geometry != backbone.geometry:
         raise ValueError(f"its {backbone.name} has another geometry than this version's")
     try:
         backbone.layers.load_state_dict(model.part("backbone."))
-    except RuntimeError as error:  # torch's word for keys and shapes; later ones are the device's
+    except RuntimeError as error:  # wrong keys or shapes; a later RuntimeError is the device's
         raise ValueError(str(error)) from error
     features = features_of(backbone.to(device).at(precision), settings)
     fc = model.part("fc.")
@@ -179,7 +179,7 @@ def write_model(path: str | PathLike[str], model: ModelFile) -> None:
 def _contents(model: ModelFile) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata and the tensors of a file, without its checksum."""
     settings = model.settings.model_dump(mode="json")
-    # Whoever gets the model has no use for paths, and they tell of its maker.
+    # Paths of the machine that made the model are of no use elsewhere, and give away who made it.
     settings["proposals"] = model.settings.proposals.without_paths().model_dump(mode="json")
     settings["backbone"]["weights"] = settings["fc"]["weights"] = "random"
     metadata = {
@@ -233,7 +233,7 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
                     f"{metadata.get('format', 'not stated')!r}, not {FORMAT!r}"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:  # safetensors says so whatever hinders it
+    except FileNotFoundError as error:  # whatever keeps safetensors from opening the file
         if not os.path.lexists(path):
             raise UserError(f"no such model: {path}") from None
         try:

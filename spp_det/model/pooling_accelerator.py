@@ -1,6 +1,6 @@
 """Pooling windows by whole-tensor operations, for devices where the CPU's compiled kernels do not run.
 
-The maxima are those of `spp_det.model.pooling_cpu` to the bit, the means to rounding.
+The maxima equal those of `spp_det.model.pooling_cpu` to the bit, the means to rounding.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def _region_maxima(cells: Tensor, across: int, down: int) -> _Region:
 
 
 def _region_means(cells: Tensor, across: int, down: int) -> _Region:  # noqa: ARG001  (as _region_maxima)
-    """The same for means: four look-ups in an integral image, in float64."""
+    """As `_region_maxima`, for means: four look-ups in an integral image, in float64."""
     integral = F.pad(cells.double().cumsum(0).cumsum(1), (0, 0, 1, 0, 1, 0))
 
     def region(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ def pool_on_cpu(channels_last: Tensor, windows: Ints, plan: Ints, average: bool)
     # numpy asks the operating system for huge pages and torch does not: that halves the call for 100 MB.
     vectors = np.empty((len(windows), bins, cells.shape[2]), cells.dtype)
     distinct, inverse = distinct_rectangles(windows)
-    sharers = np.argsort(inverse, kind="stable")  # the windows, with those of one rectangle side by side
+    sharers = np.argsort(inverse, kind="stable")  # windows, those of one rectangle side by side
     ends = np.cumsum(np.bincount(inverse))
 
     def pool_chunk(start: int) -> None:

@@ -1,9 +1,10 @@
 """Which cells of the conv5 map a window pools: P, appendix A, for any convolutional network.
 
 Cell ``j`` of a map of stride ``S`` and offset ``o`` is centred on pixel ``S * j + o`` of the network's input.
-A window pools the cells whose centres lie strictly between the centres of its first and last pixels;
-if there are none, the one nearest cell. With ``o = 0`` (padding of floor(p/2) before every filter of
-size p, as in ZF-5) these are the paper's ``left = floor(x / S) + 1`` and ``right = ceil(x / S) - 1``.
+A window pools the cells whose centres lie strictly between the centres of its first and last pixels, or
+the nearest cell where no centre lies there. With ``o = 0`` (padding of floor(p/2) before every filter of
+size p, as in ZF-5) the first and last cells are the paper's ``left = floor(x / S) + 1`` and
+``right = ceil(x / S) - 1``.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import numpy as np
 from spp_det.boxes import Boxes, Ints
 from spp_det.model.geometry import Geometry
 
-REFERENCE_AREA = 224.0 * 224.0  # pixels: the size the network was pre-trained on (P section 4.1)
+REFERENCE_AREA = 224.0 * 224.0  # pixels: the images of the pre-training (P section 4.1)
 
 
 def project(windows: Boxes, geometry: Geometry, height: int, width: int) -> Ints:
     """Windows in pixels of the network's input to half-open rectangles of its ``height x width`` cells.
 
-    ``[N, 4] -> int64 [N, 4]``. Each rectangle lies inside the map and has at least one cell, whatever
-    the window: an empty or outlying one takes the cell nearest to its centre.
+    ``[N, 4] -> int64 [N, 4]``. Each rectangle lies inside the map and has at least one cell: an empty window,
+    or a window outside the image, takes the cell nearest to its centre.
 
     >>> zf5 = Geometry(stride=16, offset=0, receptive_field=139, smallest_input=1)
     >>> project(np.float32([[10, 20, 101, 81]]), zf5, height=30, width=40).tolist()
@@ -43,7 +44,7 @@ def project(windows: Boxes, geometry: Geometry, height: int, width: int) -> Ints
 
 
 def distinct_rectangles(rectangles: Ints) -> tuple[Ints, Ints]:
-    """The distinct rows of ``[N, 4]``, and which of them each row is: ``[M, 4], [N]``.
+    """The distinct rows ``[M, 4]`` of ``[N, 4]``, and for each row its place ``[N]`` among them.
 
     At coarse strides many windows share a rectangle of cells. Coordinates are below 2**15.
     """

@@ -4,7 +4,7 @@ Level ``n`` lays an ``n x n`` grid over the region; each bin keeps the maximum (
 channel. Bin ``i`` of ``n`` over a side of ``a`` cells covers ``[floor(i*a/n), ceil((i+1)*a/n))``, so a
 side shorter than the grid is legal: neighbouring bins then repeat a cell.
 
-There are three entrances. `SpatialPyramidPooling` pools whole maps in a batch and carries gradients;
+Three names are public. `SpatialPyramidPooling` pools whole maps in a batch and carries gradients;
 `pool_windows` pools thousands of windows of one map; `score_windows` multiplies the windows' vectors by the
 weights of linear classifiers while the vectors are in a core's cache. Kernels for the CPU are in
 `spp_det.model.pooling_cpu`, tensor operations for other devices in `spp_det.model.pooling_accelerator`.

@@ -1,8 +1,8 @@
 """R-CNN's features, the predecessor to compare SPP-net with: every window passes the network by itself.
 
 Each window, with 16 pixels of context around it, is warped to 227 x 227 pixels and passes the same
-convolutional network (Girshick et al., CVPR 2014). SVMs, regressor and suppression are those of SPP-net, so
-that speed and accuracy compare on equal terms.
+convolutional network (Girshick et al., CVPR 2014). SVMs, regressor and suppression are the same as for
+SPP-net, so that speed and accuracy compare on equal terms.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RCNNFeatures(WindowFeatures):
 
     def project(
         self,
-        maps: Sequence[ConvMap],  # noqa: ARG002  (nothing is known of them that matters)
+        maps: Sequence[ConvMap],  # noqa: ARG002  (windows need no map)
         windows: Boxes,
         scale_of: Ints | None = None,  # noqa: ARG002  (all windows are warped to one size)
     ) -> ProjectedWindows:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from spp_det.model.graph import trace
 
+# Operations whose results are never negative (MAKE), or not negative for such inputs (KEEP).
 _MAKES = (nn.ReLU, nn.ReLU6, nn.Sigmoid, nn.Hardsigmoid, nn.Softplus, nn.Softmax)
 _KEEPS = (
     *(nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
@@ -44,5 +45,5 @@ def never_negative(layers: nn.Module) -> bool:
         elif node.op in ("call_function", "call_method"):
             sure[node] = node.target in _MAKING or (node.target in _KEEPING and kept)
         else:
-            sure[node] = node.op == "output" and kept  # neither images nor parameters are known
+            sure[node] = node.op == "output" and kept  # images and parameters may be negative
     return sure[next(iter(reversed(graph.graph.nodes)))]

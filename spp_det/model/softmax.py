@@ -30,9 +30,8 @@ class SoftmaxScorer:
         """``[N, D] -> [N, K]`` log-odds."""
         return self.scores(F.linear(vectors, self.weight, self.bias))
 
-    def scores(self, products: Tensor) -> Tensor:
+    def scores(self, logits: Tensor) -> Tensor:
         """The log-odds ``[N, K]`` of logits ``[N, K + 1]``."""
-        logits = products
         # log(1 - p) is the log of the summed exponentials of all logits but the class's own. Where p <= 1/2,
         # as it is for all but the largest logit, nothing cancels in 1 - p; the largest is left out of its
         # sum.

@@ -1,8 +1,8 @@
 """Linear SVMs, one a class, over shared vectors (P section 4.1).
 
 All classes are trained on one pool of examples. An example is positive for one class and negative for most
-others, so that one copy of its vector serves all classes. Its sign is 0 for a class of which it is neither a
-positive nor a negative.
+others, so that one copy of its vector serves all classes. Where it is neither a positive nor a negative of a
+class, its sign is 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class LinearSVMs:
         return self.scores(F.linear(vectors, self.weight, self.bias))
 
     def scores(self, products: Tensor) -> Tensor:
-        """The products ``[N, K]`` themselves."""
+        """The scores ``[N, K]`` from ``vectors @ weight.T + bias``: here the same numbers."""
         return products
 
     def to(self, device: torch.device) -> LinearSVMs:
@@ -115,16 +115,9 @@ def fit_svms(
         rows = np.flatnonzero(signs[:, k])
         solved = alpha[rows, k]
         weight = np.zeros(vectors.shape[1], np.float32)
+        y = np.sign(signs[rows, k]).astype(np.float64)
         bias_weight, primal, gap = _coordinate_ascent(
-            bits,
-            rows,
-            np.sign(signs[rows, k]).astype(np.float64),
-            C[rows, k],
-            bias,
-            solved,
-            weight,
-            tolerance,
-            seed,
+            bits, rows, y, C[rows, k], bias, solved, weight, tolerance, seed
         )
         alpha[rows, k] = solved
         return weight, bias * bias_weight, primal / objective.scale**2, gap

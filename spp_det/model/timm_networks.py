@@ -1,8 +1,8 @@
 """Any convolutional network of timm as a backbone: ``timm:NAME``, with its means, weights and geometry.
 
-The network is cut where all that follows hangs on one map, as late as there is such a map of the stride asked
-for: after conv4_x of a ResNet, at the expansion before the last stride of a MobileNet, at the normalisation
-before the last stage of a ConvNeXt. Weights have the names that they have in timm's whole network.
+The network is cut after a map from which alone the rest is computed, the last such map of the wanted stride:
+after conv4_x of a ResNet, at the expansion before the last stride of a MobileNet, at the normalisation before
+the last stage of a ConvNeXt. Weights have the names that they have in timm's whole network.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from spp_det.model.graph import map_shapes, trace
 from spp_det.model.weights import first_line
 
 PREFIX = "timm:"
-STRIDE = 16  # where no other is asked for
-_SIDES = (256, 512)  # pixels, of the two images that tell which maps grow with the image, and how
+STRIDE = 16  # where the settings name none
+_SIDES = (256, 512)  # pixels, of two images: a map grows with the image by its stride
 
 
 def timm_recipe(name: str, stride: int | None = None) -> Recipe:
@@ -33,19 +33,19 @@ def timm_recipe(name: str, stride: int | None = None) -> Recipe:
     raises UserError where the network has no such map, or one whose geometry cannot be derived.
     """
     timm, network = _timm(), name.removeprefix(PREFIX)
-    if not timm.is_model(network):  # what is no name of its own it would look for on a server
+    if not timm.is_model(network):  # timm would look for an unknown name on a server
         near = ", ".join(get_close_matches(network, timm.list_models(), 5))
         raise UserError(
             f"backbone.name: timm {timm.__version__} has no {network!r}; near it: {near or 'none'}"
         )
     try:
         config = timm.get_pretrained_cfg(network)
-    except RuntimeError as error:  # it has the network, but no weights of that tag
+    except RuntimeError as error:  # timm has the network, but no weights with this tag
         raise UserError(f"backbone.name: {first_line(error)}") from error
 
     def build() -> nn.Module:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            torch.default_generator.manual_seed(0)  # for the weights that no initialisation of ours knows
+            torch.default_generator.manual_seed(0)  # for weights that `randomise` leaves as they are
             whole = timm.create_model(network)
         try:
             return cut(whole.eval(), stride or STRIDE)
@@ -56,17 +56,17 @@ def timm_recipe(name: str, stride: int | None = None) -> Recipe:
 
 
 def cut(whole: nn.Module, stride: int) -> fx.GraphModule:
-    """The layers up to the last map of that stride past which nothing leads, by their names in ``whole``.
+    """The layers up to the last map of a stride from which alone the rest is computed, names as in ``whole``.
 
-    They are those of ``whole`` in evaluation mode. Its convolutions with TensorFlow's padding, which depends
-    on the size of the map, get ``k // 2`` cells of padding: the map of the same network, shifted.
+    They are the layers of ``whole`` in evaluation mode. Convolutions with TensorFlow's padding, which depends
+    on the size of the map, get ``k // 2`` cells of padding instead, which shifts the map.
 
-    Raises ValueError where there is no such map, or the geometry of what comes before it cannot be derived.
+    Raises ValueError where there is no such map, or where the geometry up to it cannot be derived.
     """
     _pad_by_half(whole)
     try:
         graph = trace(whole, "forward_features")
-    except Exception as error:  # whatever the code of a network raises at what are no tensors
+    except Exception as error:  # a network's code raises anything when its tensors are placeholders
         raise ValueError(f"its layers cannot be traced: {first_line(error)}") from error
     last, strides = _last_map(graph, stride)
     if last is None:
@@ -85,11 +85,12 @@ def cut(whole: nn.Module, stride: int) -> fx.GraphModule:
 
 
 def _last_map(graph: fx.GraphModule, stride: int) -> tuple[fx.Node | None, set[int]]:
-    """The last map ``[B, C, h, w]`` of that stride past which nothing leads, and the strides of such maps."""
+    """The last map ``[B, C, h, w]`` of a stride from which alone the rest is computed, or None; and the
+    strides of all maps from which alone the rest is computed."""
     nodes = list(graph.graph.nodes)
     place = {node: index for index, node in enumerate(nodes)}
     small, large = (map_shapes(graph, side) for side in _SIDES)
-    last, strides, furthest = None, set(), 0  # furthest: where what came before is read for the last time
+    last, strides, furthest = None, set(), 0  # furthest: where earlier tensors are last read
     for node, view in walk(graph, small, large):
         alone = furthest <= place[node]
         if node.op != "get_attr":
@@ -105,7 +106,7 @@ def _last_map(graph: fx.GraphModule, stride: int) -> tuple[fx.Node | None, set[i
         if view.stride == stride:
             last = node
         elif view.stride > stride and last is not None:
-            break  # what follows need not be known
+            break  # the geometry of later layers need not be known
     return last, strides
 
 
@@ -127,10 +128,10 @@ def _pad_by_half(whole: nn.Module) -> None:
 
 
 def _pretrained(network: str, key: str) -> Mapping[str, Tensor]:
-    """timm's weights of a network, which it downloads once; UserError where they cannot be had."""
+    """timm's weights of a network, which it downloads once. Raises UserError where that fails."""
     try:
         state: Mapping[str, Tensor] = _timm().create_model(network, pretrained=True).state_dict()
-    except Exception as error:  # of timm, of the hub's library, or of what it is built on
+    except Exception as error:  # of timm, or of any library that it downloads with
         raise UserError(f"{key}: timm cannot load {network} ({first_line(error)}); set {key}=FILE") from error
     return state
 

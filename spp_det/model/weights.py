@@ -19,7 +19,7 @@ from spp_det.errors import UserError
 def randomise(layers: nn.Module, seed: int) -> None:
     """He's initialisation, biases zero: the spread of the signal stays the same through every ReLU.
 
-    It does not through residual sums: it grows there, a hundredfold in ResNet-50.
+    Through residual sums the spread grows, a hundredfold in ResNet-50.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in layers.modules():
@@ -97,11 +97,11 @@ def _read(path: Path, key: str) -> Mapping[str, Tensor]:
 
 
 Source = Callable[[str, str], Mapping[str, Tensor]]
-"""The state dict of a network by its name there; errors speak of the setting with the second name."""
+"""From a network's name and the setting that errors speak of to the network's state dict."""
 
 
 def state_of(weights: str, network: str, key: str, source: Source = downloaded) -> Mapping[str, Tensor]:
-    """A state dict: of ``network`` from its source where ``weights`` is ``default``, else of that file.
+    """The state dict of ``network`` from its source where ``weights`` is ``default``, else from that file.
 
     ``key`` is the setting that an error speaks of. Raises UserError where there is no such state dict.
     """

@@ -20,8 +20,8 @@ def augmented(rng: np.random.Generator, image: RGB, size: int, flip: bool = True
 
     Args:
         image: RGB uint8 ``[H, W, 3]``, any size.
-        flip: mirror it half of the times.
-        colour: see `recoloured`; 0 leaves the colours alone.
+        flip: mirror the square in half of the cases.
+        colour: the amount of `recoloured`; 0 leaves the colours alone.
     """
     height, width = image.shape[:2]
     side = max(1, round(min(height, width) / MARGIN))

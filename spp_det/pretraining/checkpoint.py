@@ -28,7 +28,7 @@ Conditions = Mapping[str, object]  # everything that the weights depend on, by n
 
 
 def save_checkpoint(path: Path, network: nn.Module, progress: Progress, conditions: Conditions) -> None:
-    """Write the state of a training, whole or not at all, over the one before."""
+    """Write the state of a training, whole or not at all, over the state before."""
     assert progress.optimizer is not None
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     rest: dict[str, Any] = {"groups": progress.optimizer["param_groups"], "state": {}}
@@ -39,7 +39,8 @@ def save_checkpoint(path: Path, network: nn.Module, progress: Progress, conditio
             else:
                 rest["state"].setdefault(str(index), {})[key] = value
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    about = json.dumps({"settings": dict(conditions), "epochs": progress.tree, "optimizer": rest})
+    epochs = [vars(epoch) for epoch in progress.epochs]
+    about = json.dumps({"settings": dict(conditions), "epochs": epochs, "optimizer": rest})
     metadata = {"format": FORMAT, "about": about, "digest": _digest(about, tensors)}
     write_whole(path, save(tensors, metadata))
 
@@ -47,12 +48,12 @@ def save_checkpoint(path: Path, network: nn.Module, progress: Progress, conditio
 def load_checkpoint(path: Path, network: nn.Module, conditions: Conditions) -> Progress:
     """Give a network the weights of the checkpoint, and return the progress that belongs to them.
 
-    Without a file it is the beginning, and so it is, after a warning, with a file that is damaged or of
-    another version. Raises UserError, which names the differences, for a checkpoint made with other settings.
+    It is the beginning where there is no file and, after a warning, where the file is damaged or of another
+    version. Raises UserError, which names the differences, for a checkpoint made with other settings.
     """
     if not path.exists():
         return Progress([])
-    with path.open("rb"):  # safetensors takes what it may not read for absent
+    with path.open("rb"):  # for safetensors, a file without the right to read it is absent
         pass
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     try:
@@ -101,7 +102,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _digest(about: str, tensors: Mapping[str, Tensor]) -> str:
-    """Of everything in the file: safetensors itself notices no change of a weight."""
+    """A digest of everything in the file: safetensors itself notices no change of a weight."""
     parts: list[object] = [about]
     for name in sorted(tensors):
         parts += [name, tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes()]

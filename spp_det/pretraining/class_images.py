@@ -26,9 +26,8 @@ logger = logging.getLogger(__name__)
 def readable(images: LabelledImages, workers: int, strict: bool) -> tuple[LabelledImages, list[Skipped]]:
     """The images that can be decoded, and the files that cannot, with the reason.
 
-    The processes share the images out and decode each once, before anything depends on it: all must agree on
-    the images that there are. A file that cannot be decoded is left out with a warning, or a UserError where
-    ``strict``.
+    The processes share the images out and decode each once before the training: all must use the same
+    images. A file that cannot be decoded is left out with a warning, or is a UserError where ``strict``.
     """
 
     def check(path: Path) -> UnreadableImageError | None:
@@ -75,7 +74,7 @@ class ClassBatches:
         seeds = np.random.SeedSequence([self.seed, epoch, 0])
         seed_torch(int(seeds.generate_state(1, np.uint64)[0]))  # dropout knows no explicit generator
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.images))
-        shares = [even_share(batch) for batch in np.array_split(order, self.steps)]  # no tiny last one
+        shares = [even_share(batch) for batch in np.array_split(order, self.steps)]  # none is tiny
 
         def picture(index: int) -> RGB:
             rng = np.random.default_rng([self.seed, epoch, index])

@@ -20,7 +20,7 @@ from spp_det.model.backbone import Backbone
 from spp_det.model.projection import project
 from spp_det.model.pyramid import CLASSIFICATION_LEVELS, SpatialPyramidPooling, pool_windows
 
-MARGIN = 256 / 224  # an image's shorter side to the side of a crop or view of it (P section 3.1)
+MARGIN = 256 / 224  # the shorter side of an image, divided by the side of a crop or view (P section 3.1)
 
 
 class PyramidClassifier(nn.Module):
@@ -43,7 +43,7 @@ class PyramidClassifier(nn.Module):
         Args:
             classes: K.
             widths: outputs of each fc layer; the layer of the classes comes after them.
-            dropout: the part of a layer's inputs that is set to zero, for each fc layer and the classes'.
+            dropout: the part of its inputs that each layer sets to zero, the layer of the classes included.
             levels: of the pyramid.
             mode: of the pyramid.
         """
@@ -111,3 +111,11 @@ def views(width: int, height: int, size: int) -> Boxes:
     across, down = min(size, width), min(size, height)
     corners = product(np.linspace(0, height - down, 3), np.linspace(0, width - across, 3))
     return as_boxes([(x, y, x + across, y + down) for y, x in corners])
+
+
+def rank_of(scores: Tensor, label: int) -> int:
+    """How many other classes score no less than ``label``: 0 is top-1. ``scores`` is ``[K]``.
+
+    Equal scores and scores that are not numbers count as higher: a constant must not look right.
+    """
+    return int((~(scores < scores[label])).sum()) - 1

@@ -41,7 +41,7 @@ def pretrain_on_crops(
     """Train a backbone from random weights to tell the objects of a data set, and background, apart.
 
     Args:
-        dataset: only its images of this split are read.
+        dataset: no other images than these are read.
         sizes: sides of the square crops in pixels, taken in turn, one an epoch.
         crops_per_object: differently jittered crops of each object, cut once.
 

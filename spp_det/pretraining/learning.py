@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Epoch:
-    """The figures of an epoch: the size of its images, their mean loss and accuracy when they were learnt."""
+    """The figures of an epoch: the size of its images, and mean loss and accuracy while they were learnt."""
 
     size: int
     loss: float
@@ -33,7 +33,7 @@ class Epoch:
 
 @dataclass
 class Progress:
-    """The progress of a training: all that a checkpoint holds beside the weights.
+    """The progress of a training: what a checkpoint holds beside the weights.
 
     Attributes:
         epochs: the finished epochs.
@@ -42,11 +42,6 @@ class Progress:
 
     epochs: list[Epoch]
     optimizer: dict[str, Any] | None = None
-
-    @property
-    def tree(self) -> list[dict[str, Any]]:
-        """The epochs as JSON has them."""
-        return [asdict(epoch) for epoch in self.epochs]
 
 
 Batches = Callable[[int, int], Iterable[tuple[Tensor, Tensor]]]

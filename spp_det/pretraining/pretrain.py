@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Pretrained:
-    """What a pre-training ends in: the network, in evaluation mode, and the figures of the training."""
+    """The result of a pre-training: the network, in evaluation mode, and the figures of the training."""
 
     network: PyramidClassifier
     metrics: dict[str, Any]
@@ -43,10 +43,9 @@ class Pretrained:
 def pretrain(config: PretrainConfig, device: torch.device) -> Pretrained:
     """Train a network to classify images; where the output has a checkpoint, go on from it.
 
-    Writes only the checkpoint. Several processes are all to call it, inside `distributed.process_group`, and
-    must see the same folders; all end with the same network.
-
-    The same configuration, machine and number of processes give the same bytes on a CPU, interrupted or not.
+    Writes only the checkpoint. Several processes must all call this, inside `distributed.process_group`, and
+    see the same folders; all end with the same network. The same configuration, machine and number of
+    processes give the same bytes on a CPU, interrupted or not.
     """
     workers = config.runtime.workers or cores()
     if config.train.batch % distributed.world_size():
@@ -63,7 +62,7 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Pretrained:
         torch.manual_seed(config.seed)  # dropout and nn.Linear know no explicit generator
         network = _network(config, len(images.classes)).to(device)
         network.backbone.at(config.runtime.precision)
-        settings["runtime.precision"] = network.backbone.precision_name  # a checkpoint of another is refused
+        settings["runtime.precision"] = network.backbone.precision_name  # others are refused
         checkpoint = config.output / "checkpoint.safetensors"
         progress = load_checkpoint(checkpoint, network, settings)
         if progress.epochs:
@@ -112,8 +111,8 @@ def save_backbone(backbone: Backbone, path: Path) -> None:
 
 
 def save_network(network: PyramidClassifier, path: Path) -> None:
-    """Write the weights for ``backbone.weights=FILE`` and, where the backbone's fc layers have names and the
-    network has both, for ``fc.weights=FILE``. The layer of the classes is left out."""
+    """Write the weights for ``backbone.weights=FILE``, without the layer of the classes. Where the network
+    has fc6 and fc7, and `CLASSIFIERS` has names for them, the file also serves ``fc.weights=FILE``."""
     state = _named(network.backbone)
     names = CLASSIFIERS.get(network.backbone.name, {})
     if names and len(network.linear) == len(NAMES) + 1:

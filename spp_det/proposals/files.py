@@ -1,4 +1,4 @@
-"""Proposals in files: windows that somebody else computed, or that `spp-det proposals` wrote.
+"""Proposals in files: windows from another program, or from `spp-det proposals`.
 
 .npz    one array ``[N, 4]`` an image, under the image's id; boxes as everywhere here (see `spp_det.boxes`)
 .json   ``{"image id": [[x1, y1, x2, y2], ...], ...}``, the same boxes
@@ -27,7 +27,7 @@ from spp_det.runtime.cache import write_whole
 
 ByImage = dict[str, Boxes]  # image id -> float32 [N, 4]
 
-MOST = 2**20  # windows of one image in an .npz: methods give thousands
+MOST = 2**20  # windows that an .npz may hold of one image; methods give thousands
 
 
 def read_proposals(path: Path) -> ByImage:
@@ -49,7 +49,7 @@ def read_proposals(path: Path) -> ByImage:
         raise UserError(f"{path}: its boxes do not fit into memory, or it is damaged") from error
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except Exception as error:  # of the three libraries that read, each with exceptions of its own
+    except Exception as error:  # the three libraries that read have many exceptions
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is not a {suffix} of proposals, or is damaged: {reason}") from error
     return found
@@ -107,13 +107,13 @@ def _check_header(member: IO[bytes], path: Path, image_id: str) -> None:
 
 
 def _npz(proposals: Mapping[str, Boxes]) -> bytes:
-    """As ``np.savez_compressed``, whose own arguments' names could be no ids."""
+    """As ``np.savez_compressed``, to which an id like ``file`` would be an argument of its own."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w") as archive:
         for image_id, boxes in proposals.items():
             member = io.BytesIO()
             np.lib.format.write_array(member, boxes, allow_pickle=False)
-            # A ZipInfo of its own has no date, so that equal proposals give equal bytes
+            # A plain ZipInfo has no date: equal proposals give equal bytes.
             archive.writestr(zipfile.ZipInfo(f"{image_id}.npy"), member.getvalue(), zipfile.ZIP_DEFLATED)
     return data.getvalue()
 

@@ -1,18 +1,18 @@
-"""Hierarchical grouping of regions (Uijlings et al., IJCV 2013, section 3.1): the two most similar, again and
-again, until one is left.
+"""Hierarchical grouping of regions (Uijlings et al., IJCV 2013, section 3.1): the two most similar neighbours
+merge, again and again, until a single region is left.
 
 Regions are compared by cues, each between 0 and 1 (their section 3.2); a strategy is a set of cues, and its
 similarity is their mean:
 
-C   colour    what the two histograms have in common
-T   texture   the same
+C   colour    the intersection of the colour histograms
+T   texture   the intersection of the texture histograms
 S   size      1 minus the part of the image that both cover: small regions merge early
 F   fill      1 minus the part of the image that their common box leaves over: no holes
 
-The pairs of neighbours lie in a heap, the most similar on top. Where one region swallows another, the pairs
-of both are found through lists, take their new place in the heap, and one of two pairs that now join the same
-regions is dropped: there are never more pairs than at the beginning. Of equally similar pairs the one that
-was compared last merges first, and at the beginning the one that stands first in `Regions.pairs`.
+The pairs of neighbours lie in a heap, the most similar pair on top. When region ``b`` merges into ``a``,
+lists give the pairs of both. These pairs are compared again and move in the heap. Where two of them now join
+the same regions, one is dropped, so there are never more pairs than at the beginning. Among equally similar
+pairs, the pair that was compared last merges first; at the beginning it is the first in `Regions.pairs`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ CUES = "CFTS"
 
 
 def group(regions: Regions, cues: str, pixels: int) -> Ints:
-    """The boxes of all regions that grouping by these cues makes, int64 ``[R - 1, 4]`` as `Regions.boxes`.
+    """The boxes of all regions that merging makes, int64 ``[R - 1, 4]`` as `Regions.boxes`.
 
     Args:
-        regions: each can be reached from each other one by way of neighbours.
+        regions: R regions, all connected through neighbours.
         cues: letters of `CUES`, in this order.
         pixels: size of the image.
 
-    Similarities are rounded as OpenCV's are, whose weight of three cues is .3333.
+    Similarities are rounded as in OpenCV, which weighs each of three cues by .3333.
     """
     colour, texture = (
         histograms.copy() if cue in cues else np.empty((len(histograms), 0), np.float32)
@@ -52,11 +52,11 @@ def group(regions: Regions, cues: str, pixels: int) -> Ints:
 def _group(  # type: ignore[no-untyped-def]
     colour, texture, by_fill, by_size, sizes, boxes, pairs, pixels, weight, made
 ):
-    """Write ``made [R - 1, 4]``. Of two regions that merge, ``a`` becomes both and ``b`` is left behind."""
+    """Write ``made [R - 1, 4]``. Of two regions that merge, ``a`` becomes the merged region."""
     regions, count = len(sizes), len(pairs)
     weight = np.float32(weight)
-    # Each pair is in the list of both its regions: by half 2 * p in that of pairs[p, 0], by 2 * p + 1 in the
-    # other's. ends[half] is the region whose list it is in.
+    # Each pair p is in the lists of both its regions: as half 2 * p in the list of pairs[p, 0], and as half
+    # 2 * p + 1 in the list of pairs[p, 1]. ends[half] is the region whose list holds the half.
     ends = pairs.copy().reshape(2 * count)
     following = np.empty(2 * count, np.int64)
     first = np.full(regions, -1, np.int64)
@@ -129,14 +129,12 @@ def _group(  # type: ignore[no-untyped-def]
 def _compare(  # type: ignore[no-untyped-def]
     a, around, ends, colour, texture, by_fill, by_size, sizes, boxes, pixels, weight, common, result
 ):
-    """``result[i]``, the similarity of region ``a`` to the one at the other end of ``around[i]``."""
+    """Write ``result[i]``, the similarity of ``a`` to the region at the other end of ``around[i]``."""
     result[: len(around)] = 0
     total = np.float32(0)
     if colour.shape[1]:
         total += weight
-        _intersect(colour, a, around, ends, common)
-        for i in range(len(around)):
-            result[i] += weight * common[i]
+        _add_common(colour, a, around, ends, weight, common, result)
     if by_fill:
         total += weight
         for i in range(len(around)):
@@ -147,9 +145,7 @@ def _compare(  # type: ignore[no-untyped-def]
             result[i] += weight * (np.float32(1) - hole / np.float32(pixels))
     if texture.shape[1]:
         total += weight
-        _intersect(texture, a, around, ends, common)
-        for i in range(len(around)):
-            result[i] += weight * common[i]
+        _add_common(texture, a, around, ends, weight, common, result)
     if by_size:
         total += weight
         for i in range(len(around)):
@@ -160,10 +156,10 @@ def _compare(  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _intersect(histograms, a, around, ends, values):  # type: ignore[no-untyped-def]
-    """``values[i]``, what the histogram of ``a`` has in common with that of the i-th neighbour.
+def _add_common(histograms, a, around, ends, weight, common, result):  # type: ignore[no-untyped-def]
+    """Add to ``result[i]`` the weighted intersection of the histograms of ``a`` and of the i-th neighbour.
 
-    Every sum runs from the first bin to the last, as OpenCV's: another order would round differently. Four
+    Every sum runs from the first bin to the last, as in OpenCV: another order would round differently. Four
     sums at a time keep the processor busy.
     """
     own = histograms[a]
@@ -177,7 +173,9 @@ def _intersect(histograms, a, around, ends, values):  # type: ignore[no-untyped-
             x += min(own[b], q[b])
             y += min(own[b], r[b])
             z += min(own[b], s[b])
-        values[i], values[min(i + 1, last)], values[min(i + 2, last)], values[min(i + 3, last)] = w, x, y, z
+        common[i], common[min(i + 1, last)], common[min(i + 2, last)], common[min(i + 3, last)] = w, x, y, z
+    for i in range(len(around)):
+        result[i] += weight * common[i]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -189,12 +187,18 @@ def _mix(histograms, a, b, sizes):  # type: ignore[no-untyped-def]
         histograms[a, i] = (histograms[a, i] * m + histograms[b, i] * n) / both
 
 
-# ---------------------------------------------------------------- a heap of pairs that knows their places
+# ---------------------------------------------------------------- a heap of pairs, and each pair's place
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _before(similarity, turns, p, q):  # type: ignore[no-untyped-def]
     return similarity[p] > similarity[q] or (similarity[p] == similarity[q] and turns[p] > turns[q])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _put(heap, places, pair, place):  # type: ignore[no-untyped-def]
+    heap[place] = pair
+    places[pair] = place
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -204,11 +208,9 @@ def _sift_up(heap, places, similarity, turns, place):  # type: ignore[no-untyped
         parent = (place - 1) // 2
         if not _before(similarity, turns, pair, heap[parent]):
             break
-        heap[place] = heap[parent]
-        places[heap[place]] = place
+        _put(heap, places, heap[parent], place)
         place = parent
-    heap[place] = pair
-    places[pair] = place
+    _put(heap, places, pair, place)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -220,21 +222,18 @@ def _sift_down(heap, places, similarity, turns, place, held):  # type: ignore[no
             child += 1
         if not _before(similarity, turns, heap[child], pair):
             break
-        heap[place] = heap[child]
-        places[heap[place]] = place
+        _put(heap, places, heap[child], place)
         place = child
-    heap[place] = pair
-    places[pair] = place
+    _put(heap, places, pair, place)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _drop(heap, places, similarity, turns, pair, held):  # type: ignore[no-untyped-def]
-    """Take a pair out of the heap, return how many it then holds."""
+    """Take a pair out of the heap; return the number of pairs that are left."""
     place, last = places[pair], heap[held - 1]
     places[pair] = -1
     if last != pair:
-        heap[place] = last
-        places[last] = place
+        _put(heap, places, last, place)
         _sift_up(heap, places, similarity, turns, place)
         _sift_down(heap, places, similarity, turns, places[last], held - 1)
     return held - 1

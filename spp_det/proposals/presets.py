@@ -1,8 +1,8 @@
-"""The presets of selective search (Uijlings et al., IJCV 2013, section 5.1), whoever carries them out.
+"""The presets of selective search (Uijlings et al., IJCV 2013, section 5.1), for our search and OpenCV's.
 
 A search is a list of groupings: an image in some colour space is segmented at some granularity ``k``, and
-each strategy, a set of cues, merges those segments in its own order. Every region that ever existed is a
-window.
+each strategy, a set of cues, merges the segments in an order of its own. Every region that exists at any time
+is a window.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SIGMA = float(np.float32(0.8))  # of the Gaussian before the segmentation, in pi
 
 @dataclass(frozen=True)
 class Preset:
-    """A search.
+    """The settings of a search.
 
     Attributes:
         colours: spaces that the image is segmented and described in, names for `in_colour`.
         granularities: the ``k`` of the segmentations in each of them.
         strategies: each a set of cues, by their first letters: Colour, Fill, Texture, Size.
-        min_region: the smallest segment in pixels, from ``k``.
+        min_region: gives, for ``k``, the smallest segment in pixels.
         min_side: windows with a shorter side in pixels are dropped.
     """
 
@@ -46,7 +46,7 @@ PRESETS: dict[str, Preset] = {
     "fast": Preset(("hsv", "lab"), (150, 300, 450), ("CFTS", "FTS"), lambda k: 100),  # noqa: ARG005
     # the authors' fast mode: finer segments, tiny windows dropped
     "paper": Preset(("hsv", "lab"), (50, 100), ("CFTS", "FTS"), lambda k: k, min_side=20),
-    # OpenCV's switchToSelectiveSearchQuality; the plain blue channel stands where hue was meant
+    # OpenCV's switchToSelectiveSearchQuality, which takes the blue channel where the paper takes hue
     "quality": Preset(
         ("hsv", "lab", "rg-gray", "gray", "blue"),
         (150, 300, 450, 600, 750),

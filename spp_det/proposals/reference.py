@@ -1,7 +1,7 @@
-"""Selective search by OpenCV: the reference that our own search is held against.
+"""Selective search by OpenCV: the reference for our own search.
 
-The groupings are spelled out here, instead of OpenCV's one-call presets, so that those of one image can run
-on several cores.
+The groupings are spelled out here, instead of OpenCV's one-call presets, so that the groupings of one image
+can run on several cores.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ def _group(bgr: RGB, converted: npt.NDArray[np.uint8], k: int, preset: Preset) -
     segmentation.setSigma(SIGMA)
     segmentation.setK(k)
     segmentation.setMinSize(preset.min_region(k))
-    # All objects are fresh: a re-used search returns the windows of its former image.
+    # All objects are new: a search that is used twice returns the windows of its first image.
     searcher = module.createSelectiveSearchSegmentation()
     searcher.setBaseImage(bgr)
     searcher.addImage(converted)
     searcher.addGraphSegmentation(segmentation)
-    # Every strategy starts its cues anew, one after the other: they can share them, and with them the texture
-    # of each pixel, which a cue computes once an image.
+    # Strategies run one after the other, and each resets its cues. So they can share the cues, and the
+    # texture of each pixel is computed only once.
     cues = {
         "C": module.createSelectiveSearchSegmentationStrategyColor(),
         "F": module.createSelectiveSearchSegmentationStrategyFill(),

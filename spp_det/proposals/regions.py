@@ -11,8 +11,8 @@ Derivatives along the diagonals are taken as OpenCV's selective search takes the
 image is rotated by 45 degrees into a canvas that holds it whole, with black around it, derived there along x
 and y, and the two derivatives are rotated back.
 
-Most pixels lie in the bin of zero in most planes. So only the other bins of a pixel are kept (`Texture`) and
-counted; the bin of zero gets what is left.
+In most planes, most pixels lie in the bin of zero. So only a pixel's other bins are kept (`Texture`) and
+counted; the count of the bin of zero is the rest.
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ OVERLAP = 4  # pixels, beyond which the ends of a piece are not seen
 
 @dataclass(frozen=True, eq=False)
 class Texture:
-    """The texture bins of an image's pixels, row by row, without those of zero.
+    """The texture bins of an image's pixels, row by row, without the bins of zero.
 
     Attributes:
-        counts: uint8 ``[H * W]``, how many bins are kept of each pixel.
-        bins: uint8, those of all pixels in a row: ten times the plane ``8 * channel + direction``, and bin.
+        counts: uint8 ``[H * W]``, the number of bins that are kept of each pixel.
+        bins: uint8, the kept bins of one pixel after the other, each as ``10 * plane + bin``, where the plane
+            is ``8 * channel + direction``.
         zeros: int64 ``[8 * C]``, the bin of zero in each plane.
     """
 
@@ -90,8 +91,7 @@ def _derivative(image: Bytes, along_x: bool) -> Floats:
 def diagonal_derivatives(image: Bytes) -> list[Floats]:
     """The derivatives of an image uint8 ``[H, W, C]`` along its two diagonals, float32 ``[H, W, C]`` each.
 
-    A long image is cut into pieces that overlap, for the canvas of a whole one would be far larger than it
-    is.
+    A long image is cut into overlapping pieces: the canvas of the whole would be far larger than the image.
     """
     longer = int(np.argmax(image.shape[:2]))
     length, shorter = image.shape[longer], image.shape[1 - longer]
@@ -109,8 +109,8 @@ def diagonal_derivatives(image: Bytes) -> list[Floats]:
 
 
 def _rotated_derivatives(image: Bytes, cut: bool) -> list[Floats]:
-    """Of one canvas. ``cut``: an image longer than its canvas is rotated back as OpenCV does it, which lets
-    the image begin where the canvas begins."""
+    """The two derivatives, taken in one canvas. ``cut``: an image longer than its canvas is rotated back as
+    OpenCV does it, which lets the image begin where the canvas begins."""
     height, width = image.shape[:2]
     centre = width / 2, height / 2
     rotation = cv2.getRotationMatrix2D(centre, 45, 1)
@@ -171,8 +171,8 @@ def describe(image: Bytes, labels: Labels, count: int, texture: Texture) -> Regi
 # ---------------------------------------------------------------- kernels
 
 
-_NONE = 255  # no bin: they are numbered up to 239
-_ROUND = np.float32(3 << 22)  # a float32 of this size counts in ones: its last bits are a rounded number
+_NONE = 255  # no bin: bins have numbers up to 239
+_ROUND = np.float32(3 << 22)  # added to a float32, it leaves the rounded number in the last bits
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -196,7 +196,7 @@ def _texture_bins(derivatives, scales, zeros, counts, bins):  # type: ignore[no-
         for x in range(width):
             before = used
             for i in range(4 * channels):
-                bins[used] = row[i, x]  # without a branch: the next one takes the place of none
+                bins[used] = row[i, x]  # no branch: the next bin replaces a `_NONE`
                 used += row[i, x] != _NONE
             counts[y * width + x] = used - before
     return used
@@ -204,7 +204,7 @@ def _texture_bins(derivatives, scales, zeros, counts, bins):  # type: ignore[no-
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _row_bins(values, scales, codes, rounded, own):  # type: ignore[no-untyped-def]
-    """``own [W] = codes [512]`` of the bytes that ``values [W]`` become, those below zero in the second half.
+    """``own [W] = codes [512]`` of the bytes that ``values [W]`` become; negative values use the second half.
 
     OpenCV makes bytes by a fused product and sum: one rounding to float32, and one to the nearest integer.
     """
@@ -224,7 +224,7 @@ def _row_bins(values, scales, codes, rounded, own):  # type: ignore[no-untyped-d
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _extremes(values, least, most):  # type: ignore[no-untyped-def]
-    """The least and the greatest of each column of ``values [H, D]``, which come with the first row."""
+    """Write the extremes of the columns of ``values [H, D]``. ``least`` and ``most`` hold the first row."""
     for y in range(1, len(values)):
         row = values[y]
         for i in range(len(row)):

@@ -32,14 +32,14 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Components that all granularities between two agree on, and what they do not agree on.
+    """Components that all granularities between two limits make, and edges on which they may differ.
 
     Attributes:
-        labels: int32 ``[H, W]``, the component of each pixel, numbered from 0 by their first pixels, row by
-        row. sizes: int32 ``[N]``, pixels of each component.
-        inside: float32 ``[N]``, the heaviest edge inside each.
-        ends: int32 ``[E, 2]``, components that an edge joins, the lightest edge first.
-        weights: float32 ``[E]``, of these edges.
+        labels: int32 ``[H, W]``, the component of each pixel, numbered from 0 in the order of first pixels.
+        sizes: int32 ``[N]``, the pixels of each component.
+        inside: float32 ``[N]``, the heaviest edge inside each component.
+        ends: int32 ``[E, 2]``, the two components that each edge joins, the lightest edge first.
+        weights: float32 ``[E]``, the weights of these edges.
     """
 
     labels: Labels
@@ -52,8 +52,8 @@ class Graph:
 def sort_edges(image: npt.NDArray[np.uint8]) -> tuple[Labels, Floats]:
     """All edges of an image uint8 ``[H, W, C]``, the lightest first.
 
-    Returns int32 ``[E]``, twice the number of the pixel ``y * W + x`` that the edge leaves to its right, and
-    one more where it leaves downwards; and its weight, float32 ``[E]``.
+    Returns the edges int32 ``[E]`` and their weights float32 ``[E]``. The edge from pixel ``p = y * W + x``
+    to the right has the number ``2 * p``, the edge downwards ``2 * p + 1``.
     """
     height, width, channels = image.shape
     blurred = cv2.GaussianBlur(image.astype(np.float32), (0, 0), SIGMA).reshape(height, width, channels)
@@ -77,7 +77,7 @@ def agree(image: npt.NDArray[np.uint8], least: float, most: float) -> Graph:
 
 
 def segment(graph: Graph, k: float, min_size: int) -> tuple[Labels, int]:
-    """The regions at granularity ``k``, one that the graph is made for, of at least ``min_size`` pixels.
+    """The regions at a granularity ``k`` within the graph's limits, of at least ``min_size`` pixels.
 
     Returns int32 ``[H, W]``, the region of each pixel, numbered from 0 by their first pixels, row by row; and
     the number of regions.
@@ -113,7 +113,7 @@ def _weigh(blurred, ids, weights):  # type: ignore[no-untyped-def]
 def _radix_sort(ids, bits):  # type: ignore[no-untyped-def]
     """Sort ``ids[0]`` by ``bits[0]``, the bits of floats not below zero, into ``ids[1]`` and ``bits[1]``.
 
-    Such floats are in the order of their bits. One stable pass for each 11 of them; after three passes the
+    Such floats are in the order of their bits. Each stable pass sorts by 11 bits; after three passes the
     result is in the second half of the buffers ``[2, E]``.
     """
     count = ids.shape[1]
@@ -142,13 +142,14 @@ _BLOCK = 128  # edges whose ends are looked up together
 def _look_up(parents, ends, roots, which):  # type: ignore[no-untyped-def]
     """Find the components that a block of edges ``ends [B, 2]`` joins, before any of them merges.
 
-    Writes, for each edge between two, ``roots`` or nodes near them, and its place to ``which``; returns how
-    many there are. A processor looks up several edges at once as long as there is no branch between them.
+    Writes, for each edge between two components, their ``roots``, or nodes near these, and the edge's place
+    to ``which``. Returns the number of such edges. Without a branch between them, a processor looks up
+    several edges at once.
     """
     found = 0
     for i in range(len(ends)):
         a, b = parents[parents[ends[i, 0]]], parents[parents[ends[i, 1]]]
-        parents[ends[i, 0]], parents[ends[i, 1]] = a, b  # the ways become shorter
+        parents[ends[i, 0]], parents[ends[i, 1]] = a, b  # shortens the way to the root
         roots[found, 0], roots[found, 1], which[found] = a, b, i
         found += a != b
     return found
@@ -190,9 +191,10 @@ def _number(parents, labels):  # type: ignore[no-untyped-def]
 def _agree(ids, weights, width, least, most, labels):  # type: ignore[no-untyped-def]
     """Write ``labels [H * W]`` of `Graph`, return its other arrays.
 
-    Where the least ``k`` merges two components, all do; where the greatest does not, none does. Between the
-    two, granularities part: from then on both components are open, and so is each that an open one may merge
-    with. Their edges are left for `_segment`. So a component is the same for all as long as it is not open.
+    Where the least ``k`` merges two components, all do; where the greatest does not, none does. Otherwise
+    granularities differ: from then on both components are open, and so is every component that an edge joins
+    to an open one. Edges of open components are left for `_segment`. A component that is not open is the same
+    for all granularities.
     """
     least, most = np.float32(least), np.float32(most)
     pixels = len(labels)

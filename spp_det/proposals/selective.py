@@ -26,7 +26,7 @@ from spp_det.proposals.shrunk import search_shrunk
 from spp_det.runtime.threads import cores
 
 Engine = Literal["native", "opencv"]
-VERSION = 1  # of the windows that this search finds in given pixels; part of their cache key
+VERSION = 1  # of the windows that this search finds in given pixels; part of their key in the cache
 
 
 def selective_search(
@@ -97,7 +97,7 @@ def _search(image: RGB, preset: Preset, threads: int) -> Ints:
 
     with ThreadPoolExecutor(threads) as pool:
         each = map if threads == 1 else pool.map
-        for first in range(0, len(preset.colours), threads):  # no more views at a time than threads
+        for first in range(0, len(preset.colours), threads):  # at most as many views at a time as threads
             views = list(each(view, preset.colours[first : first + threads]))
             found += each(windows, [(k, view) for k in preset.granularities for view in views])
     boxes = np.concatenate(found)

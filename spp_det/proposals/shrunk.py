@@ -1,4 +1,4 @@
-"""The frame of every search for windows: on a smaller copy of the image, if wanted, with sorted windows."""
+"""The frame of every search for windows: a smaller copy of the image, if wanted, and sorted windows."""
 
 from __future__ import annotations
 

@@ -75,10 +75,10 @@ class WindowSource:
 
     @classmethod
     def of_model(cls, searches: Sequence[Proposals], instead: str) -> WindowSource:
-        """The search by which the windows were found that a model was trained on; of several models, all.
+        """The searches that found the windows of a model's training, or of several models' trainings.
 
         Raises UserError for a model that was trained on windows from a file or from Edge Boxes: neither the
-        file nor the model of edges is in a model file. ``instead`` is what the user should do.
+        file nor the model of edges is in a model file. ``instead`` tells the user what to do.
         """
         for search in searches:
             if search.mode in ("file", "edgeboxes"):
@@ -91,7 +91,7 @@ class WindowSource:
         return source
 
     def check(self, images: Iterable[tuple[Path, str | None]]) -> None:
-        """Check, before any work, that a file of proposals has its own windows for each of these images.
+        """Check, before any work, that a file of proposals has windows for each of these images.
 
         An image is a path, with its id in a data set or None. The file knows it by its id, or else by the end
         of its path, with or without suffix: ``JPEGImages/1.jpg``, ``JPEGImages/1``, ``1.jpg`` or ``1``.
@@ -156,9 +156,9 @@ class WindowSource:
         return FileWindows(found["boxes"], (width, height), key, seconds)
 
     def identity(self) -> str:
-        """A text that differs between sources of other windows; files count by their content.
+        """A text that differs between sources that give different windows; files count by their content.
 
-        The searches of a model are "its own": the identity of the model tells the rest.
+        The searches of a model are "its own", because the identity of the model tells which they are.
         """
         if self._of_model:
             return "its own"
@@ -172,7 +172,7 @@ class WindowSource:
         return " ".join(filter(None, parts))
 
     def _key(self, path: Path, image_id: str | None) -> tuple[object, ...]:
-        """Everything that the windows depend on beside the pixels. Files count by their content."""
+        """Everything that the windows depend on, except for the pixels. Files count by their content."""
         mode, max_side = self.settings.mode, self.settings.max_side
         if mode == "file":
             return (FILE_VERSION, mode, self._file_digest, self._name(path, image_id))

@@ -21,7 +21,7 @@ from spp_det.runtime.opencv import cv2
 WINDOW: Color = (255, 122, 0)
 CELLS: Color = (86, 220, 255)
 NO_CELL: Color = (216, 216, 216)  # the border of an image, which belongs to no cell
-# The largest width and height in pixels of a panel, of which two, four or seven make a row.
+# The largest width and height in pixels of a panel where two, four or seven panels make a row.
 _HALF, _HALF_FLAT, _QUARTER, _SEVENTH = (560, 560), (560, 420), (273, 400), (200, 200)
 _A_ROW = 4
 _AROUND = 0.1  # margin that is shown around a window, a fraction of its longer side
@@ -199,8 +199,8 @@ def contributions_sheet(
 ) -> RGB:
     """The share of each bin of a window in the score of a class, a panel a level.
 
-    The full colour of a level of n x n bins stands for an n-th of the share that has the full colour at the
-    level of one bin. Shares shrink about so fast, and with one range of colours small bins would be pale.
+    In a level of n x n bins, the full colour stands for an n-th of its share at the level of one bin. Shares
+    shrink about as fast from level to level: with one range of colours for all, small bins would be pale.
 
     Raises ValueError where the window has no contributions.
     """

@@ -45,7 +45,7 @@ def coco_table(figures: Mapping[str, float]) -> Table:
     table = _table("COCO", "figure", "of", "%", left=2)
     table.columns[1].style = "dim"
     for position, (name, value) in enumerate(figures.items()):
-        # The only name that FIGURES may lack is that of AR at another limit than 100.
+        # FIGURES lacks a name only where AR has another limit than 100 detections.
         what = FIGURES.get(name) or f"{name.removeprefix('AR')} detections"
         table.add_row(name, what, percent(value), end_section=position % 3 == 2)
     return table
@@ -228,7 +228,7 @@ def ablation_table(figures: Mapping[str, Any]) -> Table:
 
 
 def ablation_markdown(figures: Mapping[str, Any]) -> str:
-    """The same as Markdown: the table, and below it why a row has no figures."""
+    """The ablation as Markdown: the table, and below it why a row has no figures."""
     table = markdown_table(ABLATION_COLUMNS, map(_ablation_cells, figures["rows"]), left=2)
     errors = "\n".join(f"- {name}: {error}" for name, error in missing_rows(figures).items())
     parts = (_ablation_title(figures), table, ABLATION_CAPTION, errors)

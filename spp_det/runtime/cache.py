@@ -1,7 +1,7 @@
 """Artefacts on disk that are worth keeping: found by content, written whole, checked when read.
 
 An artefact is a few named arrays. Its key is a digest of everything that it was computed from, the version of
-the code included, never a name or a date: nobody asks for a stale artefact. A damaged artefact counts as
+the code included, never a name or a date: no run asks for a stale artefact. A damaged artefact counts as
 absent.
 """
 
@@ -61,16 +61,16 @@ def check_form(arrays: Mapping[str, npt.NDArray[Any]], **forms: npt.NDArray[Any]
 
 
 PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # the name of a file while `write_whole` writes it
-ABANDONED = 3600.0  # seconds since the last byte, after which nobody is writing any more
+ABANDONED = 3600.0  # seconds without a new byte, after which a file counts as abandoned
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Give errors of the system the name of a file where they have none, as for ``write`` on a full disk."""
+    """Add the file's name to an error of the system that names none, such as ``write`` on a full disk."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None:  # an error that somebody else raised has a message of its own
+        if error.errno is not None:  # without a number it is not the system's, and has a message of its own
             error.filename = error.filename or str(path)
         raise
 
@@ -97,8 +97,8 @@ def whole_file(path: Path, partial: Path) -> Iterator[BinaryIO]:
 def write_whole(
     path: Path, data: bytes | str | Iterable[bytes | memoryview], partials: Path | None = None
 ) -> None:
-    """Write a file as `whole_file` does; several buffers go one after the other, without a copy. Until it is
-    whole it lies in the folder ``partials``, on the same disk; None is the file's own."""
+    """Write a file as `whole_file` does; several buffers are written one after the other, without a copy. The
+    unfinished file lies in the folder ``partials``, on the same disk; None is the folder of ``path``."""
     data = data.encode() if isinstance(data, str) else data
     partial = (partials or path.parent) / f".{secrets.token_hex(8)}.partial"
     with whole_file(path, partial) as file:
@@ -182,8 +182,8 @@ class Cache:
     def store(self, stage: str, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Keep the arrays under that key, without a copy: some fill a good part of the memory.
 
-        A warning names an artefact that is there and may not be replaced, in a folder of another user; the
-        arrays are then not kept.
+        Where a damaged artefact of another user may not be replaced, a warning names it, and the arrays are
+        not kept.
         """
         whole = {n: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for n, a in arrays.items()}
         buffers = _safetensors(whole, {"key": key, "crc32": _crc32(whole)})
@@ -200,8 +200,8 @@ class Cache:
         self.path(stage, key).unlink(missing_ok=True)
 
     def load_checked(self, stage: str, key: str, check: Callable[[Arrays], object]) -> Arrays | None:
-        """The artefact's arrays, or None where it is absent, damaged, or of another form than this stage's:
-        ``check`` then raises ValueError (logged)."""
+        """The artefact's arrays; None where it is absent or damaged, or (logged) where ``check`` raises
+        ValueError because the arrays have not the form of this stage."""
         arrays = self.load(stage, key)
         try:
             if arrays is not None:
@@ -239,9 +239,9 @@ class Cache:
 
     def prune(self, stage: str, unused_days: float = 0.0) -> Usage:
         """Remove a stage's artefacts that nobody has written or read for so many days, and half-written files
-        of killed processes. Returns the usage that ends. A run that misses an artefact makes it again.
+        of killed processes. Returns what was removed. A run that misses an artefact makes it again.
 
-        Folders stay, for another run may be about to write there; so do files with other names than ours.
+        Folders stay, because another run may be about to write there, and so do files that are no artefacts.
         """
         sizes = []
         for path, size, used in self._artefacts(stage):
@@ -257,7 +257,7 @@ class Cache:
             sweep(partials)
 
     def _artefacts(self, stage: str) -> Iterator[tuple[Path, int, float]]:
-        """Each file whose place and name are those of an artefact, its size and when it was last used."""
+        """Each file with the place and name of an artefact, its size, and the time of its last use."""
         for path in (self.folder / stage).glob("[0-9a-f][0-9a-f]/*.safetensors"):
             if _KEY.fullmatch(path.stem) and path == self.path(stage, path.stem):
                 with suppress(FileNotFoundError):  # another run has just removed it

@@ -1,4 +1,4 @@
-"""Which device to compute on, what it can do, and how much memory that took."""
+"""The device to compute on, what it can do, and the memory of this process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def bfloat16_pays(device: torch.device) -> tuple[bool, str]:
-    """Whether a network is faster in bfloat16 than in float32 there, and why.
+    """Whether a network is faster in bfloat16 than in float32 on the device, and why.
 
     The answer rests on what the device is, not on a measurement: it is the same in every run. AVX-512 BF16
     made conv5 nearly twice as fast on AMD's processors, and 1.2 to 1.9 times slower on an Intel Xeon that had
@@ -67,7 +67,7 @@ _NAMES = {"cpu": "processor", "cuda": "GPU"}
 
 @cache
 def _processor() -> frozenset[str]:
-    """The maker and the features of the processor by Linux's names for them; empty where nobody tells."""
+    """The maker and the features of the processor, in Linux's names; empty on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
     except OSError:
@@ -78,8 +78,8 @@ def _processor() -> frozenset[str]:
 
 
 def give_back_memory() -> None:
-    """Return memory that was freed to the system. glibc keeps what each thread has freed: after selective
-    search on two cores that is half a gigabyte, which nobody else could use."""
+    """Return freed memory to the operating system. glibc keeps what each thread has freed: after selective
+    search on two cores half a gigabyte, which no other thread or process could use."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:

@@ -1,4 +1,4 @@
-"""Several processes that do one work, as ``torchrun`` starts them; alone, a process has nothing to do here.
+"""Several processes that share one work, as ``torchrun`` starts them; one process alone exchanges nothing.
 
 ``torchrun`` tells each process its number by RANK, WORLD_SIZE and LOCAL_RANK. Processes send each other
 tensors and arrays alone: no object that would have to be unpickled. `runtime.sharing` shares work out.
@@ -27,10 +27,10 @@ from spp_det.runtime.threads import cores
 
 Arrays = Mapping[str, npt.NDArray[Any]]
 
-# A process that ends is noticed at once. PATIENCE is for a machine that vanishes: it must be longer than one
-# process ever works while another waits.
+# The others notice at once when a process ends. PATIENCE is for a machine that vanishes: it must exceed the
+# longest time that one process works while another waits for it.
 PATIENCE = timedelta(minutes=30)
-MEETING = timedelta(minutes=2)  # for all processes to have started, which torchrun sees to
+MEETING = timedelta(minutes=2)  # within which torchrun must have started all processes
 PART = 2**28  # bytes that are sent at a time
 
 
@@ -51,7 +51,7 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Connect the processes for the time of the block: gloo sends tensors on the CPU, NCCL those on GPUs.
+    """Connect the processes for the time of the block: gloo sends tensors on the CPU, NCCL tensors on GPUs.
 
     Raises UserError where the processes do not meet, OthersLostError when another one ends before its time.
     """
@@ -118,7 +118,7 @@ def total(tensor: Tensor) -> Tensor:
 
 
 def from_first(arrays: Arrays | None) -> dict[str, npt.NDArray[Any]] | None:
-    """The named arrays, or the None, of the first process, in every process; other processes' are ignored.
+    """The first process's argument, in every process; the arguments of the others are ignored.
 
     The arrays may fill a good part of the memory: they are sent without a copy.
     """
@@ -128,7 +128,7 @@ def from_first(arrays: Arrays | None) -> dict[str, npt.NDArray[Any]] | None:
 
 
 def exchange(items: Sequence[Arrays]) -> list[Sequence[Arrays]]:
-    """The items of every process, by its number, in each process. An item is one named array or more."""
+    """The items of all processes, in every process: a list for each, in order. An item is named arrays."""
     if world_size() == 1:
         return [items]
     flat = {f"{i} {name}": array for i, item in enumerate(items) for name, array in item.items()}
@@ -143,7 +143,7 @@ def exchange(items: Sequence[Arrays]) -> list[Sequence[Arrays]]:
 
 
 def _sent(arrays: Arrays | None, source: int) -> dict[str, npt.NDArray[Any]] | None:
-    """The named arrays, or the None, of one process, in every process."""
+    """The argument of the process ``source``, in every process."""
     whole = {name: np.asarray(array, order="C") for name, array in (arrays or {}).items()}
     forms = [(name, array.dtype.str, array.shape) for name, array in whole.items()]
     head = torch.tensor(list(json.dumps(None if arrays is None else forms).encode()), dtype=torch.uint8)
@@ -164,14 +164,14 @@ def _sent(arrays: Arrays | None, source: int) -> dict[str, npt.NDArray[Any]] | N
 
 
 def share_buffers(network: nn.Module) -> None:
-    """Give all processes the first one's buffers: the running means of batch norm differ between them."""
+    """Give all processes the buffers of the first: the running means of batch norm differ between them."""
     if world_size() > 1:
         for buffer in network.buffers():
             dist.broadcast(buffer, src=0)
 
 
 def parallel(network: nn.Module) -> nn.Module:
-    """The network, its gradients averaged over all processes; it begins with the first one's weights."""
+    """The network, its gradients averaged over all processes; it begins with the first process's weights."""
     if world_size() == 1:
         return network
     device = next(network.parameters()).device

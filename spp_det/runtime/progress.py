@@ -9,17 +9,8 @@ from collections.abc import Iterable, Iterator, Sized
 from datetime import timedelta
 from typing import Any, TypeVar
 
+from rich import progress as bars
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
 
 T = TypeVar("T")
@@ -44,12 +35,12 @@ logger = logging.getLogger(__name__)
 LOG_EVERY = 30.0  # seconds
 
 
-class _Rate(ProgressColumn):
+class _Rate(bars.ProgressColumn):
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
-    def render(self, task: Task) -> Text:
+    def render(self, task: bars.Task) -> Text:
         speed = task.finished_speed or task.speed
         return Text("" if speed is None else f"{speed:.1f} {self.unit}/s")
 
@@ -69,11 +60,11 @@ def track(
     if total is None and isinstance(items, Sized):
         total = len(items)
     columns = (
-        *(TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), _Rate(unit)),
-        *(TimeElapsedColumn(), TimeRemainingColumn()),
+        *(bars.TextColumn("{task.description:<24}"), bars.BarColumn(), bars.MofNCompleteColumn()),
+        *(_Rate(unit), bars.TimeElapsedColumn(), bars.TimeRemainingColumn()),
     )
     silent = not console.is_terminal or os.environ.get("RANK", "0") != "0"
-    with Progress(*columns, console=console, disable=silent) as progress:
+    with bars.Progress(*columns, console=console, disable=silent) as progress:
         shown = progress.track(items, total=total, completed=done, description=title)
         yield from _logged(shown, title, total, unit, done)
 

@@ -1,4 +1,4 @@
-"""The folder that a run writes to: one run at a time, and of one configuration."""
+"""The folder that a run writes to: for one run at a time, and for one configuration."""
 
 from __future__ import annotations
 
@@ -67,13 +67,13 @@ def _locked(folder: Path) -> int:
 
 @contextmanager
 def claimed(config: C, output: Path, idle: frozenset[str]) -> Iterator[C]:
-    """Make the output this configuration's, by ``config.yaml``, and lock it for the time of the block.
+    """Mark the output as this configuration's by a ``config.yaml``, and lock it for the time of the block.
 
-    Gives the configuration to go on with: ``runtime.precision=auto`` is what the run began with.
+    Yields the configuration to go on with: the run's first precision replaces ``runtime.precision=auto``.
 
     Args:
-        idle: settings, by dotted key or by section, that may differ from those of the earlier run in this
-            output: no result depends on them.
+        idle: settings, by dotted key or by section, that may differ from the earlier run in this output,
+            because no result depends on them.
 
     Raises UserError, before any change, where another run is at work in the output or where it belongs to
     another configuration.

@@ -1,7 +1,7 @@
 """Items of a long work shared out to several processes, each of which gets all results in order.
 
-Nobody else needs to know how many processes there are: with one of them each of these functions is a plain
-loop.
+No other module needs to know how many processes there are. In a single process each of these functions is a
+plain loop.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spp_det.runtime import distributed
 Item = TypeVar("Item")
 State = TypeVar("State")
 Result = Mapping[str, Any] | UserError | None
-"""What one process can send to another: named arrays, a `UserError` that is a result like others, or None."""
+"""What one process can send to another: named arrays, None, or a `UserError` that is returned, not raised."""
 Found = TypeVar("Found", bound=Result)
 
 BLOCK = 16  # results of each process that are sent at a time: few for the memory, many to even out the work
@@ -49,9 +49,9 @@ class Shared(Generic[Item]):
         return Shared(map(function, self.own), self.owners).in_order()
 
     def in_order(self: Shared[Found]) -> Iterator[Found]:
-        """The items, where they are results, of all processes in order in each of them.
+        """The items of all processes, in order, in every process; the items must be of the type `Result`.
 
-        A `UserError` that the iteration of ``own`` raises is raised by every process in its place.
+        A `UserError` that iterating over ``own`` raises is raised by every process, at its place.
         """
         if distributed.world_size() == 1:
             yield from self.own
@@ -68,8 +68,8 @@ class Shared(Generic[Item]):
     ) -> Iterator[Found]:
         """``function(state(), item)`` of every item, where the consumer of a result may change the state.
 
-        Each process works on one item, side by side with the others. Results of an earlier state than the
-        current one are thrown away and made again: they are those of one process.
+        The processes work side by side, each on one item. A result that was made with an earlier state than
+        the current one is thrown away and made again, so that the results equal those of a single process.
         """
         own = iter(self.own)
         for owners in rounds(self.owners):
@@ -89,7 +89,7 @@ class Shared(Generic[Item]):
 
         Args:
             send: the part of an item that is sent.
-            receive: makes an item again, of its place in the sequence and the part that was sent.
+            receive: rebuilds an item from its place in the sequence and the part that was sent.
         """
         if distributed.world_size() == 1:
             yield from self.own
@@ -100,7 +100,7 @@ class Shared(Generic[Item]):
 
 
 def share(items: Sequence[Item], owners: Sequence[int] | None = None) -> Shared[Item]:
-    """Items that all processes know, shared out: each process has its own (None: the processes in turn)."""
+    """Share out items that all processes know; ``owners`` None: the processes take turns."""
     owners = turns(len(items)) if owners is None else owners
     return Shared([item for item, own in zip(items, owned(owners), strict=True) if own], owners)
 
@@ -129,7 +129,7 @@ def turns(count: int) -> list[int]:
 
 
 def owned(owners: Sequence[int] | npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
-    """Which ``[n]`` of some items are this process's, by their owners ``[n]``."""
+    """Bool ``[n]``, by the owners ``[n]`` of n items: whether each item is this process's."""
     mine: npt.NDArray[np.bool_] = np.equal(owners, distributed.rank())
     return mine
 
@@ -147,7 +147,7 @@ def dealt(items: Sequence[Item]) -> list[Sequence[Item]]:
 
 
 def even_share(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """This process's part of numbers ``[n]``. All processes get as many: some numbers are dealt twice."""
+    """This process's part of numbers ``[n]``. All parts have one length: some numbers are dealt twice."""
     even = -(-len(numbers) // distributed.world_size()) * distributed.world_size()
     return np.resize(numbers, even)[distributed.rank() :: distributed.world_size()]
 
@@ -157,7 +157,7 @@ def seed_torch(seed: int) -> None:
     torch.manual_seed((seed + distributed.rank()) % 2**64)
 
 
-_NONE, _RESULT, _RAISED = "!none", "!result ", "!raised "  # names of arrays that stand for no arrays
+_NONE, _RESULT, _RAISED = "!none", "!result ", "!raised "  # names that mark a result which is no named arrays
 
 
 def _sendable(results: Iterator[Result], count: int) -> list[distributed.Arrays]:

@@ -1,8 +1,8 @@
-"""Work on several threads: side by side on all cores, or ahead of whoever consumes it.
+"""Work on several threads: side by side on all cores, or ahead of the consumer of the results.
 
-Libraries split a sum by the number of their threads, and then round it otherwise. What is to have the same
-bits on any number of cores (docs/numbers.md) is therefore computed here in parts that do not depend on that
-number, each part by one thread.
+Libraries split a sum by the number of their threads, and the split changes how the sum is rounded. Results
+that must have the same bits on any number of cores (docs/numbers.md) are therefore computed in parts that do
+not depend on that number, each part by one thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _starting = Lock()
 
 
 def cores() -> int:
-    """Cores for this process: those it may run on, shared with the others that ``torchrun`` started there."""
+    """The cores that this process may use: ``torchrun``'s processes on one machine share its cores."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, usable // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
@@ -31,8 +31,8 @@ def cores() -> int:
 def on_all_cores(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
     """``[function(item) for item in items]``, each on one of as many threads as torch would use.
 
-    What torch and OpenCV's own threads would share out, an operation at a time, is shared out whole. On a
-    thread that is itself one of several it is a plain loop.
+    Each item is computed by one thread from beginning to end, whereas torch and OpenCV would share out every
+    single operation. On a thread of such a pool this is a plain loop.
     """
     threads = torch.get_num_threads()
     if threads == 1:
@@ -41,10 +41,10 @@ def on_all_cores(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
 
 
 def on_one_core(function: Callable[[], T]) -> T:
-    """``function()`` on one core: its bits do not depend on how many there are."""
-    return (
-        function() if torch.get_num_threads() == 1 else _one_a_core(1, os.getpid()).submit(function).result()
-    )
+    """``function()`` on one core: the bits of its result do not depend on the number of cores."""
+    if torch.get_num_threads() == 1:
+        return function()
+    return _one_a_core(1, os.getpid()).submit(function).result()
 
 
 @cache
@@ -57,10 +57,10 @@ def single_threaded(count: int) -> ThreadPoolExecutor:
 
     def alone() -> None:
         torch.set_num_threads(1)
-        torch.get_num_threads()  # a thread's first look takes over what was set last, on any thread
+        torch.get_num_threads()  # the first call on a thread takes over what any thread has set last
 
-    # What a thread sets is also where threads started later begin. That is put back, by a thread of its own:
-    # the caller may be at another number.
+    # Threads that start later begin with the number that `alone` sets. Another thread puts the old number
+    # back, because the caller's own number may differ from it.
     with _starting, ThreadPoolExecutor(1) as look, ThreadPoolExecutor(1) as restore:
         others = look.submit(torch.get_num_threads).result()
         pool = ThreadPoolExecutor(count, initializer=alone)
@@ -75,7 +75,7 @@ def ahead(
 ) -> Iterator[T]:
     """``map(function, items)`` on threads: results in order.
 
-    Beside the one that is in use, at most ``waiting`` results are under way or done (two a worker if None).
+    Beside the result in use, at most ``waiting`` results are under way or done (two for each worker if None).
 
     An exception of ``function`` comes out in its turn, once the work that has begun is done; the rest is
     dropped. Where the consumer stops earlier, the rest is dropped too, and nothing waits: the garbage

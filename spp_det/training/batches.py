@@ -1,7 +1,7 @@
-"""Which windows a step of the fine-tuning sees: 25% of them objects, the rest nearly (P section 4.1).
+"""The windows that a step of the fine-tuning sees: 25% positives, the rest background (P section 4.1).
 
-Each step's draw is a function of the seed and the step's number alone, so that a training that was stopped
-goes on as if it had not been, without the state of any generator.
+Each step's draw is a function of the seed and the step's number alone. A training that was stopped therefore
+goes on with the same windows, without the state of any generator.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class Candidates:
     Attributes:
         positives: int64 ``[P]``, windows that show an object.
         labels: int64 ``[P]``, the class of each positive.
-        negatives: int64 ``[M]``, windows that overlap an object a little; without any, windows of background.
+        negatives: int64 ``[M]``, windows that overlap an object a little; where there are none, windows that
+            overlap objects less than that.
     """
 
     positives: Ints
@@ -53,7 +54,7 @@ class Batch:
 
     Attributes:
         images: int64 ``[B]``, the image of each window.
-        windows: int64 ``[B]``, the place of each window among those of its image.
+        windows: int64 ``[B]``, the index of each window in its image.
         labels: int64 ``[B]``, the class of each window; K is the background.
         scales: int64 ``[B]``, the map of the image that each window is pooled from.
         mirrored: bool ``[B]``.
@@ -83,7 +84,7 @@ class BatchSampler:
         """Sample from the images ``[n]`` that have a candidate.
 
         Args:
-            candidates: those of every image, also of images that are not drawn from.
+            candidates: the candidates of every image, also of images that are not drawn from.
             background: the label K.
             scales: the number of maps of an image.
 
@@ -100,10 +101,7 @@ class BatchSampler:
         self.seed = seed
 
     def step(self, number: int) -> Batch:
-        """The batch of a step.
-
-        Every image has its turn before any has a second. At least one image of each step has an object.
-        """
+        """The batch of a step. Images take turns, none twice before all; one at least has a positive."""
         rng = np.random.default_rng([self.seed, STEP, number])
         count = min(self.settings.images_per_step, len(self.images))
         images = np.unique([self._in_order(place) for place in range(number * count, (number + 1) * count)])
@@ -119,9 +117,9 @@ class BatchSampler:
         return int(self.images[order[position]])
 
     def draw(self, images: Ints, size: int, rng: np.random.Generator) -> Batch:
-        """A batch of ``size`` windows from images ``[n]``, one of which has a positive.
+        """A batch of ``size`` windows from images ``[n]``, at least one of which has a positive.
 
-        The share of positives is exactly that of the settings; without a negative all windows are positives.
+        The share of positives is the settings' share; without a negative all windows are positives.
         """
         positives = max(1, round(size * self.settings.positive_fraction))
         offered = [self.candidates[image] for image in images]
@@ -147,7 +145,7 @@ class BatchSampler:
 
 
 def _in_turn(offers: Sequence[int], count: int, rng: np.random.Generator) -> tuple[Ints, Ints]:
-    """Draw ``count`` candidates: one from each image in turn, none twice before all have been drawn.
+    """Draw ``count`` candidates: from the images in turn, none twice before all have been drawn.
 
     ``offers`` is the number of candidates of each image. Returns the image ``[count]`` and the place
     ``[count]`` of each candidate there.
@@ -155,17 +153,17 @@ def _in_turn(offers: Sequence[int], count: int, rng: np.random.Generator) -> tup
     image = np.repeat(np.arange(len(offers)), offers)
     place = np.concatenate([rng.permutation(n) for n in offers])
     turn = np.concatenate([np.arange(n) for n in offers])
-    drawn = np.resize(np.lexsort((image, turn)), count)  # the first ones, or all and again from the first
+    drawn = np.resize(np.lexsort((image, turn)), count)  # where there are fewer, again from the first
     return image[drawn], place[drawn]
 
 
 def hold_out(
     candidates: Sequence[Candidates], classes: int, settings: FineTune, seed: int
 ) -> tuple[Ints, Ints]:
-    """Divide the images into those to learn from and the held-out ones to measure on, both ascending.
+    """Divide the images into images to learn from and held-out images to measure on, both ascending.
 
-    At most the settings' share is held out, drawn at random from the images with a positive. An image that
-    holds the last objects of a class is not held out.
+    At most the settings' share is held out, drawn at random from the images with a positive. An image
+    with the last objects of a class is not held out.
     """
     left = np.zeros(classes, np.int64)  # images of each class
     holds = [np.unique(each.labels) for each in candidates]

@@ -9,7 +9,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -50,8 +49,8 @@ class CommonCache(Cache):
 class Checkpoint:
     """The state of a long computation, in the cache under the key of everything that it depends on.
 
-    Whoever stores the result of the computation removes the state. Of several processes the first one writes
-    the state, at times of its own, and all processes load it.
+    The caller stores the result of the computation and removes the state. Of several processes the first one
+    writes the state, at times of its own, and all processes load it.
     """
 
     def __init__(self, cache: Cache, stage: str, key: str) -> None:
@@ -60,11 +59,6 @@ class Checkpoint:
         self.key = key
         self._due = time.monotonic() + EVERY
 
-    @property
-    def path(self) -> Path:
-        """The file of the state, present or not."""
-        return self.cache.path(self.stage, self.key)
-
     def load(self) -> Arrays | None:
         """The state that was written last; None is the beginning."""
         return self.cache.load(self.stage, self.key)
@@ -72,19 +66,20 @@ class Checkpoint:
     def resume(self, read: Callable[[Arrays], T]) -> T | None:
         """What ``read`` makes of the state that was written last; None is the beginning.
 
-        So is, after a warning, a state of another form, for which ``read`` raises ValueError.
+        Where ``read`` raises ValueError, the state has a wrong form, and a warning says so: None as well.
         """
         arrays = self.load()
         try:
             return None if arrays is None else read(arrays)
         except ValueError as error:
-            logger.warning("%s: %s is damaged (%s); beginning anew", self.stage, self.path, error)
+            path = self.cache.path(self.stage, self.key)
+            logger.warning("%s: %s is damaged (%s); beginning anew", self.stage, path, error)
             return None
 
     def offer(self, state: Callable[[], Arrays], at_once: bool = False) -> None:
         """Write the state, if the time has come or ``at_once``. Call this whenever the state is consistent.
 
-        ``state`` is called when the first process's clock says so: it must not wait for other processes.
+        Only the first process calls ``state``, by its own clock: ``state`` must not wait for other processes.
         """
         if not distributed.is_first():
             return
@@ -105,7 +100,7 @@ def as_json(tree: object) -> npt.NDArray[np.uint8]:
 
 
 def from_json(arrays: Arrays, name: str) -> Any:
-    """The figures that `as_json` put there under a name. Raises ValueError where there are none."""
+    """The figures that `as_json` made, from the array ``name``. Raises ValueError where there is none."""
     try:
         return json.loads(arrays[name].tobytes())
     except (KeyError, RecursionError) as error:

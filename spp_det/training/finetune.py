@@ -2,12 +2,12 @@
 
 The convolutional layers stay as they are, so conv5 is computed once and read from the cache; each step
 pools its windows from there. A mirrored window is the window's vector with left and right bins exchanged.
-That is exactly what the mirrored *map* would give, but conv5 of the mirrored *image* is another map. On
+It is exactly the vector of the mirrored *map*, but conv5 of the mirrored *image* is another map. On
 objects of web photos (SqueezeNet, pool5) the cosine of the two vectors is .88 in the mean; moving a window by
 8 pixels, half a cell, gives .91, and not mirroring .64. Maps of mirrored images would double the cache.
 
 Several processes share each step: every one learns from the windows of its own images, the gradients are
-summed, and all weights stay equal. Only what dropout drops then differs from one process's training.
+summed, and all weights stay equal. Only dropout's choices then differ from a training by one process.
 """
 
 from __future__ import annotations
@@ -40,19 +40,14 @@ from spp_det.training.images import TrainingImages
 logger = logging.getLogger(__name__)
 
 FC8_SIGMA = 0.01  # (P section 4.1)
-CENTRE_STEPS = 20  # batches whose mean vector stands for that of all windows
-HELD_OUT_WINDOWS = 2048  # to measure on, at most: their vectors stay in memory
+CENTRE_STEPS = 20  # batches whose mean vector stands for the mean of all windows
+HELD_OUT_WINDOWS = 2048  # to measure on at most, because their vectors stay in memory
 
 Row = dict[str, float | None]
 
 
 def finetune(
-    images: TrainingImages,
-    key: str,
-    head: FCHead,
-    classes: tuple[str, ...],
-    settings: FineTune,
-    seed: int,
+    images: TrainingImages, key: str, head: FCHead, classes: tuple[str, ...], settings: FineTune, seed: int
 ) -> tuple[SoftmaxScorer, dict[str, object]]:
     """Train the head's layers, in place, with a new fc8 behind them.
 
@@ -118,7 +113,7 @@ class _Network(nn.Module):
         self.head: FCHead = head
         self.dropout = dropout
         self.fc8 = nn.utils.skip_init(nn.Linear, head.dimension, outputs)
-        generator = torch.Generator().manual_seed(seed + 2**32)  # other numbers than a random fc6 begins with
+        generator = torch.Generator().manual_seed(seed + 2**32)  # not the seed of a random fc6
         nn.init.normal_(self.fc8.weight, 0, FC8_SIGMA, generator)
         nn.init.zeros_(self.fc8.bias)
         self.centre: Tensor
@@ -130,7 +125,7 @@ class _Network(nn.Module):
 
     @torch.no_grad()
     def centre_on(self, mean: Tensor) -> None:
-        """Let fc6 see the vectors minus ``mean [D]``; its bias makes up for that: the logits stay the same.
+        """Let fc6 see the vectors minus ``mean [D]``, and correct its bias, so that the logits stay the same.
 
         Only learning differs. Vectors that are never negative have a large common part, their mean, with half
         their length or more. It tells no classes apart, but would dominate the gradients.
@@ -159,7 +154,7 @@ class _Training:
             settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
-            fused=device.type in ("cpu", "cuda"),  # one pass over 69 million weights, not several
+            fused=device.type in ("cpu", "cuda"),  # a single pass over 69 million weights
         )
         self.log: list[Row] = []
         # Since the last row of the log: the summed loss, the windows classified right, all windows.
@@ -227,7 +222,7 @@ class _Training:
 
     @torch.no_grad()
     def restore(self, arrays: Arrays) -> int:
-        """Go back to a state (see `check`). Returns the number of steps that it has behind it."""
+        """Go back to a state that `check` has passed. Returns the number of steps that led to it."""
         self.log = from_json(arrays, "log")
         self.sums.copy_(torch.from_numpy(arrays["sums"]))
         self.network.centre.copy_(torch.from_numpy(arrays["centre"]))
@@ -264,7 +259,7 @@ def _examples(images: TrainingImages, batch: Batch) -> tuple[Tensor, Tensor]:
 def _mean_vector(images: TrainingImages, sampler: BatchSampler) -> Tensor:
     """The mean vector ``[D]`` of the windows of the first steps."""
     device = images.features.backbone.mean.device
-    total = torch.zeros(images.features.dimension + 1, dtype=torch.float64, device=device)  # and their number
+    total = torch.zeros(images.features.dimension + 1, dtype=torch.float64, device=device)  # and the count
     for step in track(range(CENTRE_STEPS), "mean vector", unit="steps"):
         vectors, _ = _examples(images, _own(images, sampler.step(step)))
         total[:-1] += vectors.sum(dim=0)

@@ -51,7 +51,7 @@ class _Prepared:
 
 
 class TrainingImages:
-    """Annotated images with their windows; the vectors of windows are pooled from cached maps on demand.
+    """Annotated images with their windows; vectors of windows are pooled from cached maps on demand.
 
     Attributes:
         images: the readable images, in the order of the data set.
@@ -67,7 +67,7 @@ class TrainingImages:
         workers: int,
         strict: bool = False,
     ) -> None:
-        """Compute, or find in the cache, the proposals of every image; the processes share that out.
+        """Compute, or find in the cache, the proposals of every image; the processes share this work.
 
         An image that cannot be read is left out with a warning, or an UnreadableImageError where ``strict``.
         """
@@ -116,21 +116,21 @@ class TrainingImages:
             raise UserError("there is no readable training image")
 
     def make_maps(self, order: Ints) -> bool:
-        """Compute the maps that are not in the cache yet; the processes share that out.
+        """Compute the maps that are not in the cache yet; the processes share this work.
 
         An image that has vanished since its windows were found is left out.
         Returns whether all images were there. If not, the other images have new indices: call this again.
 
         Args:
-            order: int64 ``[len(self)]``, in which mining will meet the images. The processes own them in
-                turn along it, so that all have something to score at any time.
+            order: int64 ``[len(self)]``, the order in which mining will meet the images. Along it the
+                processes own images in turn, so that all can score images at any time.
         """
         self._owners = np.empty(len(self), np.int64)
         self._owners[order] = turns(len(self))
         shared = self._share(order)
         at_once = images_at_once(self.features.backbone.mean.device)
         groups = _grouped(shared.own, at_once)
-        networks = self.workers if at_once == 1 else 2  # of two threads at a GPU, one reads and writes files
+        networks = self.workers if at_once == 1 else 2  # at a GPU one thread computes, one reads and writes
         title = f"conv5 maps ({self.features.backbone.name})"
         made = chain.from_iterable(ahead(self._make_missing, groups, networks, waiting=networks))
         errors = track(Shared(made, shared.owners).in_order(), title, len(order))
@@ -143,12 +143,12 @@ class TrainingImages:
         return not vanished
 
     def _share(self, indices: Iterable[int]) -> Shared[int]:
-        """Some images, shared out so that each process has those whose maps it makes."""
+        """Images shared out so that each process has the images whose maps it makes."""
         every = [int(index) for index in indices]
         return share(every, self._owners[every].tolist())
 
     def owned(self, images: Ints) -> npt.NDArray[np.bool_]:
-        """Which ``[n]`` of images ``[n]`` are this process's: it makes their vectors."""
+        """Bool ``[n]``, of images ``[n]``: whether this process owns each, and makes its vectors."""
         return owned(self._owners[images])
 
     def _make_missing(self, group: Sequence[int]) -> list[UnreadableImageError | None]:
@@ -183,9 +183,9 @@ class TrainingImages:
         return [maps_key(image.key, scale, self._network, device) for scale in self.features.keys]
 
     def _maps(self, index: int) -> list[ConvMap]:
-        """The maps of one image, each an artefact of its own: a run with one more scale adds that one.
+        """The maps of one image. Each is an artefact of its own, so a run with one more scale adds one map.
 
-        A map that has vanished or is damaged is computed as `make_maps` did, on one core: to the same bits.
+        A map that has vanished or is damaged is computed again on one core, to the bits of `make_maps`.
         """
         pixels = cache(lambda: read_image(self.images[index].record.path))  # once, if any map is missing
 
@@ -245,8 +245,8 @@ class TrainingImages:
     ) -> Iterator[tuple[Tensor, npt.NDArray[np.int8]]]:
         """Distinct vectors float16 ``[P, D]`` of the SVMs' positives and their signs ``[P, K]``, by image.
 
-        A sign counts the windows of its class that share the vector: near an object they are many. For other
-        classes than its own a positive is no example here: mining shows it to them as a window.
+        A sign counts the windows of its class that share the vector; near an object there are many. For all
+        other classes a positive has the sign 0 here: mining offers it to them as a window.
         """
         offers = {index: image.windows.positives(min_iou) for index, image in enumerate(self.images)}
 
@@ -266,9 +266,9 @@ class TrainingImages:
     def samples(
         self, drawn: Sequence[tuple[int, int]], most: int, head: FCHead | None = None
     ) -> Shared[Tensor]:
-        """Vectors ``[n, D]`` of at most ``most`` windows of each of some images, drawn by a seed each.
+        """Vectors ``[n, D]`` of windows drawn from some images, ``(index, seed)`` each, by image.
 
-        With a head: what it makes of the vectors.
+        At most ``most`` windows of an image are drawn. With a head: the vectors that it makes of pool5.
         """
         seeds = dict(drawn)
 
@@ -281,7 +281,7 @@ class TrainingImages:
         return Shared(ahead(sample, shared.own, at_once, waiting=at_once), shared.owners)
 
     def sample(self, index: int, most: int, generator: np.random.Generator) -> Tensor:
-        """Vectors ``[n, D]`` of windows drawn from one image, of all where it has no more than ``most``."""
+        """Vectors ``[n, D]`` of ``most`` windows drawn from one image, or of all its windows."""
         drawn = generator.permutation(len(self.images[index].windows.boxes))[:most]
         return self.vectors(index).of_windows(drawn)
 
@@ -301,7 +301,7 @@ class TrainingImages:
 
 
 def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of so many; the last list may be shorter."""
+    """The items in lists of ``size`` items; the last list may be shorter."""
     rest = iter(items)
     while group := list(islice(rest, size)):
         yield group

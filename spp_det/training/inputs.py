@@ -15,7 +15,6 @@ from spp_det.model.backbone import Backbone
 from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import ModelSettings, features_of
-from spp_det.training.network import load_network
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +39,8 @@ def read_inputs(config: Config) -> Inputs:
     """
     splits = read_splits(config.data, config.seed)
     check_positives(splits.train.classes, splits.train.records)
-    network = load_network(config)
+    network = Backbone(config.backbone.name, config.backbone.stride)
+    network.load_weights(config.backbone.weights, config.seed)
     return Inputs(splits, network, _pretrained_fc(config, features_of(network, model_settings(config))))
 
 
@@ -52,7 +52,7 @@ def model_settings(config: Config) -> ModelSettings:
 def check_positives(classes: Sequence[str], records: Sequence[Record]) -> None:
     """Raise UserError for a class without a positive: an object that is neither difficult nor a crowd.
 
-    The objects themselves are positives of every later stage, so none of them needs to look again.
+    The objects themselves are positives of every later stage, so no stage needs to check again.
     """
     counts = np.zeros(len(classes), np.int64)
     for record in records:
@@ -67,7 +67,7 @@ def check_positives(classes: Sequence[str], records: Sequence[Record]) -> None:
 
 
 def _pretrained_fc(config: Config, features: WindowFeatures) -> FCHead | None:
-    """The pre-trained fully connected layers, on the CPU, with those that only the fine-tuning needs.
+    """The pre-trained fully connected layers on the CPU, with layers that only the fine-tuning needs.
 
     None where pool5 itself is scored.
     """

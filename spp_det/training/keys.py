@@ -26,36 +26,36 @@ VERSIONS = {
 
 
 def maps_key(image: str, scale: Sequence[object], network: Sequence[str], device: str) -> str:
-    """Of one conv5 map: the image's bytes, the scale and the network. A GPU rounds otherwise."""
+    """The key of a conv5 map: the image's bytes, the scale, the network. A GPU rounds in its own way."""
     where = () if device == "cpu" else (device,)
     return digest(image, VERSIONS["maps"], scale, network, *where)
 
 
 def vectors_key(images: str, pyramid: Pyramid, device: str) -> str:
-    """Of all pool5 vectors: the images with their windows and maps, and the pyramid that pools them there."""
+    """The key of all pool5 vectors: the images with their windows and maps, and the pyramid."""
     return digest(images, pyramid.model_dump(mode="json"), device)
 
 
 def finetune_key(vectors: str, head: FCHead, classes: Sequence[str], settings: FineTune, seed: int) -> str:
-    """Of the fine-tuned fc layers: ``head`` as it is before, and the settings of its training."""
+    """The key of the fine-tuned fc layers: ``head`` before the training, and the training's settings."""
     asked = settings.model_dump(mode="json", exclude={"enabled", "layer", "checkpoint_every"})
     return digest(VERSIONS["finetune"], vectors, head.digest(), classes, asked, seed)
 
 
 def norm_key(vectors: str, samples: Sequence[tuple[int, int]], most: int, head: FCHead | None) -> str:
-    """Of the mean norm: images and seeds of the sample, and the windows of each image at most."""
+    """The key of the mean norm: images and seeds of the sample, and the most windows of an image."""
     return digest(VERSIONS["norms"], vectors, samples, most, head and head.digest())
 
 
 def svms_key(
     vectors: str, head: FCHead | None, classes: Sequence[str], order: Ints, norm: float, settings: SVM
 ) -> str:
-    """Of the SVMs: the vectors that they learn from, their scale, and the order of the images."""
+    """The key of the SVMs: the vectors that they learn from, their scale, and the order of the images."""
     about = (classes, order.tolist(), norm, settings.model_dump(mode="json"))
     return digest(VERSIONS["svms"], vectors, head and head.digest(), *about)
 
 
 def regressors_key(vectors: str, norm: float, generator: np.random.Generator, settings: BoxRegression) -> str:
-    """Of the box regressors: the scale of the vectors, and the generator that draws the examples."""
+    """The key of the box regressors: the vectors, their scale, and the generator that draws examples."""
     state: Mapping[str, object] = generator.bit_generator.state
     return digest(VERSIONS["regressors"], vectors, norm, state, settings.model_dump(mode="json"))

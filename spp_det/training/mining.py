@@ -42,11 +42,11 @@ class Example:
 
 @dataclass(eq=False)
 class Mining:
-    """The state of the pass over the images: the SVMs depend on it and on the images still to come alone.
+    """The state of the pass over the images. With the images still to come, it determines the SVMs.
 
     Attributes:
         pool: the examples.
-        svms: those of the last fit.
+        svms: the SVMs of the last fit.
         new: int64 ``[K]`` negatives of each class since the last fit.
         fits: the number of fits.
         images: the number of images that were mined.
@@ -66,7 +66,7 @@ class Mining:
         return cls(pool, svms, np.zeros(classes, np.int64))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The whole state, not copied: write it before the mining goes on."""
+        """The whole state, not copied: to be written before the mining goes on."""
         return {
             "vectors": self.pool.vectors.numpy(),
             "signs": self.pool.signs,
@@ -110,8 +110,8 @@ def train_svms(
 ) -> tuple[LinearSVMs, dict[str, object]]:
     """Train one SVM a class.
 
-    All positives come first. One pass over the images then collects negatives that the current SVMs
-    get wrong or nearly so; when enough are new, the SVMs are trained again and easy negatives forgotten.
+    All positives come first. One pass over the images then collects hard negatives, which the current SVMs
+    get wrong or nearly wrong. After enough new ones, the SVMs are trained again and easy negatives forgotten.
     The same happens when ``settings.memory_mb`` is full; negatives that still do not fit are left out.
 
     Args:
@@ -121,7 +121,7 @@ def train_svms(
             processes end with the same SVMs.
         mean_norm: mean Euclidean norm of sampled vectors; features are scaled so that it becomes
             ``settings.norm``.
-        state: where to go on, changed in place; positives are then left alone, and ``images`` are those after
+        state: where to go on, changed in place; ``positives`` are then not read, and ``images`` begin after
             the first ``state.images``. None is the beginning.
         after_image: called with the state whenever an image is done. A training that goes on from there ends
             in the same bits as one that was never interrupted.
@@ -134,7 +134,7 @@ def train_svms(
         state = Mining.begin(dimension, len(classes), settings)
         _add_positives(state.pool, positives, settings)
     pool, done = state.pool, state.images
-    mined = images.map_latest(partial(_mined, settings=settings), lambda: state.svms)
+    mined = images.map_latest(partial(_hard_negatives, settings=settings), lambda: state.svms)
     for found in track(mined, "hard negatives", done + len(images), done=done):
         vectors, signs = torch.from_numpy(found["vectors"]), found["signs"]
         if pool.size + len(vectors) > pool.capacity and state.fits:
@@ -163,9 +163,7 @@ def train_svms(
 
 
 def _add_positives(
-    pool: ExamplePool,
-    positives: Iterable[tuple[Tensor, npt.NDArray[np.int8]]],
-    settings: SVM,
+    pool: ExamplePool, positives: Iterable[tuple[Tensor, npt.NDArray[np.int8]]], settings: SVM
 ) -> None:
     for vectors, signs in positives:
         if pool.size + len(vectors) > pool.capacity:
@@ -176,14 +174,9 @@ def _add_positives(
         pool.add(vectors, signs)
 
 
-def _mined(svms: LinearSVMs, example: Example, settings: SVM) -> Arrays:
-    """The hard negatives of an image, as they are sent to other processes and kept: in half precision."""
-    vectors, signs = _hard_negatives(example, svms, settings)
-    return {"vectors": vectors.half().numpy(), "signs": signs}
-
-
-def _hard_negatives(example: Example, svms: LinearSVMs, settings: SVM) -> tuple[Tensor, npt.NDArray[np.int8]]:
-    """The windows that the SVMs take for objects or nearly do: vectors ``[n, D]`` and signs ``[n, K]``."""
+def _hard_negatives(svms: LinearSVMs, example: Example, settings: SVM) -> Arrays:
+    """The windows of an image that the SVMs take for objects or nearly do: ``vectors`` float16 ``[n, D]`` and
+    ``signs`` ``[n, K]``, as they are sent to other processes."""
     vector_of = example.vectors.of
     scores = example.vectors.scores(svms.to(example.vectors.device)).cpu().numpy()[vector_of]  # [N, K]
     negative = example.windows.class_overlaps(scores.shape[1]) < settings.negative_iou
@@ -193,4 +186,4 @@ def _hard_negatives(example: Example, svms: LinearSVMs, settings: SVM) -> tuple[
         kept = spread_out(example.windows.boxes, scores[:, label], hard[:, label], settings.duplicate_iou)
         signs[vector_of[kept], label] = -1
     rows = np.flatnonzero(signs.any(axis=1))
-    return example.vectors.of_rows(rows).cpu(), signs[rows]
+    return {"vectors": example.vectors.of_rows(rows).cpu().half().numpy(), "signs": signs[rows]}

@@ -16,14 +16,8 @@ from spp_det.runtime.devices import choose_device
 logger = logging.getLogger(__name__)
 
 
-def load_network(config: Config) -> Backbone:
-    """The configured network with its pre-trained weights, on the CPU."""
-    network = Backbone(config.backbone.name, config.backbone.stride)
-    return network.load_weights(config.backbone.weights, config.seed)
-
-
 def ready(network: Backbone, config: Config) -> Backbone:
-    """The network itself, on the configured device and at its precision.
+    """The same network, on the configured device and at its precision.
 
     All processes compute at the precision that the first one chooses: their machines may differ.
     """
@@ -37,6 +31,6 @@ def ready(network: Backbone, config: Config) -> Backbone:
 
 
 def settled(config: Config, network: Backbone) -> Config:
-    """The configuration with its network's precision in place of ``auto``, for other machines too."""
+    """The configuration with the network's precision in place of ``auto``: another machine keeps to it."""
     runtime = config.runtime.model_copy(update={"precision": network.precision_name})
     return config.model_copy(update={"runtime": runtime})

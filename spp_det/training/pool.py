@@ -1,4 +1,4 @@
-"""The examples that the SVMs learn from: positives and hard negatives, in the memory of the settings."""
+"""The examples that the SVMs learn from: positives and hard negatives, in a limited memory."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from spp_det.runtime.threads import on_all_cores
 
 logger = logging.getLogger(__name__)
 
-SCORED = 256  # examples that a core scores at a time: their vectors are then float32
+SCORED = 256  # examples that a core scores at a time, their vectors converted to float32
 
 
 class ExamplePool:
     """Examples of all classes: vectors in half precision in one array, and the sign of each for each class.
 
-    The array is allocated whole, but memory that nobody has written to yet costs nothing.
+    The array is allocated whole, but memory that was never written to costs nothing.
 
-    Conv5 maps are stored in half precision and a maximum adds no digits, so max pooling loses nothing here;
-    of hellinger vectors 11 bits of each number remain.
+    Half precision loses nothing of max-pooled vectors, because conv5 maps are stored in it and a maximum adds
+    no digits. Of hellinger vectors, 11 bits of each number remain.
     """
 
     def __init__(self, dimension: int, classes: int, capacity: int) -> None:
@@ -72,13 +72,13 @@ class ExamplePool:
         return Fit(svms, self.alpha, whole["gap"], whole["primal"])
 
     def evict(self, svms: LinearSVMs, below: float) -> None:
-        """Forget negatives that score lower and carry no weight, and rows that no class then needs."""
+        """Forget negatives below a score that are no support vectors, and rows that no class then needs."""
         scores = self._scores(svms)
         self.signs[(self.signs < 0) & (scores < below) & (self.alpha == 0)] = 0
         self._keep(np.flatnonzero((self.signs != 0).any(axis=1)))
 
     def make_room(self, svms: LinearSVMs, count: int) -> None:
-        """Forget the easiest rows that are no class's positive until ``count`` more fit, or all of them."""
+        """Forget the easiest rows, positives excepted, until ``count`` more rows fit or none is left."""
         positive = (self.signs > 0).any(axis=1)
         excess = min(self.size + count - self.capacity, int((~positive).sum()))
         if excess > 0:
@@ -87,7 +87,7 @@ class ExamplePool:
             self._keep(np.sort(np.argsort(hardest, kind="stable")[excess:]))
 
     def _scores(self, svms: LinearSVMs) -> Floats:
-        """``[size, K]``; the same bits in every process, or they would forget different examples."""
+        """``[size, K]``, the same bits in every process: all must forget the same examples."""
 
         def scored(start: int) -> Arrays:
             return {"scores": svms(self.vectors[start : start + SCORED].float()).numpy()}

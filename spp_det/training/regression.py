@@ -29,7 +29,7 @@ Fitted = Mapping[str, npt.NDArray[Any]]  # one class's ``weight`` and ``bias``, 
 
 
 class CachedRegressors:
-    """The regressors that were fitted before to vectors ``[D]``, as artefacts of the cache."""
+    """Regressors on vectors ``[D]`` that were fitted in earlier runs, as artefacts of the cache."""
 
     def __init__(self, cache: CommonCache, key: str, dimension: int, passes: int) -> None:
         self.cache = cache
@@ -78,20 +78,20 @@ def train_regressors(
 ) -> tuple[BoxRegressor, ...]:
     """Fit each class's regressor on windows that overlap one of its objects by ``settings.min_iou``.
 
-    With two passes, a second regressor learns from the boxes that the first one makes of the same windows:
-    they are closer to their objects, and need other corrections. For this each box is moved by a regressor
-    that has not learnt from its image: otherwise the second regressor would learn from better boxes than it
-    meets in detection.
+    With two passes, a second regressor learns from the boxes that the first regressor makes of the same
+    windows: these boxes are closer to their objects, and need other corrections. Each box is moved by a
+    regressor that has not learnt from the box's image: otherwise the second regressor would learn from better
+    boxes than it meets in detection.
 
     Several processes fit one class each at a time, and all end with all regressors.
 
     Args:
         windows: the labelled windows of every training image.
-        vectors_of: for images with boxes ``[n, 4]`` each: vectors ``[M, D]`` and the row of each box
-            ``[n]``, image by image.
+        vectors_of: gives, for images with boxes ``[n, 4]`` each, the vectors ``[M, D]`` of each image and
+            the row ``[n]`` of each box.
         mean_norm: as for the SVMs; ``settings.ridge`` is meant for vectors of mean norm ``settings.norm``.
         generator: draws ``settings.max_windows`` examples where a class has more.
-        kept: is asked for the regressor of each (label, pass), and given the new ones; None keeps nothing.
+        kept: holds regressors by (label, pass): missing ones are fitted and added. None keeps nothing.
 
     Returns one regressor for each pass.
     """
@@ -121,7 +121,7 @@ def _fitted(
     leave_out: bool,
     kept: dict[Which, Fitted] | CachedRegressors,
 ) -> dict[int, Fitted]:
-    """The regressions of some classes in one pass: kept ones, and new ones, each fitted by one process."""
+    """The regressors of some classes in one pass: kept ones, and new ones, each fitted by one process."""
     found = {}
     for label, examples in drawn.items():
         fitted, count = kept.get((label, number)), sum(len(each.boxes) for each in examples)
@@ -130,12 +130,12 @@ def _fitted(
     missing = [label for label in drawn if label not in found]
     parts = {}
     own = set(share(missing).own)
-    for label in missing:  # the vectors of all classes are collected before any fit: nobody waits for a fit
+    for label in missing:  # all vectors are collected before any fit, so that no process waits for a fit
         vectors = vectors_of([(each.image, each.boxes) for each in drawn[label]])
         if label in own:
             parts[label] = [(part.half(), of) for part, of in vectors]
         else:
-            deque(vectors, maxlen=0)  # this process sends the vectors of its images
+            deque(vectors, maxlen=0)  # only to send the vectors of this process's images
 
     def fit(label: int) -> Fitted:
         return _fit(drawn[label], parts.pop(label), ridge, leave_out)
@@ -162,7 +162,7 @@ def _fit(
 
 
 def _moved(examples: Sequence[Examples], deltas: Floats, min_iou: float) -> list[Examples]:
-    """The examples with their boxes moved, but for boxes that then overlap their object too little.
+    """The examples with their boxes moved, without boxes that then overlap their object too little.
 
     ``deltas`` are ``[n, 4]`` for the n boxes of all examples.
     """

@@ -47,7 +47,7 @@ NORM_IMAGES, NORM_WINDOWS = 200, 200  # sampled for the mean norm of the vectors
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """What a training ends in: the model, and the figures of how it came to be."""
+    """The result of a training: the model, and the figures of the training."""
 
     detector: Detector
     metrics: dict[str, Any]
@@ -58,11 +58,10 @@ def train(
 ) -> Trained:
     """Train a detector, from wherever an earlier call with these settings was interrupted.
 
-    Writes only the cache; the caller saves the model. ``inputs`` are those of `read_inputs`, which is called
-    where they are None; they serve one training. Several processes are all to call it, inside
-    `distributed.process_group`, and all get the same model. Their caches may be one folder or a folder each.
-    ``begun`` is called with the network before anything is computed. What the model's bits depend on is said
-    in docs/numbers.md.
+    Writes only the cache; the caller saves the model. ``inputs`` come from `read_inputs` and serve one
+    training; None reads them. ``begun`` is called with the network before anything is computed. Several
+    processes must all call this, inside `distributed.process_group`, and all get the same model; their caches
+    may be one folder or a folder each. docs/numbers.md says what the model's bits depend on.
 
     >>> from pathlib import Path
     >>> from spp_det import load_config
@@ -83,7 +82,7 @@ def train(
     if config.finetune.enabled and head is not None:
         softmax = stages.finetune(head)  # fc6, fc7 and a new fc8
         clock.lap("finetune")
-    head = _as_detector_has_it(head, config, features)
+    head = _scored_layers(head, config, features)
     pool5_norm = stages.mean_norm(None)
     norm = pool5_norm if head is None else stages.mean_norm(head)
     clock.lap("norm")
@@ -104,12 +103,12 @@ def train(
 
 
 def cache_of(config: Config) -> Cache:
-    """Where a run keeps what costs time."""
+    """Where a run keeps the results of its stages."""
     return Cache(config.runtime.cache or config.output / "cache")
 
 
-def _as_detector_has_it(head: FCHead | None, config: Config, features: WindowFeatures) -> FCHead | None:
-    """The layers up to the one whose vectors are scored, compressed if the settings say so, on the device."""
+def _scored_layers(head: FCHead | None, config: Config, features: WindowFeatures) -> FCHead | None:
+    """The layers up to the scored layer, compressed if the settings say so, on the network's device."""
     if head is None or config.fc.layer == "pool5":
         return None
     head = head.up_to(config.fc.layer)
@@ -122,9 +121,9 @@ class _Draws:
     """The random choices of a training, from its one seed.
 
     Attributes:
-        sample: images ``[n]`` whose vectors tell the mean norm, each with the seed that draws its windows.
-        order: int64, in which mining meets the images.
-        generator: for the examples of the box regressors.
+        sample: images that the mean norm is measured on, each with the seed that draws its windows.
+        order: int64 ``[n]``, the order in which mining meets the images.
+        generator: draws the examples of the box regressors.
     """
 
     sample: list[tuple[int, int]]
@@ -147,7 +146,7 @@ def _images(dataset: Dataset, features: WindowFeatures, config: Config) -> tuple
     workers = config.runtime.workers or cores()
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
     draws = _Draws.of(config.seed, len(images))
-    while not images.make_maps(draws.order):  # images have vanished: choose as if they had never been there
+    while not images.make_maps(draws.order):  # images have vanished: choose again among the others
         draws = _Draws.of(config.seed, len(images))
     check_positives(dataset.classes, [image.record for image in images.images])
     give_back_memory()
@@ -158,7 +157,7 @@ class _Stages:
     """The stages after the maps. Each takes its result from the cache, or makes it and leaves it there.
 
     Attributes:
-        figures: those of each stage, by its name.
+        figures: the figures of each stage, by its name.
     """
 
     def __init__(
@@ -181,8 +180,8 @@ class _Stages:
         return softmax
 
     def mean_norm(self, head: FCHead | None) -> float:
-        """The mean norm of the vectors that pool5 (None) or the head gives windows: SVMs and regressors scale
-        them by it (R)."""
+        """The mean norm of the windows' vectors: of pool5 (None), or of the head's outputs. SVMs and
+        regressors scale vectors by it (R)."""
         sample = self.draws.sample
 
         def make() -> Arrays:
@@ -211,15 +210,11 @@ class _Stages:
             done = 0 if state is None else state.images
             if done:
                 logger.info("mining: going on after %d of %d images", done, len(order))
+            positives = images.positives(settings.positive_iou, head)
+            rest = images.stream(order[done:], head)
             svms, figures = train_svms(
-                images.positives(settings.positive_iou, head),
-                images.stream(order[done:], head),
-                self.classes,
-                dimension,
-                norm,
-                settings,
-                state,
-                lambda state: checkpoint.offer(state.arrays),
+                *(positives, rest, self.classes, dimension, norm, settings, state),
+                after_image=lambda state: checkpoint.offer(state.arrays),
             )
             return {"weight": svms.weight.numpy(), "bias": svms.bias.numpy(), "figures": as_json(figures)}
 
@@ -239,16 +234,9 @@ class _Stages:
         images, settings, generator = self.images, self.config.bbox, self.draws.generator
         dimension = images.features.dimension
         key = keys.regressors_key(self.vectors, norm, generator, settings)
-        return train_regressors(
-            images.windows(),
-            images.distinct_vectors,
-            self.classes,
-            dimension,
-            norm,
-            settings,
-            generator,
-            CachedRegressors(self.cache, key, dimension, settings.passes),
-        )
+        kept = CachedRegressors(self.cache, key, dimension, settings.passes)
+        windows, vectors_of = images.windows(), images.distinct_vectors
+        return train_regressors(windows, vectors_of, self.classes, dimension, norm, settings, generator, kept)
 
 
 class _Clock:
@@ -259,7 +247,7 @@ class _Clock:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Note, under the name of a stage, the time since the one before."""
+        """Note, under the name of a stage, the time since the stage before."""
         now = time.perf_counter()
         self.laps[name] = round(now - self._last, 2)
         self._last = now

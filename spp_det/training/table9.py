@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from spp_det.config.file import parse_config
 from spp_det.config.network import FC, FIVE_SCALES, BackboneSettings
 from spp_det.config.settings import BoxRegression, Config, FineTune
+from spp_det.config.values import Section
 from spp_det.errors import UserError
 from spp_det.model.head_weights import IMAGENET
 from spp_det.runtime.cache import digest
 from spp_det.training.stages import cache_of
 from spp_det.version import __version__
+
+S = TypeVar("S", bound=Section)
 
 MODELS: dict[str, tuple[Literal["pool5", "fc6", "fc7"], bool]] = {
     "pool5": ("pool5", False),
@@ -30,8 +33,8 @@ class Row:
 
     Attributes:
         kind: a key of `MODELS`, followed by ``+bb`` where boxes are regressed.
-        scales: their number as the row's name has it: ``1sc``, ``5sc``; ``rcnn`` where windows are warped.
-        config: the recipe of the row's training; sections that it does not use are at their defaults.
+        scales: their number, as in the row's name: ``1sc``, ``5sc``; ``rcnn`` where windows are warped.
+        config: the recipe of the row's training; sections that the training does not use have defaults.
         refusal: why this training is impossible; None where it is possible.
         content: a digest of the images, annotations and other files that the training reads.
     """
@@ -49,15 +52,14 @@ class Row:
 
     @property
     def model(self) -> tuple[str, str]:
-        """The trained model, equal for two rows of which one adds the box regression."""
+        """The trained model: rows that differ only in box regression share it."""
         return self.kind.removesuffix("+bb"), self.scales
 
     @property
     def key(self) -> str:
         """A digest of everything that the row's figures depend on."""
         asked = self.config.model_dump(
-            mode="json",
-            exclude={"output": True, "strict": True, "runtime": True, "data": {"follow_links"}},
+            mode="json", exclude={"output": True, "strict": True, "runtime": True, "data": {"follow_links"}}
         )
         return digest(__version__, asked, self.content)
 
@@ -65,9 +67,9 @@ class Row:
 def table_rows(config: Config, several: Sequence[int] | None = None) -> list[Row]:
     """All rows of a recipe's table: each model, without and with box regression, at one scale and at several.
 
-    The one scale is the recipe's; among several scales it is the middle one, as the paper's 688 is among its
-    five. ``several`` None are the recipe's own scales, or the paper's five where the recipe has only one.
-    R-CNN has no scales.
+    The single scale is the recipe's scale, or the middle one of several, as 688 is of the paper's five. With
+    ``several`` None, the several scales are the recipe's own, or the paper's five where the recipe has only
+    one. R-CNN has no scales.
 
     Raises UserError for fewer than two scales, and for scales that no recipe could have.
     """
@@ -91,27 +93,22 @@ def table_rows(config: Config, several: Sequence[int] | None = None) -> list[Row
 
 def _row(config: Config, kind: str, label: str, backbone: BackboneSettings) -> Row:
     layer, tuned = MODELS[kind.removesuffix("+bb")]
-    asked = config.model_copy(
-        update={
-            "output": config.output / f"{kind}-{label}",
-            "backbone": backbone,
-            "fc": FC() if layer == "pool5" else config.fc.model_copy(update={"layer": layer}),
-            "finetune": (
-                config.finetune.model_copy(update={"enabled": True, "layer": "fc7"}) if tuned else FineTune()
-            ),
-            "scorer": "svm",
-            "bbox": (
-                config.bbox.model_copy(update={"enabled": True})
-                if kind.endswith("+bb")
-                else BoxRegression(enabled=False)
-            ),
-            "runtime": config.runtime.model_copy(update={"cache": cache_of(config).folder}),
-        }
-    )
+    sections: dict[str, Section] = {
+        "backbone": backbone,
+        "fc": FC() if layer == "pool5" else _changed(config.fc, layer=layer),
+        "finetune": _changed(config.finetune, enabled=True, layer="fc7") if tuned else FineTune(),
+        "bbox": _changed(config.bbox, enabled=True) if kind.endswith("+bb") else BoxRegression(enabled=False),
+        "runtime": _changed(config.runtime, cache=cache_of(config).folder),
+    }
+    asked = _changed(config, output=config.output / f"{kind}-{label}", scorer="svm", **sections)
     refusal = None
     if kind.startswith("fc6") and config.fc.weights == "default" and backbone.name not in IMAGENET:
         refusal = f"torchvision has no fc6 of {backbone.name} to take as it is; fc.weights=FILE names one"
     return Row(kind, label, asked, refusal)
+
+
+def _changed(section: S, **values: object) -> S:
+    return section.model_copy(update=values)
 
 
 def choose(rows: Sequence[Row], wanted: str | None) -> list[Row]:

@@ -60,7 +60,7 @@ class LabelledWindows:
         return best
 
     def near(self, min_iou: float) -> tuple[Ints, Ints]:
-        """Windows ``[P]`` that overlap an object by ``min_iou`` or more, and the object ``[P]`` that each
+        """Windows ``[P]`` whose IoU with an object is at least ``min_iou``, and the object ``[P]`` that each
         overlaps most.
 
         A window is no example where this object is difficult or a crowd.
@@ -68,7 +68,7 @@ class LabelledWindows:
         if not len(self.record.boxes):
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         target = self.overlaps.argmax(axis=1)
-        target[: self.objects] = np.arange(self.objects)  # its own, also where two share a box
+        target[: self.objects] = np.arange(self.objects)  # itself, also where two share a box
         usable = ~(self.record.difficult | self.record.crowd)[target]
         near = self.overlaps[np.arange(len(target)), target] >= min_iou
         windows = np.flatnonzero(usable & near)

@@ -35,7 +35,7 @@ def detector_of(fc=None, **sections) -> Detector:
         fc=fc or FC(),
         **sections,
     )
-    features = SPPFeatures.of(Backbone("zf5_small"), settings.backbone, settings.pyramid)
+    features = SPPFeatures(Backbone("zf5_small"), settings.backbone, settings.pyramid)
     head = None if fc is None else FCHead(fc.layer, features.dimension, fc.width)
     dimension = features.dimension if head is None else head.dimension
     weight = torch.randn(2, dimension, generator=torch.Generator().manual_seed(0))

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
 import pytest
 
-from spp_det import Detector
 from spp_det.config.file import parse_config
 from spp_det.data.synthetic import generate_voc
-from spp_det.images import read_image
 from spp_det.training import stages
 from tests.command_line import assert_one_line, spp_det
+from tests.small_run import assert_read_as_written
 
 pytest.importorskip("timm", reason="networks of timm: timm is not installed")
 
@@ -47,15 +45,8 @@ def trained(request, voc, tmp_path_factory):
 
 
 def test_a_detector_on_it_is_trained_saved_and_loaded(trained, voc):
-    before, path = trained
-    after = Detector.load(path)
-    assert after.features.backbone.name == before.features.backbone.name
-    assert after.features.backbone.geometry == before.features.backbone.geometry
-    image = read_image(sorted((voc / "JPEGImages").iterdir())[0])
-    expected, found = before.detect(image), after.detect(image)
-    assert len(expected["scores"])
-    for key in ("boxes", "labels", "scores"):
-        assert np.array_equal(expected[key], found[key])
+    detector, path = trained
+    assert_read_as_written(detector, path, min((voc / "JPEGImages").iterdir()))
 
 
 def test_without_timm_its_model_says_what_to_install_and_is_not_called_damaged(trained, voc, monkeypatch):

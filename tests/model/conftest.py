@@ -45,7 +45,7 @@ def random_detector(
         scorer=scorer,
         detection=Detection.model_validate(detection),
     )
-    features = SPPFeatures.of(Backbone("zf5_small").at(precision), settings.backbone, settings.pyramid)
+    features = SPPFeatures(Backbone("zf5_small").at(precision), settings.backbone, settings.pyramid)
     head, described, spread, bias = None, features.dimension, 0.05, [-3.5, -3.0, -2.0]
     if fc.layer != "pool5":
         head = FCHead(fc.layer, features.dimension, fc.width)
@@ -77,6 +77,17 @@ def build_detector() -> Callable[..., Detector]:
 def detector() -> Detector:
     """One for all tests that only look."""
     return random_detector()
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return Backbone("zf5_small")
+
+
+@pytest.fixture(scope="module")
+def image() -> npt.NDArray[np.uint8]:
+    """A generated scene, 150 pixels high and 200 wide."""
+    return scene(np.random.default_rng(1), sizes=((200, 150),)).image
 
 
 @pytest.fixture(scope="session")

@@ -24,13 +24,14 @@ from spp_det.model.explain import (
     inspect_window,
     spp_features,
 )
-from spp_det.model.features import ConvMap, SPPFeatures
+from spp_det.model.features import ConvMap
 from spp_det.model.geometry import Geometry, derive_geometry
 from spp_det.model.model_file import ModelSettings
 from spp_det.model.projection import project
 from spp_det.model.pyramid import num_bins, pool_windows
 from spp_det.model.rcnn import RCNNFeatures
 from spp_det.model.svm import LinearSVMs
+from tests import vectors
 
 LEVELS = (3, 1)
 WINDOWS = np.float32([[0, 0, 100, 110], [30, 20, 60, 80], [5, 50, 95, 58], [70, 3, 71, 90], [-9, -9, 40, 40]])
@@ -149,9 +150,8 @@ def test_vectors_of_another_length_are_refused(length, bins):
 
 
 def with_features(detector: Detector, **options) -> Detector:
-    features = SPPFeatures(
-        detector.features.backbone, options.pop("scales", (96, 400)), 600, LEVELS, **options
-    )
+    scales = options.pop("scales", (96, 400))
+    features = vectors.spp_features(detector.features.backbone, scales, 600, LEVELS, **options)
     return Detector(detector.classes, features, None, detector.scorer, detector.regressors, detector.settings)
 
 

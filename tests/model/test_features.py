@@ -25,16 +25,6 @@ from tests.vectors import all_of, random_windows, spp_features
 LEVELS = (6, 3, 2, 1)
 
 
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return Backbone("zf5_small")
-
-
-@pytest.fixture(scope="module")
-def image():
-    return scene(np.random.default_rng(1), sizes=((200, 150),)).image
-
-
 def test_a_map_is_the_network_on_the_resized_image(backbone, image):
     (conv_map,) = spp_features(backbone, (240,)).maps(image)
     assert conv_map.enlargement == (1.6, 1.6)
@@ -280,7 +270,7 @@ def test_settings_describe_the_features(backbone):
         pyramid=Pyramid(levels=(3, 1), mode="average", normalize="hellinger"),
         detection=Detection(),
     )
-    features = SPPFeatures.of(backbone, settings.backbone, settings.pyramid)
+    features = SPPFeatures(backbone, settings.backbone, settings.pyramid)
     assert (features.scales, features.max_side) == ((100, 200), 500)
     assert (features.levels, features.mode, features.dimension) == ((3, 1), "average", 960)
     assert features.normalize == "hellinger"

@@ -16,6 +16,7 @@ from spp_det.model.pyramid import (
     pool_windows,
     score_windows,
 )
+from tests.rectangles import LEVELS, maps_and_rectangles, random_rectangles
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
@@ -30,28 +31,8 @@ def pool_crops(feature_map: torch.Tensor, windows: np.ndarray, levels: list[int]
     return torch.stack(rows) if rows else feature_map.new_empty((0, num_bins(levels), len(feature_map)))
 
 
-@st.composite
-def maps_and_windows(draw: st.DrawFn) -> tuple[torch.Tensor, np.ndarray]:
-    channels = draw(st.sampled_from([1, 2, 3, 7, 16, 31, 64, 513]) | st.integers(1, 513))
-    height, width = draw(st.integers(1, 24)), draw(st.integers(1, 24))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    values = rng.standard_normal((channels, height, width)).astype(np.float32)
-    if draw(st.booleans()):  # as after a ReLU: many exact ties
-        values = np.maximum(values, 0)
-    feature_map = torch.from_numpy(values)
-    if draw(st.booleans()):
-        feature_map = feature_map[None].to(memory_format=torch.channels_last)[0]
-    count = draw(st.integers(0, 40))
-    x = np.sort(np.stack([rng.integers(0, width, count), rng.integers(0, width, count)], 1), axis=1)
-    y = np.sort(np.stack([rng.integers(0, height, count), rng.integers(0, height, count)], 1), axis=1)
-    return feature_map, np.stack([x[:, 0], y[:, 0], x[:, 1] + 1, y[:, 1] + 1], axis=1).astype(np.int64)
-
-
-LEVELS = st.lists(st.integers(1, 8), min_size=1, max_size=5) | st.just([6, 3, 2, 1])
-
-
 @settings(max_examples=150, deadline=None)
-@given(maps_and_windows(), LEVELS)
+@given(maps_and_rectangles(), LEVELS)
 def test_maximum_equals_adaptive_pooling_of_the_crop_to_the_bit(case, levels):
     feature_map, windows = case
     pooled = pool_windows(feature_map, windows, levels)
@@ -59,17 +40,11 @@ def test_maximum_equals_adaptive_pooling_of_the_crop_to_the_bit(case, levels):
 
 
 @settings(max_examples=60, deadline=None)
-@given(maps_and_windows(), LEVELS)
+@given(maps_and_rectangles(), LEVELS)
 def test_average_equals_adaptive_pooling_of_the_crop(case, levels):
     feature_map, windows = case
     pooled = pool_windows(feature_map, windows, levels, mode="average")
     torch.testing.assert_close(pooled, pool_crops(feature_map, windows, levels, "average"))
-
-
-def random_windows(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    x1, y1 = rng.integers(0, width, count), rng.integers(0, height, count)
-    return np.stack([x1, y1, rng.integers(x1, width) + 1, rng.integers(y1, height) + 1], axis=1)
 
 
 def test_mirrored_bins_by_hand():
@@ -78,7 +53,7 @@ def test_mirrored_bins_by_hand():
 
 
 @settings(max_examples=60)
-@given(maps_and_windows(), st.lists(st.integers(1, 8), min_size=1, max_size=4))
+@given(maps_and_rectangles(), st.lists(st.integers(1, 8), min_size=1, max_size=4))
 def test_mirrored_bins_are_those_of_the_mirrored_map_to_the_bit(case, levels):
     feature_map, windows = case
     width = feature_map.shape[2]
@@ -109,7 +84,7 @@ def test_negative_and_infinite_values_survive():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_the_dtype_of_the_map_is_kept_and_exact(dtype):
-    feature_map, windows = torch.randn(8, 9, 11).to(dtype), random_windows(50, 9, 11)
+    feature_map, windows = torch.randn(8, 9, 11).to(dtype), random_rectangles(50, 9, 11)
     pooled = pool_windows(feature_map, windows)
     assert pooled.dtype == dtype
     assert torch.equal(pooled.double(), pool_windows(feature_map.double(), windows))
@@ -117,7 +92,7 @@ def test_the_dtype_of_the_map_is_kept_and_exact(dtype):
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_any_number_of_threads_gives_the_same_numbers(threads):
-    feature_map, windows = torch.randn(16, 20, 30), random_windows(333, 20, 30)
+    feature_map, windows = torch.randn(16, 20, 30), random_rectangles(333, 20, 30)
     reference, before = pool_windows(feature_map, windows), torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
@@ -127,7 +102,7 @@ def test_any_number_of_threads_gives_the_same_numbers(threads):
 
 
 def test_order_and_repetition_of_windows_do_not_matter():
-    feature_map, windows = torch.randn(5, 10, 10), random_windows(40, 10, 10)
+    feature_map, windows = torch.randn(5, 10, 10), random_rectangles(40, 10, 10)
     order = np.random.default_rng(1).integers(0, 40, 200)
     assert torch.equal(pool_windows(feature_map, windows[order]), pool_windows(feature_map, windows)[order])
 
@@ -140,7 +115,7 @@ def linear(dimension: int, classes: int, seed: int = 0) -> tuple[torch.Tensor, t
 
 @settings(max_examples=100, deadline=None)
 @given(
-    maps_and_windows(),
+    maps_and_rectangles(),
     LEVELS,
     st.sampled_from(["max", "average"]),
     st.integers(0, 21),
@@ -161,7 +136,7 @@ def test_scores_are_the_products_of_pooled_vectors(case, levels, mode, classes, 
 
 def test_a_windows_scores_depend_neither_on_its_neighbours_nor_on_threads(three_threads):  # noqa: ARG001
     """To the bit: so detections do not change with the number of cores, or with windows of no interest."""
-    feature_map, windows = torch.rand(31, 20, 30), random_windows(333, 20, 30)
+    feature_map, windows = torch.rand(31, 20, 30), random_rectangles(333, 20, 30)
     weight, bias = linear(50 * 31, 5)
     scores = score_windows(feature_map, windows, weight, bias)
     order = np.random.default_rng(1).permutation(333)
@@ -174,7 +149,7 @@ def test_a_windows_scores_depend_neither_on_its_neighbours_nor_on_threads(three_
 
 
 def test_windows_of_any_kind_and_weights_that_learn_can_be_scored():
-    feature_map, windows = torch.rand(3, 9, 9), random_windows(20, 9, 9)
+    feature_map, windows = torch.rand(3, 9, 9), random_rectangles(20, 9, 9)
     weight, bias = linear(150, 2)
     expected = score_windows(feature_map, windows, weight, bias, length=7.0)
     strided = np.asfortranarray(np.repeat(windows, 2, axis=0))[::2]
@@ -217,7 +192,7 @@ def test_what_cannot_be_scored_is_refused(change, message):
 
 
 def test_the_arguments_are_left_as_they_were():
-    feature_map, windows = torch.randn(3, 5, 6), random_windows(9, 5, 6)
+    feature_map, windows = torch.randn(3, 5, 6), random_rectangles(9, 5, 6)
     copies = feature_map.clone(), windows.copy()
     pool_windows(feature_map, windows)
     score_windows(feature_map, windows, *linear(150, 3))

@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from spp_det.data.synthetic import scene
-from spp_det.model.backbone import Backbone
 from spp_det.model.features import PooledVectors
 from spp_det.model.svm import LinearSVMs
 from spp_det.model.vectors import chunk_size
@@ -19,16 +17,6 @@ from spp_det.runtime.threads import ahead, on_all_cores, on_one_core
 from tests.vectors import all_of, held, random_windows, spp_features
 
 LEVELS = (6, 3, 2, 1)
-
-
-@pytest.fixture(scope="module")
-def backbone() -> Backbone:
-    return Backbone("zf5_small")
-
-
-@pytest.fixture(scope="module")
-def image():
-    return scene(np.random.default_rng(1), sizes=((200, 150),)).image
 
 
 def head_and_tail(vectors):

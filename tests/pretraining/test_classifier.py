@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from spp_det.model.backbone import Backbone
-from spp_det.pretraining.classifier import PyramidClassifier, views
+from spp_det.pretraining.classifier import PyramidClassifier, rank_of, views
 
 LEVELS = (3, 1, 2)
+NAN = float("nan")
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +89,23 @@ def test_a_mirror_image_has_the_same_views(network):
     torch.testing.assert_close(
         network.multi_view(image, 64, 500), network.multi_view(np.ascontiguousarray(image[:, ::-1]), 64, 500)
     )
+
+
+# ---------------------------------------------------------------- top-k accuracy
+
+
+@pytest.mark.parametrize(
+    ("scores", "label", "rank"),
+    [
+        ([0.1, 0.7, 0.2], 1, 0),
+        ([0.1, 0.7, 0.2], 2, 1),
+        ([0.1, 0.7, 0.2], 0, 2),
+        ([0.5, 0.5, 0.0], 0, 1),
+        ([0.3, 0.3, 0.3], 1, 2),
+        ([NAN, NAN, NAN], 0, 2),
+        ([0.9, NAN, 0.1], 0, 1),
+        ([1.0], 0, 0),
+    ],
+)
+def test_rank(scores, label, rank):
+    assert rank_of(torch.tensor(scores), label) == rank

@@ -16,6 +16,7 @@ from spp_det.model.features import SPPFeatures
 from spp_det.proposals import selective
 from spp_det.runtime.cache import Cache
 from spp_det.training.images import TrainingImages
+from tests.vectors import spp_features
 
 SEARCH = Proposals()
 
@@ -34,7 +35,7 @@ def dataset(voc) -> Dataset:
 
 @pytest.fixture(scope="module")
 def features() -> SPPFeatures:
-    return SPPFeatures(Backbone("zf5_small"), (64, 128), 400, (3, 1), "max")
+    return spp_features(Backbone("zf5_small"), (64, 128), 400, (3, 1), "max")
 
 
 @pytest.fixture

@@ -25,6 +25,7 @@ from spp_det.training.batches import Batch
 from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
 from spp_det.training.keys import finetune_key
+from tests.vectors import spp_features
 
 CLASSES = ("a", "b", "c", "d", "e", "f")
 KEY = digest("a key")
@@ -42,7 +43,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def features() -> SPPFeatures:
-    return SPPFeatures(Backbone("zf5_small"), (64, 128), 400, (3, 1), "max")
+    return spp_features(Backbone("zf5_small"), (64, 128), 400, (3, 1), "max")
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +249,7 @@ def test_examples_are_the_windows_at_their_scales_some_mirrored(images, features
     assert labels.tolist() == list(range(40))
     for row, (i, window) in enumerate(zip(index, windows, strict=True)):
         conv_map = images._maps(i)[batch.scales[row]]
-        alone = SPPFeatures(features.backbone, (64,), 400, (3, 1), "max")
+        alone = spp_features(features.backbone, (64,), 400, (3, 1), "max")
         box = images.windows()[i].boxes[[window]]
         expected = alone.vectors([conv_map], box).make(np.array([0])).view(10, -1)
         if batch.mirrored[row]:

@@ -18,6 +18,7 @@ from spp_det.runtime.cache import Cache, digest
 from spp_det.training.images import TrainingImages
 from spp_det.training.keys import VERSIONS
 from tests.training.prepared import all_of, artefacts, same
+from tests.vectors import spp_features
 
 
 def test_a_second_run_computes_nothing_and_gives_the_same(prepare, prepared, request):
@@ -80,7 +81,7 @@ def test_as_many_images_pass_the_network_at_once_as_there_are_workers(prepare, m
 def test_each_precision_has_maps_of_its_own(prepare, tmp_path):
     """A cache may be shared by machines with and without bfloat16."""
     exact = prepare()
-    rounded_features = SPPFeatures(Backbone("zf5_small").at("bfloat16"), (64, 128), 400, (3, 1), "max")
+    rounded_features = spp_features(Backbone("zf5_small").at("bfloat16"), (64, 128), 400, (3, 1), "max")
     rounded = prepare(features=rounded_features)
     assert len(artefacts(tmp_path / "cache", "maps")) == 16
     assert len(artefacts(tmp_path / "cache", "proposals")) == 4
@@ -116,13 +117,13 @@ def test_other_settings_have_other_artefacts(prepare, features, tmp_path):
     reseeded = Backbone("zf5_small").load_weights("random", seed=1)
     variants = [
         (
-            SPPFeatures(features.backbone, (64,), 400, (3, 1), "max"),
+            spp_features(features.backbone, (64,), 400, (3, 1), "max"),
             0,
         ),  # each scale is an artefact of its own
-        (SPPFeatures(features.backbone, (64, 96, 128), 400, (3, 1), "max"), 4),
-        (SPPFeatures(features.backbone, (64, 128), 400, (6, 2), "average"), 0),  # pools the same maps
-        (SPPFeatures(features.backbone, (64, 128), 130, (3, 1), "max"), 8),
-        (SPPFeatures(reseeded, (64, 128), 400, (3, 1), "max"), 8),
+        (spp_features(features.backbone, (64, 96, 128), 400, (3, 1), "max"), 4),
+        (spp_features(features.backbone, (64, 128), 400, (6, 2), "average"), 0),  # pools the same maps
+        (spp_features(features.backbone, (64, 128), 130, (3, 1), "max"), 8),
+        (spp_features(reseeded, (64, 128), 400, (3, 1), "max"), 8),
     ]
     total = 8
     for variant, new in variants:

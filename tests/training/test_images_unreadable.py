@@ -16,11 +16,12 @@ from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.images import read_image
 from spp_det.model.backbone import Backbone
-from spp_det.model.features import ConvMap, SPPFeatures
+from spp_det.model.features import ConvMap
 from spp_det.runtime.cache import Cache
 from spp_det.training.images import TrainingImages
 from spp_det.training.windows import LabelledWindows
 from tests.training.prepared import all_of, same
+from tests.vectors import spp_features
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_proposals_of_a_tiny_image_are_its_windows(prepare, voc, tmp_path):
 
 
 def test_maps_that_half_precision_cannot_hold_are_refused(prepare):
-    large = SPPFeatures(Backbone("zf5_small"), (64,), 400, (3, 1), "max")
+    large = spp_features(Backbone("zf5_small"), (64,), 400, (3, 1), "max")
     large.maps_at = lambda images, _: [ConvMap(torch.full((4, 3, 3), 1e6), (1.0, 1.0)) for _ in images]
     with pytest.raises(UserError, match=r"backbone\.weights: conv5 of .* does not fit into half precision"):
         prepare(features=large)

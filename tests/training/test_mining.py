@@ -30,9 +30,15 @@ def all_vectors(example: Example) -> torch.Tensor:
     return example.vectors.make(np.arange(len(example.vectors)))
 
 
+def hard_negatives(example: Example, svms: LinearSVMs, config: SVM) -> tuple[torch.Tensor, np.ndarray]:
+    """Vectors ``[n, D]`` and signs ``[n, K]``."""
+    found = mining._hard_negatives(svms, example, config)
+    return torch.from_numpy(found["vectors"]), found["signs"]
+
+
 def mined(example: Example, svms: LinearSVMs, config: SVM) -> tuple[ExamplePool, np.ndarray]:
     """What one image adds to an empty pool, and the counts that are reported."""
-    vectors, signs = mining._hard_negatives(example, svms, config)
+    vectors, signs = hard_negatives(example, svms, config)
     pool = ExamplePool(all_vectors(example).shape[1], len(svms.weight), capacity=len(vectors))
     pool.add(vectors, signs)
     return pool, (signs < 0).sum(axis=0)
@@ -140,12 +146,12 @@ def test_negatives_are_the_same_however_many_vectors_are_made_at_a_time():
     whole = numbered(LabelledWindows.of(record([], []), boxes), rng.permutation(80) // 2)
     svms = LinearSVMs(torch.randn(3, 40, generator=torch.Generator().manual_seed(2)), torch.zeros(3))
     svms.weight[:, 0] *= 0.01
-    expected, signs = mining._hard_negatives(whole, svms, SVM())
+    expected, signs = hard_negatives(whole, svms, SVM())
     assert 0 < len(expected) < 40
     for chunk in (1, 7, 40):
         made: list[int] = []
         counted = replace(whole.vectors, made=made, chunk=chunk)
-        found, found_signs = mining._hard_negatives(Example(whole.windows, counted), svms, SVM())
+        found, found_signs = hard_negatives(Example(whole.windows, counted), svms, SVM())
         assert torch.equal(found, expected)
         assert (found_signs == signs).all()
         assert sorted(made) == sorted([*range(40), *expected[:, 0].int().tolist()])

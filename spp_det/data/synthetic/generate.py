@@ -28,10 +28,7 @@ MARKER = "generated.json"  # says what a folder was generated from, and that gen
 
 
 def generate_voc(
-    root: AnyPath,
-    splits: Mapping[str, int] = SPLITS,
-    seed: int = 0,
-    sizes: Sequence[tuple[int, int]] = SIZES,
+    root: AnyPath, splits: Mapping[str, int] = SPLITS, seed: int = 0, sizes: Sequence[tuple[int, int]] = SIZES
 ) -> None:
     """Write a generated data set in the Pascal VOC layout under ``root``: JPEGs, annotations, splits.
 
