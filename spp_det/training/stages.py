@@ -1,8 +1,10 @@
 """The training, step by step as in the paper: windows, conv5 maps, fine-tuning, SVMs, box regression.
 
-Each stage leaves its result in the cache, under the key of everything that it depends on (`training.keys`);
-the long stages leave checkpoints on the way. A run that was killed anywhere goes on from there, to the same
-bytes.
+The convolutional layers stay as they were pre-trained; only what follows the pyramid learns (P section 4.1).
+There are K classes, and a window of a photo has a vector of D numbers: pool5, or the fc layer that is scored.
+
+Each stage leaves its result in the cache under a key, a hash of everything it depends on (`training.keys`).
+Long stages leave checkpoints too. A killed run that is started again ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -42,12 +44,12 @@ from spp_det.training.regression import CachedRegressors, mean_vector_norm, trai
 
 logger = logging.getLogger(__name__)
 
-NORM_IMAGES, NORM_WINDOWS = 200, 200  # sampled for the mean norm of the vectors
+NORM_IMAGES, NORM_WINDOWS = 200, 200  # at most; images, and windows of each, sampled for the mean norm
 
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The result of a training: the model, and the figures of the training."""
+    """The result of a training: the model, and the training's metrics."""
 
     detector: Detector
     metrics: dict[str, Any]
@@ -56,12 +58,13 @@ class Trained:
 def train(
     config: Config, inputs: Inputs | None = None, begun: Callable[[Backbone], object] = lambda _: None
 ) -> Trained:
-    """Train a detector, from wherever an earlier call with these settings was interrupted.
+    """Train a detector, or go on with the training of these settings that was interrupted.
 
-    Writes only the cache; the caller saves the model. ``inputs`` come from `read_inputs` and serve one
-    training; None reads them. ``begun`` is called with the network before anything is computed. Several
-    processes must all call this, inside `distributed.process_group`, and all get the same model; their caches
-    may be one folder or a folder each. docs/numbers.md says what the model's bits depend on.
+    Writes only the cache; the caller saves the model. ``inputs`` are the result of `read_inputs`, None reads
+    them; they serve one training, since fine-tuning changes their fc layers in place. ``begun`` is called
+    with the network before anything is computed. Of several processes each must call this, inside
+    `distributed.process_group`, and each gets the same model; their caches may be one folder or a folder
+    each. docs/numbers.md says what the model's bits depend on.
 
     >>> from pathlib import Path
     >>> from spp_det import load_config
@@ -75,14 +78,14 @@ def train(
     network = ready(inputs.network, config)
     begun(network)
     features = features_of(network, settings)
-    images, draws = _images(dataset, features, config)  # windows and conv5 maps
+    images, draws = _images(dataset, features, config)  # of each: windows [N, 4], conv5 [C, h, w] a scale
     clock.lap("proposals_and_maps")
     stages = _Stages(config, dataset.classes, images, draws)
     softmax = None
     if config.finetune.enabled and head is not None:
-        softmax = stages.finetune(head)  # fc6, fc7 and a new fc8
+        softmax = stages.finetune(head)  # fc6, fc7 and a new fc8 of K + 1 outputs
         clock.lap("finetune")
-    head = _scored_layers(head, config, features)
+    head = _scored_layers(head, config, features)  # up to fc6 or fc7; None: pool5 itself is scored
     pool5_norm = stages.mean_norm(None)
     norm = pool5_norm if head is None else stages.mean_norm(head)
     clock.lap("norm")
@@ -90,11 +93,11 @@ def train(
     if config.scorer == "softmax" and softmax is not None:
         scorer = softmax
     else:
-        scorer = stages.svms(head, norm)  # with hard negatives
+        scorer = stages.svms(head, norm)  # [K, D], positives against hard negatives
         clock.lap("svm")
     regressors: tuple[BoxRegressor, ...] = ()
     if config.bbox.enabled:
-        regressors = stages.regressors(pool5_norm)  # on pool5
+        regressors = stages.regressors(pool5_norm)  # pool5 [D] -> a move of the window for each class, a pass
         clock.lap("bbox")
     detector = Detector(dataset.classes, features, head, scorer, regressors, settings)
     metrics = {"images": len(images), "skipped": images.skipped, "precision": network.precision_name}
@@ -103,12 +106,12 @@ def train(
 
 
 def cache_of(config: Config) -> Cache:
-    """Where a run keeps the results of its stages."""
+    """The cache of a run: ``runtime.cache``, or the folder ``cache`` in its output."""
     return Cache(config.runtime.cache or config.output / "cache")
 
 
 def _scored_layers(head: FCHead | None, config: Config, features: WindowFeatures) -> FCHead | None:
-    """The layers up to the scored layer, compressed if the settings say so, on the network's device."""
+    """The fc layers up to ``fc.layer``, compressed if the settings say so, on the network's device."""
     if head is None or config.fc.layer == "pool5":
         return None
     head = head.up_to(config.fc.layer)
@@ -121,8 +124,9 @@ class _Draws:
     """The random choices of a training, from its one seed.
 
     Attributes:
-        sample: images that the mean norm is measured on, each with the seed that draws its windows.
-        order: int64 ``[n]``, the order in which mining meets the images.
+        sample: at most `NORM_IMAGES` pairs: an image's index, and the seed that draws its windows. The mean
+            norm is measured on them.
+        order: int64 ``[images]``, their indices in the order in which mining meets them.
         generator: draws the examples of the box regressors.
     """
 
@@ -132,7 +136,7 @@ class _Draws:
 
     @classmethod
     def of(cls, seed: int, images: int) -> _Draws:
-        """The choices among so many images."""
+        """The choices of a training on so many images."""
         generator = np.random.default_rng(seed)
         drawn = generator.permutation(images)[:NORM_IMAGES].tolist()
         seeds = generator.integers(2**32, size=len(drawn)).tolist()
@@ -140,7 +144,7 @@ class _Draws:
 
 
 def _images(dataset: Dataset, features: WindowFeatures, config: Config) -> tuple[TrainingImages, _Draws]:
-    """The training images with their windows, by selective search, and their conv5 maps at every scale."""
+    """The training images: windows as ``config.proposals`` says, and their conv5 maps in the cache."""
     cache = cache_of(config)
     cache.sweep()
     workers = config.runtime.workers or cores()
@@ -157,7 +161,7 @@ class _Stages:
     """The stages after the maps. Each takes its result from the cache, or makes it and leaves it there.
 
     Attributes:
-        figures: the figures of each stage, by its name.
+        figures: the metrics of each stage, by the stage's name.
     """
 
     def __init__(
@@ -173,15 +177,17 @@ class _Stages:
         self.figures: dict[str, Any] = {}
 
     def finetune(self, head: FCHead) -> SoftmaxScorer:
-        """Fine-tune the fc layers, in place, on windows near objects and background (P section 4.1)."""
+        """Fine-tune the fc layers, in place: windows on objects against background (P section 4.1)."""
         settings, seed = self.config.finetune, self.config.seed
         key = keys.finetune_key(self.vectors, head, self.classes, settings, seed)
         softmax, self.figures["finetune"] = finetune(self.images, key, head, self.classes, settings, seed)
         return softmax
 
     def mean_norm(self, head: FCHead | None) -> float:
-        """The mean norm of the windows' vectors: of pool5 (None), or of the head's outputs. SVMs and
-        regressors scale vectors by it (R)."""
+        """The mean Euclidean norm of window vectors: of pool5 (None), or of the head's outputs.
+
+        SVMs and regressors scale their vectors so that this norm becomes 20 (R), or what the settings say.
+        """
         sample = self.draws.sample
 
         def make() -> Arrays:
@@ -198,7 +204,11 @@ class _Stages:
         return norm
 
     def svms(self, head: FCHead | None, norm: float) -> LinearSVMs:
-        """One SVM a class: ground truth against hard negatives, mined in one pass over the images (P 4.1)."""
+        """One SVM a class, in one pass over the images (P section 4.1).
+
+        Positives are the objects' own boxes (and windows near them, where ``svm.positive_iou`` is below 1);
+        negatives are windows that the SVMs of the moment score too high.
+        """
         images, order, settings = self.images, self.draws.order, self.config.svm
         dimension = images.features.dimension if head is None else head.dimension
         key = keys.svms_key(self.vectors, head, self.classes, order, norm, settings)
@@ -222,7 +232,7 @@ class _Stages:
             bias = np.zeros(len(self.classes), np.float32)
             check_form(arrays, weight=np.broadcast_to(bias[:, None], (len(bias), dimension)), bias=bias)
             if not isinstance(from_json(arrays, "figures"), dict):
-                raise ValueError("its figures are none")
+                raise ValueError("its figures are no table")
 
         found = self.cache.load_or_make("svms", key, make, check)
         checkpoint.remove()
@@ -230,7 +240,7 @@ class _Stages:
         return LinearSVMs(torch.from_numpy(found["weight"]), torch.from_numpy(found["bias"]))
 
     def regressors(self, norm: float) -> tuple[BoxRegressor, ...]:
-        """The box regressors of each class, on pool5, from windows near objects (P section 4.1)."""
+        """One box regressor a pass, each for all classes: pool5 of windows near objects (P section 4.1)."""
         images, settings, generator = self.images, self.config.bbox, self.draws.generator
         dimension = images.features.dimension
         key = keys.regressors_key(self.vectors, norm, generator, settings)
@@ -247,7 +257,7 @@ class _Clock:
         self._last = time.perf_counter()
 
     def lap(self, name: str) -> None:
-        """Note, under the name of a stage, the time since the stage before."""
+        """Note, under the name of a stage, the time since the previous stage ended."""
         now = time.perf_counter()
         self.laps[name] = round(now - self._last, 2)
         self._last = now
