@@ -88,11 +88,13 @@ def run_ablation(
     """
     from spp_det.data.dataset import read_splits
     from spp_det.proposals.source import WindowSource
+    from spp_det.runtime.devices import choose_device
     from spp_det.runtime.run_folder import alone_in
     from spp_det.training.table9 import choose, table_rows
 
     rows = table_rows(config, several)
-    choose(rows, wanted)  # a wrong name is refused before any file is read
+    choose(rows, wanted)  # a wrong name is refused before any file is read, and so is a wrong device
+    choose_device(config.runtime.device)
     splits = read_splits(config.data, config.seed)
     test = splits.test
     if test is None:

@@ -50,7 +50,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), kind: type[Sect
             f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}"
         ) from error
     try:
-        tree = _read_yaml(text)
+        tree = read_yaml(text)
     except ValueError as error:
         raise UserError(f"{path} is not YAML that a config may hold: {error}") from error
     tree = {} if tree is None else tree
@@ -128,8 +128,11 @@ class _PlainLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises ValueError, one line, for a text that is no YAML."""
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text, which may hold neither tags nor aliases nor a key twice.
+
+    Raises ValueError, one line, for a text that holds one of these or is no YAML.
+    """
     try:
         return yaml.load(text, _PlainLoader)
     except Exception as error:  # the parser's errors, and Python's own at 2026-99-99 or [[[[...
@@ -142,7 +145,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not all((*sections, name)):
         raise UserError(f"override {override!r}: write it as section.key=value")
     try:
-        value = _read_yaml(text)
+        value = read_yaml(text)
     except ValueError as error:
         raise UserError(f"override {override!r}: {text!r} is not a YAML value") from error
     node = tree

@@ -105,6 +105,8 @@ def _with_true_size(record: Record) -> Record:
     if record.size is None or record.size == size:
         return replace(record, size=size)
     stated, true = ("{}x{}".format(*each) for each in (record.size, size))
-    logger.warning("%s: is %s, but its annotation says %s; the image counts", record.path, true, stated)
+    logger.warning(
+        "%s: is %s, but its annotation says %s; the photo's own size counts", record.path, true, stated
+    )
     change = Change("size", f"labelled at {stated}, is {true}")
     return replace(record, size=size, changes=(*record.changes, change))

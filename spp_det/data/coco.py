@@ -186,7 +186,10 @@ def _photos(path: Path, images: Sequence[Json], root: Path, links: Links) -> lis
             same = by_name.get(photo.name, [])
             stated = repr(image["file_name"][:200])
             if len(same) > 1:
-                raise UserError(f"{path}: image {image['id']}: {stated} may be {same[0]} or {same[1]}")
+                raise UserError(
+                    f"{path}: image {image['id']}: file_name {stated} leads to no file, and two photos have "
+                    f"that name, {same[0]} and {same[1]}: write the path below {root}"
+                )
             if same:
                 elsewhere.append(f"{stated}, taken from {same[0]}")
                 photo = same[0]

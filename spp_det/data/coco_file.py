@@ -45,15 +45,18 @@ def regular_instances(content: Any, name: str) -> Json:
     finite numbers), ``iscrowd`` and ``ignore`` (0 or 1) and perhaps ``area``. All other fields stay.
 
     Each of these is one warning that counts and names the first: annotations without an id or with an id that
-    is used already, upon which all are numbered anew; annotations of images or categories that the file does
-    not have, which are left out.
+    is used already, upon which all are numbered anew (ids from 0 are, without a word); annotations of images
+    or categories that the file does not list, which are left out.
 
     Raises:
         UserError: one line that begins with ``name`` and names the place: a list is missing; an id is
             missing, there twice, or a text where others are numbers; a box or a flag is none.
     """
     if isinstance(content, list):
-        raise UserError(f"{name}: a list, as results are; ground truth holds images and categories")
+        raise UserError(
+            f"{name}: holds a JSON list, as detections do; annotations are a JSON object with images, "
+            "annotations and categories"
+        )
     if not isinstance(content, Mapping):
         raise UserError(f"{name}: must be a JSON object with images, annotations and categories")
     images = [_sized(entry) for entry in _entries(content, "images", name)]
@@ -73,8 +76,8 @@ def regular_instances(content: Any, name: str) -> Json:
     if strangers:
         first, unknown = next(iter(strangers.items()))
         logger.warning(
-            "%s: %d annotations are of images or categories that it does not have and are left out, the "
-            "first is annotations[%d], %s %r",
+            "%s: %d annotations are of images or categories that the file does not list and are left out, "
+            "the first is annotations[%d], %s %r",
             *(name, len(strangers), first, unknown, annotations[first][unknown]),
         )
         annotations = [entry for place, entry in enumerate(annotations) if place not in strangers]
@@ -141,21 +144,22 @@ def _annotations(content: Mapping[str, Any], name: str) -> list[Json]:
     first = _first_without_id(regular)
     if first is not None:
         logger.warning(
-            "%s: annotations have no ids of their own and were numbered anew, the first is annotations[%d], "
-            "whose id is %s",
+            "%s: ids of annotations are missing, repeated or no numbers, so all are numbered anew, "
+            "the first is annotations[%d], whose id is %s",
             *(name, first, _shown(regular[first].get("id"))),
         )
+    if first is not None or any(entry["id"] == 0 for entry in regular):  # pycocotools takes 0 for "no match"
         for number, entry in enumerate(regular, 1):
             entry["id"] = number
     return regular
 
 
 def _first_without_id(annotations: Sequence[Json]) -> int | None:
-    """The place of the first annotation whose id is no number from 1, or another annotation's too."""
+    """The place of the first annotation whose id is no number from 0, or another annotation's too."""
     seen: set[int] = set()
     for place, entry in enumerate(annotations):
         own = entry.get("id")
-        if type(own) is not int or own < 1 or own in seen:  # pycocotools takes 0 for "no match"
+        if type(own) is not int or own < 0 or own in seen:
             return place
         seen.add(own)
     return None

@@ -77,7 +77,9 @@ def _readable(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:
             coco_ids.append(coco_id)
         parts[split] = replace(dataset, records=records, coco_ids=tuple(coco_ids))
     if unreadable:
-        logger.warning("%d photos are left out, the first: %s", len(unreadable), unreadable[0])
+        logger.warning(
+            "%d photos cannot be read and are left out, the first: %s", len(unreadable), unreadable[0]
+        )
     return parts
 
 
@@ -115,6 +117,6 @@ def _warn_flags(splits: Mapping[str, Dataset]) -> None:
     flagged = sum(int(np.count_nonzero(record.difficult | record.crowd)) for record in photos.values())
     if flagged:
         logger.warning(
-            "%d objects are difficult or crowds; YOLO has no place for that, and they become like all others",
+            "%d objects are difficult or crowds, which YOLO's format cannot say: they become like others",
             flagged,
         )

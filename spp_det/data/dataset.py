@@ -18,7 +18,7 @@ from spp_det.data.joined import locate_split, read_voc_splits
 from spp_det.data.names import Links
 from spp_det.data.records import Dataset
 from spp_det.data.sizes import check_sizes
-from spp_det.data.voc import read_voc
+from spp_det.data.voc import read_voc, split_names
 from spp_det.data.voc_layout import annotations_below
 from spp_det.data.yolo import read_yolo
 from spp_det.data.yolo_layout import is_yolo, read_layout
@@ -91,7 +91,7 @@ def format_of(root: Path, split: str | None = None) -> Format:
         return "voc"
     raise UserError(
         f"{root}: not a data set: it holds neither Pascal VOC's ImageSets/Main or XML files, nor COCO's "
-        "JSON, nor YOLO's data.yaml, obj.data or classes.txt"
+        "JSON, nor YOLO's class names in a data.yaml, obj.data or classes.txt"
     )
 
 
@@ -101,11 +101,12 @@ def find_data(data: Data) -> Place:
     named = None if stated == [AUTO] else stated[0]
     format_: Format = format_of(data.root, named) if data.format == "auto" else data.format
     if format_ != "voc" and len(stated) > 1:
-        raise UserError(f"data.train = {stated}: must be one split: only those of Pascal VOC can be joined")
+        raise UserError(
+            f"data.train = {', '.join(stated)}: only splits of Pascal VOC can be joined, and {data.root} is "
+            f"{CALLED[format_]}: name one split"
+        )
     train = tuple(stated) if named is not None else _training_split(data.root, format_)
-    has_splits = train is not None
-    if train is not None and format_ == "coco" and named is None:
-        has_splits = train[0].lower().startswith("train")
+    has_splits = train is not None and (named is not None or train[0].lower().startswith("train"))
     test = None if data.test in (None, "none") else data.test
     if test == AUTO:
         test = None if has_splits else HELD_OUT
@@ -132,7 +133,7 @@ def read_splits(data: Data, seed: int) -> Splits:
     if place.test != HELD_OUT:
         return Splits(chosen, test)
     ids = held_out([record.image_id for record in chosen.records], seed)
-    test = _part(Split(chosen, whole.instances), ids)
+    test = _part(Split(chosen, whole.instances), ids, str(data.root))
     names = tuple(record.image_id for record in test.dataset.records)
     logger.info(
         "%s has no splits: %d of its %d photos are held out for the test (data.test=none learns from all)",
@@ -153,7 +154,7 @@ def read_test(data: Data, seed: int, run: Path) -> Split | None:
     if (run / HELD_OUT).is_file():
         whole = read_split(place.format, data.root, place.train, follow_links=data.follow_links)
         chosen = _with_classes(whole.dataset, data, str(data.root))
-        return _part(Split(chosen, whole.instances), _ids(run / HELD_OUT))
+        return _part(Split(chosen, whole.instances), _ids(run / HELD_OUT), str(run / HELD_OUT))
     return read_splits(data, seed).test
 
 
@@ -181,7 +182,8 @@ def read_split(
         return Split(dataset, instances_of(content, dataset))
     if splits is not None and len(splits) == 1 and _is_list(splits[0]):
         if format_ == "yolo" or not (root / "Annotations").is_dir():
-            return _part(read_split(format_, root, None, follow_links=follow_links), _ids(Path(splits[0])))
+            whole = read_split(format_, root, None, follow_links=follow_links)
+            return _part(whole, _ids(Path(splits[0])), splits[0])
         return Split(read_voc(root, splits[0], follow_links=follow_links))
     if format_ == "yolo":
         return Split(read_yolo(root, splits[0] if splits else None, follow_links=follow_links))
@@ -218,20 +220,16 @@ def _training_split(root: Path, format_: Format) -> tuple[str, ...] | None:
         return (training_file(root, coco_files(root)),)
     if format_ == "yolo":
         return ("train",) if "train" in read_layout(root, Links(root, follow=True)).splits else None
-    lists = root / "ImageSets" / "Main"
-    if not lists.is_dir():
+    names = split_names(root)
+    if not names:
         return None
-    return (
-        ("trainval",)
-        if (lists / "trainval.txt").is_file() or not (lists / "train.txt").is_file()
-        else ("train",)
-    )
+    usual = [name for name in ("trainval", "train") if name in names]
+    return (usual[0] if usual else names[0] if len(names) == 1 else "trainval",)
 
 
 def _voc_splits(root: Path) -> list[str]:
-    names = sorted(path.stem for path in (root / "ImageSets" / "Main").glob("*.txt"))
-    whole = [name for name in names if not any(name.endswith(f"_{other}") for other in names)]
-    return [name for name in whole if name != "trainval" or not {"train", "val"} <= set(whole)]
+    names = split_names(root)
+    return [name for name in names if name != "trainval" or not {"train", "val"} <= set(names)]
 
 
 def _coco_path(root: Path, name: str) -> Path:
@@ -267,15 +265,16 @@ def _with_classes(dataset: Dataset, data: Data, source: str) -> Dataset:
     return leave_out_empty(dataset, source)
 
 
-def _part(whole: Split, ids: frozenset[str]) -> Split:
-    """The photos of the ids alone."""
+def _part(whole: Split, ids: frozenset[str], source: str) -> Split:
+    """The photos of the ids alone; ``source`` names their list in messages."""
     dataset = part(whole.dataset, ids, inside=True)
     missing = sorted(ids - {record.image_id for record in dataset.records})
     if not dataset.records:
-        raise UserError(f"none of the {len(ids)} listed photos is in the data set, the first: {missing[:1]}")
+        first = f", the first is {missing[0]!r}" if missing else ""
+        raise UserError(f"{source}: none of its {len(ids)} photos is in the data set{first}")
     if missing:
         logger.warning(
-            "%d listed photos are not in the data set any more, the first is %r", len(missing), missing[0]
+            "%s: %d of its photos are not in the data set, the first is %r", source, len(missing), missing[0]
         )
     return replace(whole, dataset=dataset, instances=_instances(whole.instances, dataset))
 

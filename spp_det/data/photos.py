@@ -34,7 +34,8 @@ def images_below(folder: Path, links: Links) -> list[Path]:
         passed_over += [Path(parent, name) for name in names if _is_not_read(name)]
     if passed_over:
         logger.warning(
-            "%s: %d pictures of formats that are not read were passed over, the first is %s; convert them",
+            "%s: %d pictures of formats that are not read were passed over, the first is %s; convert "
+            "them to JPEG or PNG",
             *(folder, len(passed_over), min(passed_over, key=natural_order)),
         )
     return sorted(map(links.checked, images), key=natural_order)

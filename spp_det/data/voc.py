@@ -26,6 +26,8 @@ from spp_det.runtime.files import read_text
 
 logger = logging.getLogger(__name__)
 
+SPLITS = ("trainval", "train", "val", "test")  # that lists of one class are written for
+
 
 def read_voc(
     root: AnyPath,
@@ -61,7 +63,7 @@ def read_voc(
     if split is None:
         files = annotations_below(root, links)
         if not files:
-            raise UserError(f"{root}: holds no XML annotations")
+            raise UserError(f"{root}: holds no XML annotations: Pascal VOC has an .xml file for each photo")
     else:
         files = _annotations_of(root, split, links, follow_links)
     annotations = {image_id: read_annotation(path) for image_id, path in files.items()}
@@ -121,6 +123,9 @@ def read_split(root: AnyPath, split: str, *, follow_links: bool = False) -> list
     left out: such a split holds the images of its class. A line that names an existing file as a whole is
     an id even where it ends like a flag (``photo 1``). An id listed twice is read once, with a warning.
 
+    Where ``SPLIT.txt`` is missing and lists of one class are there, as VoTT writes them, the split holds the
+    images of all these lists, whatever their flags.
+
     Raises UserError where the root or the split is missing (naming the splits that exist), the split
     lists nothing, a flag is none of these, or an id leads out of the data set (``../x``, ``/x``) or can
     be no file's name; and, before it is read, where the split is a link that leads out of the root, unless
@@ -130,23 +135,39 @@ def read_split(root: AnyPath, split: str, *, follow_links: bool = False) -> list
     folder = root / "ImageSets" / "Main"
     path = folder / f"{split}.txt"
     if split.endswith(".txt") and Path(split).is_file():
-        path = Path(split)
-    elif not path.is_file():
-        if not folder.is_dir():
-            raise UserError(f"{root}: not a Pascal VOC data set (no folder ImageSets/Main)")
+        return list(_listed_ids(root, Path(split)))
+    links = links_of(root, follow_links)
+    if path.is_file():
+        return list(_listed_ids(root, links.checked(path)))
+    if not folder.is_dir():
+        raise UserError(f"{root}: not a Pascal VOC data set (no folder ImageSets/Main)")
+    lists = [file for file in sorted(folder.glob("*.txt")) if file.stem.endswith(f"_{split}")]
+    if not lists:
         known = ", ".join(sorted(file.stem for file in folder.glob("*.txt"))) or "none"
         raise UserError(f"{path}: no such split; those of {root} are: {known}")
-    else:
-        links_of(root, follow_links).checked(path)
-    lines = read_text(path).splitlines()
-    ids: dict[str, None] = {}  # a set that keeps the order
-    for number, line in enumerate(lines, start=1):
+    whole: dict[str, None] = {}  # a set that keeps the order
+    for each in lists:
+        whole |= _listed_ids(root, links.checked(each), any_flag=True)
+    return list(whole)
+
+
+def split_names(root: Path) -> list[str]:
+    """The splits of a data set by name, sorted; lists of one class (``cat_train``) count as ``train``."""
+    names = [path.stem for path in (root / "ImageSets" / "Main").glob("*.txt")]
+    split_of = {name: split for name in names for split in (*SPLITS, *names) if name.endswith(f"_{split}")}
+    return sorted({split_of.get(name, name) for name in names})
+
+
+def _listed_ids(root: Path, path: Path, any_flag: bool = False) -> dict[str, None]:
+    """The ids of one list, in its order; those with the flag -1 too where ``any_flag``."""
+    ids: dict[str, None] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         if not can_be_a_file(line):
             raise UserError(f"{path}: line {number} cannot be the name of a file: {line[:100]!r}")
         image_id, flag = _split_line(root, line.strip())
         if flag not in ("", "-1", "0", "1"):
             raise UserError(f"{path}: line {number} is neither an id nor an id with -1, 0 or 1: {line!r}")
-        if not image_id or flag == "-1":
+        if not image_id or (flag == "-1" and not any_flag):
             continue
         if leads_out(image_id):
             raise UserError(f"{path}: line {number} leads out of the data set: {image_id!r}")
@@ -155,7 +176,7 @@ def read_split(root: AnyPath, split: str, *, follow_links: bool = False) -> list
         ids[image_id] = None
     if not ids:
         raise UserError(f"{path}: the split lists no images")
-    return list(ids)
+    return ids
 
 
 def find_image(root: AnyPath, image_id: str, file_name: str | None = None) -> Path:

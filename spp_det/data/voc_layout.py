@@ -87,7 +87,9 @@ def choose_photo(photos: Sequence[Path], stated: str | None) -> Path:
             return photo
     ranked = sorted(photos, key=lambda photo: (_rank(photo.suffix.lower()), photo.name))
     others = ", ".join(photo.name for photo in ranked[1:])
-    logger.warning("%s is taken, and not %s: the annotation names neither", ranked[0], others)
+    logger.warning(
+        "%s is taken, and not %s: <filename> in its annotation names none of them", ranked[0], others
+    )
     return ranked[0]
 
 

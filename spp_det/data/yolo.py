@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from spp_det.boxes import Boxes, as_boxes
+from spp_det.boxes import as_boxes
 from spp_det.data.bounds import clip_records
 from spp_det.data.names import AnyPath, Links, leads_out
 from spp_det.data.photos import images_below
@@ -53,13 +53,17 @@ def read_yolo(root: AnyPath, split: str | None = None, *, follow_links: bool = F
     layout = read_layout(root, links)
     if split is None:
         photos = images_below(root, links)
-        labelled = [photo for photo in photos if label_file(root, photo) is not None]
+        labelled = [photo for photo in photos if label_file(layout, photo) is not None]
         if not labelled:
-            raise UserError(f"{root}: none of its {len(photos)} photos has a label file")
+            raise UserError(
+                f"{root}: none of its {len(photos)} photos has a label file: NAME.txt beside NAME.jpg, or in "
+                "a folder labels, or beside classes.txt"
+            )
         if len(labelled) < len(photos):
             without = next(photo for photo in photos if photo not in set(labelled))
             logger.warning(
-                "%s: %d photos have no label file and are left out, the first is %s",
+                "%s: %d photos have no label file and are left out, the first is %s; an empty label file "
+                "stands for a photo without objects",
                 *(root, len(photos) - len(labelled), without),
             )
     else:
@@ -75,7 +79,7 @@ def _dataset(layout: Layout, photos: Sequence[Path], links: Links, source: str) 
     records = []
     for photo in photos:
         image_id = photo.relative_to(layout.root).as_posix()
-        file = label_file(layout.root, photo)
+        file = label_file(layout, photo)
         found = _Labels([], [], [])
         size = _size(photo)
         if file is not None and size is not None:
@@ -92,7 +96,7 @@ def _dataset(layout: Layout, photos: Sequence[Path], links: Links, source: str) 
     classes = tuple(layout.names.values())
 
     def name_object(record: Record, index: int) -> str:
-        file = label_file(layout.root, record.path)
+        file = label_file(layout, record.path)
         line = lines_of[record.image_id][index]
         return f"{file}: line {line} ({classes[record.labels[index]]})"
 
@@ -122,12 +126,14 @@ def _read_labels(
         try:
             label, *values = map(float, fields)
         except ValueError:
-            raise UserError(f"{where}: not numbers: {line[:100]!r}") from None
+            raise UserError(f"{where}: wanted are numbers alone, got {line[:100]!r}") from None
         if not (label.is_integer() and int(label) in layout.names):
             known = f"{min(layout.names)} to {max(layout.names)}"
             raise UserError(f"{where}: class {fields[0][:20]} has no name in {layout.source} ({known})")
         if not all(abs(value) <= FARTHEST for value in values):  # NaN is not either
-            raise UserError(f"{where}: coordinates must be fractions of the photo, got {line[:100]!r}")
+            raise UserError(
+                f"{where}: coordinates must be fractions of the photo, 0 to 1, got {line[:100]!r}"
+            )
         if len(values) == 5:
             scored.append(where)
             del values[4]
@@ -173,12 +179,12 @@ def ends_of(centre: float, extent: float, side: int) -> tuple[float, float]:
     return round(low, digits), round(high, digits)
 
 
-def fractions_of(
-    box: tuple[float, float, float, float], size: tuple[int, int]
-) -> tuple[float, float, float, float]:
-    """Centre, width and height of ``(x1, y1, x2, y2)`` in fractions of a photo: the inverse of `ends_of`."""
+def label_line(number: int, box: tuple[float, float, float, float], size: tuple[int, int]) -> str:
+    """Class number, and centre, width and height of ``(x1, y1, x2, y2)`` in fractions of ``(width, height)``:
+    the inverse of `ends_of`."""
     (x1, y1, x2, y2), (width, height) = box, size
-    return (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+    fractions = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+    return f"{number} {' '.join(map(repr, fractions))}"
 
 
 def _size(photo: Path) -> tuple[int, int] | None:
@@ -204,7 +210,8 @@ def write_yolo(dataset: Dataset, root: AnyPath, split: str) -> None:
         size = record.size or image_size(record.path)
         path = (root / "labels" / split / photo_name(record)).with_suffix(".txt")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(label_text(record.boxes, record.labels.tolist(), size), encoding="utf-8")
+        rows = zip(record.labels.tolist(), record.boxes.astype(np.float64).tolist(), strict=True)
+        path.write_text("".join(f"{label_line(*row, size)}\n" for row in rows), encoding="utf-8")
     splits = {folder.name: f"images/{folder.name}" for folder in sorted((root / "labels").iterdir())}
     usual = sorted(splits, key=lambda name: ("train", "val", "test", name).index(name))  # then all others
     paths = {"path": ".", **{name: splits[name] for name in usual}}
@@ -226,10 +233,3 @@ def photo_name(record: Record) -> str:
     """Where the photo of a record lies below ``images/SPLIT``: its id, with the suffix of its file."""
     suffix = record.path.suffix
     return record.image_id if record.image_id.endswith(suffix) else f"{record.image_id}{suffix}"
-
-
-def label_text(boxes: Boxes, numbers: Sequence[int], size: tuple[int, int]) -> str:
-    """The lines of a label file: class number, centre and size in fractions of ``(width, height)``."""
-    rows = (fractions_of(tuple(box), size) for box in boxes.astype(np.float64).tolist())
-    pairs = zip(numbers, rows, strict=True)
-    return "".join(f"{number} {' '.join(map(repr, row))}\n" for number, row in pairs)

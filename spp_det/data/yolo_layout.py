@@ -4,9 +4,11 @@ Every tool lays YOLO files out in its own way. The class names stand in one of
 
 - a YAML file with ``names`` and often ``train``, ``val``, ``test`` (Ultralytics, Roboflow, supervision),
 - ``obj.data``, which names the file of names and the lists of photos (darknet, CVAT),
-- ``classes.txt`` or ``_darknet.labels``, beside the label files or above them (labelImg, Label Studio).
+- ``classes.txt``, ``_darknet.labels`` or ``obj.names`` alone, beside the label files or above them (labelImg,
+  Label Studio, fiftyone).
 
-The label file of a photo lies beside it, or in a folder ``labels`` that mirrors the folder ``images``.
+The label file of a photo lies beside it, in a folder ``labels`` that mirrors the folder ``images``, or beside
+``classes.txt``.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
+from spp_det.config.file import read_yaml
 from spp_det.data.names import Links, can_be_a_file
 from spp_det.data.photos import images_below
 from spp_det.errors import UserError
 from spp_det.runtime.files import read_bytes, read_text
 
 MOST_BYTES = 2**20  # of a file of names and splits; a list of photos may be longer
-NAME_FILES = ("classes.txt", "_darknet.labels")
+NAME_FILES = ("classes.txt", "_darknet.labels", "obj.names")
+LABEL_FOLDERS = ("labels", "annotations")
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """The keys of a YAML or ``.data`` file that hold photos, and what the split is called here."""
 
@@ -61,8 +63,8 @@ def read_layout(root: Path, links: Links) -> Layout:
     source = next(_descriptions(root), None)
     if source is None:
         raise UserError(
-            f"{root}: not a YOLO data set: it has neither a YAML file with names, nor an obj.data, nor a "
-            f"{' or '.join(NAME_FILES)}"
+            f"{root}: not a YOLO data set: it has neither a YAML file with names, nor an obj.data, nor "
+            f"one of {', '.join(NAME_FILES)}"
         )
     if source.suffix in (".yaml", ".yml"):
         return _of_yaml(root, source, links)
@@ -70,7 +72,7 @@ def read_layout(root: Path, links: Links) -> Layout:
         return _of_data(root, source, links)
     for other in sorted(root.rglob(source.name)):
         if _lines(other, links) != _lines(source, links):
-            raise UserError(f"{source} and {other} name different classes")
+            raise UserError(f"{source} and {other} name different classes: remove the one that is outdated")
     return Layout(root, source, _numbered(_lines(source, links), source), {})
 
 
@@ -87,7 +89,10 @@ def photos_of(layout: Layout, split: str, links: Links) -> list[Path]:
     for entry in layout.splits[split]:
         place = _inside(layout.root, layout.source.parent, entry, whole=True)
         if place is None:
-            raise UserError(f"{layout.source}: its {split}, {entry[:200]!r}, is nothing inside {layout.root}")
+            raise UserError(
+                f"{layout.source}: {split} is {entry[:200]!r}, which is neither a folder nor a list of "
+                f"photos inside {layout.root}"
+            )
         if place.is_dir():
             found.update(dict.fromkeys(images_below(place, links)))
         else:
@@ -97,19 +102,22 @@ def photos_of(layout: Layout, split: str, links: Links) -> list[Path]:
     return list(found)
 
 
-def label_file(root: Path, photo: Path) -> Path | None:
+def label_file(layout: Layout, photo: Path) -> Path | None:
     """The label file of a photo, or None where it has none.
 
-    It is looked for where the last folder ``images`` of the path is replaced by ``labels``, then beside the
-    photo, then in ``ROOT/labels``.
+    It is looked for where the last folder ``images`` of the path is replaced by ``labels`` (or
+    ``annotations``), then beside the photo, then in ``ROOT/labels``, and at last beside the file with the
+    class names: labelImg lets its user name the folder.
     """
-    inner = photo.relative_to(root)
-    candidates = [photo.with_suffix(".txt"), root / "labels" / f"{photo.stem}.txt"]
-    parts = list(inner.parts)
-    if "images" in parts[:-1]:
-        last = len(parts) - 2 - parts[:-1][::-1].index("images")
-        mirrored = [*parts[:last], "labels", *parts[last + 1 :]]
-        candidates.insert(0, root.joinpath(*mirrored).with_suffix(".txt"))
+    inner, name = photo.relative_to(layout.root), f"{photo.stem}.txt"
+    candidates = [photo.with_name(name)]
+    candidates += [layout.root / folder / name for folder in LABEL_FOLDERS]
+    candidates.append(layout.source.parent / name)
+    folders = list(inner.parts[:-1])
+    if "images" in folders:
+        last = len(folders) - 1 - folders[::-1].index("images")
+        mirrored = [[*folders[:last], folder, *folders[last + 1 :], name] for folder in LABEL_FOLDERS]
+        candidates[:0] = [layout.root.joinpath(*parts) for parts in mirrored]
     return next((path for path in candidates if path.is_file()), None)
 
 
@@ -130,16 +138,16 @@ def _has_names(path: Path) -> bool:
 
 def _of_yaml(root: Path, path: Path, links: Links) -> Layout:
     try:
-        tree = yaml.safe_load(_text(path, links))
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())[:200]}") from None
+        tree = read_yaml(_text(path, links))
+    except ValueError as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: must be a mapping with names, not a {type(tree).__name__}")
     names = tree.get("names")
     if isinstance(names, dict):
         numbered = {_number(key, path): value for key, value in names.items()}
         if len(numbered) < len(names):
-            raise UserError(f"{path}: names has the same number twice")
+            raise UserError(f"{path}: names has two classes of the same number")
     else:
         numbered = _numbered(names, path)
     inner = tree.get("path")
@@ -158,7 +166,7 @@ def _of_data(root: Path, path: Path, links: Links) -> Layout:
     named = values.get("names", "obj.names")
     source = _inside(root, path.parent, named)
     if source is None or not source.is_file():
-        raise UserError(f"{path}: its names, {named[:200]!r}, is no file inside {root}")
+        raise UserError(f"{path}: names is {named[:200]!r}, but no such file lies inside {root}")
     splits = {split: [values[key]] for key, split in SPLITS.items() if values.get(key)}
     return Layout(root, source, _numbered(_lines(source, links), source), _there(root, path, splits))
 
@@ -184,7 +192,10 @@ def _listed(root: Path, path: Path, links: Links) -> Iterator[Path]:
                     by_name.setdefault(photo.name, []).append(photo)
             same = by_name.get(PurePosixPath(line.replace("\\", "/")).name, [])
             if len(same) > 1:
-                raise UserError(f"{path}: {line[:200]!r} may be {same[0]} or {same[1]}")
+                raise UserError(
+                    f"{path}: {line[:200]!r} leads to no file, and two photos have that name, {same[0]} and "
+                    f"{same[1]}: write the path below {root}"
+                )
             if not same:
                 raise UserError(f"{path}: lists {line[:200]!r}, but no such photo is inside {root}")
             place = same[0]
@@ -247,7 +258,9 @@ def _checked(names: Mapping[int, Any], path: Path) -> dict[int, str]:
             raise UserError(f"{path}: class {number} has the name {str(name)[:100]!r}, which is no text")
         checked[number] = str(name).strip()
         if len(checked[number]) > 200:
-            raise UserError(f"{path}: class {number} has a name of {len(checked[number])} characters")
+            raise UserError(
+                f"{path}: class {number} has a name of {len(checked[number])} characters; 200 is the most"
+            )
     if len(set(checked.values())) < len(checked):
         twice = next(name for name in checked.values() if list(checked.values()).count(name) > 1)
         raise UserError(f"{path}: two classes have the name {twice!r}")

@@ -96,7 +96,8 @@ def align(
 
     if listing is None and results and outside == len(results):
         raise UserError(
-            f"{name}: none of its image ids is one of the data set, and no {LISTING} lies beside it"
+            f"{name}: none of its image ids is one of the data set, and no {LISTING} lies beside it, which "
+            "would give the ids their files"
         )
     if outside:
         first = next(entry["image_id"] for entry in results if images.get(entry["image_id"]) is None)
@@ -107,7 +108,9 @@ def align(
         )
     if unknown:
         counts = ", ".join(f"{class_name} ({count})" for class_name, count in unknown.most_common())
-        logger.warning("left out detections of classes that the data set does not have: %s", counts)
+        logger.warning(
+            "%s: detections of classes that the data set does not have are left out: %s", name, counts
+        )
     return Aligned([_detections(found) for found in rows], coco, outside, dict(unknown), sizes)
 
 

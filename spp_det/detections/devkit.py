@@ -30,7 +30,10 @@ def devkit_name(class_name: str) -> str:
     Raises UserError where the class has characters that no name of a file can have.
     """
     if re.search(r"[/\\\x00-\x1f]", class_name):
-        raise UserError(f"the devkit's files are called by their class, and {class_name!r} can name no file")
+        raise UserError(
+            f"class {class_name!r} cannot be part of a file's name, as the devkit's files have it: leave the "
+            "format out"
+        )
     return f"comp4_det_test_{class_name}.txt"
 
 

@@ -38,7 +38,9 @@ def match_images(dataset: Dataset, file_names: Sequence[str]) -> list[int | None
             index, *others = _best(fits)
             if others:
                 ids = [dataset.records[i].image_id for i in (index, others[0])]
-                raise UserError(f"{file_name} could be image {ids[0]} or {ids[1]} of the data set")
+                raise UserError(
+                    f"{file_name} could be image {ids[0]} or {ids[1]} of the data set: write its folder too"
+                )
             claims[index][position] = fits[index]
 
     matches: list[int | None] = [None] * len(file_names)
@@ -46,7 +48,8 @@ def match_images(dataset: Dataset, file_names: Sequence[str]) -> list[int | None
         position, *others = _best(fits)
         if others:
             image_id = dataset.records[index].image_id
-            raise UserError(f"image {image_id} could be {file_names[position]} or {file_names[others[0]]}")
+            both = f"{file_names[position]} and {file_names[others[0]]}"
+            raise UserError(f"{both} could both be image {image_id} of the data set: leave one of them out")
         matches[position] = index
     return matches
 

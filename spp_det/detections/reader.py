@@ -77,7 +77,10 @@ def _found(path: Path, listing: Any) -> Iterable[Found]:
     if not any(path.rglob("*.txt")):
         raise UserError(f"{path}: holds no detections: no {DETECTIONS}, .xml or .txt")
     if listing is None:
-        raise UserError(f"{path}: has no {LISTING} in or beside it, so labels and fractions mean nothing")
+        raise UserError(
+            f"{path}: no {LISTING} lies in or beside it, which holds the names of YOLO's class numbers and "
+            "the sizes of the photos"
+        )
     names = [category["name"] for category in listing["categories"]]
     return (row for stem, entry in listed for row in read_listed(path / f"{stem}.txt", entry, names, LISTING))
 

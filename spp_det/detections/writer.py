@@ -99,13 +99,20 @@ class DetectionWriter:
         formats = frozenset(output.formats)
         broken = [path for path in paths if "\n" in str(path)] if "devkit" in formats else []
         if broken:
-            raise UserError(f"the devkit's files have a line an image, which {str(broken[0])!r} is not")
+            raise UserError(
+                f"{str(broken[0])!r} has a line break in its name, which a line of the devkit's files cannot "
+                "hold: rename it"
+            )
         taken = [path for path in paths if path.stem == "classes"] if "yolo" in formats else []
         if taken:
-            raise UserError(f"YOLO's classes.txt lists the classes: rename {taken[0]}, which would have it")
+            raise UserError(
+                f"{taken[0]}: its YOLO file would be classes.txt, the list of class names: rename the photo"
+            )
         odd = [name for name in classes if writable(name) != name] if "voc" in formats else []
         if odd:
-            raise UserError(f"VOC's XML cannot hold the class {odd[0]!r}")
+            raise UserError(
+                f"class {odd[0]!r} has characters that VOC's XML cannot hold: leave the format out"
+            )
         self.folder = folder
         self.classes = tuple(classes)
         self.formats = formats

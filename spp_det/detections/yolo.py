@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from spp_det.data.bounds import MAX_COORDINATE
-from spp_det.data.yolo import ends_of, fractions_of
+from spp_det.data.yolo import ends_of, label_line
 from spp_det.detections.text import numbered_lines
 from spp_det.detections.types import Box, Found
 from spp_det.errors import UserError
@@ -24,8 +24,7 @@ Size = tuple[int, int]  # width, height of an image in pixels
 def yolo_text(found: Iterable[tuple[int, float, Box]], size: Size, scores: bool = True) -> str:
     """A line for each label, score and box; labelling tools want none of the ``scores``."""
     return "".join(
-        f"{label} {' '.join(map(repr, fractions_of(box, size)))}{f' {score!r}' if scores else ''}\n"
-        for label, score, box in found
+        f"{label_line(label, box, size)}{f' {score!r}' if scores else ''}\n" for label, score, box in found
     )
 
 
@@ -59,7 +58,9 @@ def read_listed(path: Path, image: Mapping[str, Any], names: Sequence[str], list
     file_name, sides = image["file_name"], [image.get(side) for side in ("width", "height")]
     width, height = (side if isinstance(side, int) else 0 for side in sides)
     if not (0 < width <= MAX_COORDINATE and 0 < height <= MAX_COORDINATE):
-        raise UserError(f"{path}: the size of {file_name} is not in {listing}")
+        raise UserError(
+            f"{path}: {listing} does not state the size of {file_name}, of which the boxes are fractions"
+        )
     if not path.exists():
         raise UserError(f"{path}: no such file, but {listing} lists {file_name}")
     rows = read_yolo(path, (width, height))

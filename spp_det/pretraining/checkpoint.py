@@ -55,22 +55,23 @@ def load_checkpoint(path: Path, network: nn.Module, conditions: Conditions) -> P
         return Progress([])
     with path.open("rb"):  # for safetensors, a file without the right to read it is absent
         pass
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     try:
-        return _loaded(path, network, conditions)
+        weights, progress = _loaded(path, network, conditions)
     except (
         *(safetensors.SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError),
         *(RuntimeError, RecursionError),
     ) as error:
         if isinstance(error, RuntimeError) and is_out_of_memory(error):
             raise
-        network.load_state_dict(before)
         reason = " ".join(str(error).split())[:200]
         logger.warning("%s is damaged, or of another version (%s); beginning anew", path, reason)
         return Progress([])
+    network.load_state_dict(weights)  # they fit: an error here is the device's, and no damage
+    return progress
 
 
-def _loaded(path: Path, network: nn.Module, conditions: Conditions) -> Progress:
+def _loaded(path: Path, network: nn.Module, conditions: Conditions) -> tuple[dict[str, Tensor], Progress]:
+    """The weights of a checkpoint, which fit the network, and its progress."""
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -82,8 +83,14 @@ def _loaded(path: Path, network: nn.Module, conditions: Conditions) -> Progress:
     if different := differences(about["settings"], json.loads(json.dumps(dict(conditions)))):
         again = f"name another output, or remove {path} to begin anew"
         raise UserError(f"{path} was made with other settings ({different}); {again}")
-    network.load_state_dict(_part(tensors, "network."))
-    return _progress(about, tensors)
+    weights = _part(tensors, "network.")
+    if _shapes(weights) != _shapes(network.state_dict()):
+        raise ValueError("its weights are of another network")
+    return weights, _progress(about, tensors)
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in state.items()}
 
 
 def _progress(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Progress:

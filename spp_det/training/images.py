@@ -113,7 +113,11 @@ class TrainingImages:
 
     def _check_any(self) -> None:
         if not self.images:
-            raise UserError("there is no readable training image")
+            first = self.skipped[0] if self.skipped else None
+            where = (
+                f"; the first of {len(self.skipped)} is {first['file']}: {first['reason']}" if first else ""
+            )
+            raise UserError(f"there is no readable training image{where}")
 
     def make_maps(self, order: Ints) -> bool:
         """Compute the maps that are not in the cache yet; the processes share this work.

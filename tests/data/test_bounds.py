@@ -98,7 +98,9 @@ def test_wrong_stated_size_does_not_ruin_boxes(tmp_path: Path, caplog: pytest.Lo
     found = clip_one(record(path, [[10, 10, 190, 150]]))
     assert found.boxes.tolist() == [[10, 10, 190, 150]]
     assert found.size == (200, 160)
-    assert caplog.messages == [f"{path}: is 200x160, but its annotation says 100x80; the image counts"]
+    assert caplog.messages == [
+        f"{path}: is 200x160, but its annotation says 100x80; the photo's own size counts"
+    ]
 
 
 def test_fit_record_keeps_what_agrees() -> None:

@@ -156,7 +156,7 @@ def test_bad_entry_is_named(
         ("", "is not JSON"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ('[{"image_id": 1, "score": 0.5}]', "a list, as results are"),
+        ('[{"image_id": 1, "score": 0.5}]', "a JSON list, as detections do"),
         ("3", "must be a JSON object with images, annotations and categories"),
         ('{"images": [], "categories": []}', "has no list of annotations"),
         ('{"images": [], "categories": {}, "annotations": []}', "has no list of categories"),
@@ -245,7 +245,9 @@ def test_an_absolute_path_inside_is_taken_and_one_photo_of_the_name_for_any_othe
     assert read_coco(write(tmp_path, content)).records[1].path == tmp_path / "images/a.jpg"
     content["images"][0]["file_name"] = "b.jpg"
     photo(tmp_path / "other/a.jpg")
-    with pytest.raises(UserError, match=r"'images/a.jpg' may be .*deep/er/a.jpg or .*other/a.jpg"):
+    with pytest.raises(
+        UserError, match=r"'images/a.jpg' leads to no file, and two .*deep/er/a.jpg and .*other/a.jpg: write"
+    ):
         read_coco(write(tmp_path, content))
 
 

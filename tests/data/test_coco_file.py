@@ -95,27 +95,33 @@ def test_an_area_that_is_none_is_the_box_s(area):
     assert "area" not in regular(annotations({"area": area}))["annotations"][0]
 
 
-@pytest.mark.parametrize("ids", [(None, None), (5, 5), (0, 1), ("a", "b"), (1, None), (10**400, 10**400)])
+@pytest.mark.parametrize("ids", [(None, None), (5, 5), (-1, 1), ("a", "b"), (1, None), (10**400, 10**400)])
 def test_annotations_without_ids_of_their_own_are_numbered_anew_in_one_warning(ids, caplog):
     found = regular(annotations(*({"id": each} for each in ids)))
     assert [entry["id"] for entry in found["annotations"]] == [1, 2]
     assert len(caplog.messages) == 1
-    assert "were numbered anew, the first is annotations[" in caplog.text
+    assert "so all are numbered anew, the first is annotations[" in caplog.text
+
+
+def test_annotations_whose_ids_count_from_0_are_numbered_anew_without_a_word(caplog):
+    found = regular(annotations({"id": 1}, {"id": 0}))
+    assert [entry["id"] for entry in found["annotations"]] == [1, 2]
+    assert not caplog.messages
 
 
 def test_annotations_of_unknown_images_and_categories_are_left_out_in_one_warning(caplog):
     found = regular(annotations({"image_id": 99}, {"category_id": 98}))
     assert found["annotations"] == []
     assert caplog.messages == [
-        "truth: 2 annotations are of images or categories that it does not have and are left out, the first "
-        "is annotations[0], image_id 99"
+        "truth: 2 annotations are of images or categories that the file does not list and are left out, the "
+        "first is annotations[0], image_id 99"
     ]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "truth: a list, as results are"),
+        ([], "truth: holds a JSON list, as detections do; annotations are a JSON object"),
         ("x", "truth: must be a JSON object"),
         ({"images": []}, "truth: has no list of categories"),
         (instances(images={}), "truth: has no list of images"),

@@ -86,7 +86,7 @@ def test_a_photo_that_cannot_be_read_is_left_out_with_a_word(splits, tmp_path, c
     (tmp_path / "photos" / "a.jpg").write_bytes(b"damaged")
     write_dataset(splits, tmp_path / "out", "yolo")
     assert len(read_yolo(tmp_path / "out", "train")) == 2
-    assert caplog.messages[0].startswith("2 photos are left out, the first:")
+    assert caplog.messages[0].startswith("2 photos cannot be read and are left out, the first:")
 
 
 def test_flags_go_along_where_the_format_has_a_place_for_them(splits, tmp_path, caplog):

@@ -162,9 +162,9 @@ def test_several_splits_are_joined_in_voc_alone(tmp_path, splits):
     write_dataset(splits, tmp_path / "set", "voc")
     assert len(read_splits(Data(root=tmp_path / "set", train=("train", "test")), 0).train) == 10
     write_dataset(splits, tmp_path / "other", "yolo")
-    with pytest.raises(UserError, match="only those of Pascal VOC can be joined"):
+    with pytest.raises(UserError, match="only splits of Pascal VOC can be joined"):
         read_splits(Data(root=tmp_path / "other", train=("train", "test")), 0)
-    with pytest.raises(UserError, match="only those of Pascal VOC can be joined"):
+    with pytest.raises(UserError, match="only splits of Pascal VOC can be joined"):
         read_splits(Data(root=tmp_path / "set", format="coco", train=("a.json", "b.json")), 0)
 
 
@@ -187,3 +187,14 @@ def test_a_test_of_photos_that_were_resized_is_refused_before_the_training(tmp_p
         assert len(read_splits(Data(root=root), 0).train) == 6
         with pytest.raises(UserError, match=r"7\.jpg: 30x20, labelled at 60x40"):
             read_splits(Data(root=root, test="test"), 0)
+
+
+def test_a_voc_set_with_one_list_of_any_name_learns_from_that_and_holds_photos_out(tmp_path):
+    whole = dataset(tmp_path / "photos", NAMES)
+    write_dataset({"default": whole}, tmp_path / "set", "voc")  # as CVAT calls it
+    found = read_splits(Data(root=tmp_path / "set"), seed=0)
+    assert (len(found.train), len(found.held_out)) == (8, 2)
+    assert find_data(Data(root=tmp_path / "set")).train == ("default",)
+    (tmp_path / "set" / "ImageSets" / "Main" / "rest.txt").write_text("1\n")
+    with pytest.raises(UserError, match=r"trainval\.txt: no such split; those of .* are: default, rest$"):
+        read_splits(Data(root=tmp_path / "set"), seed=0)

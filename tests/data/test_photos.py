@@ -32,7 +32,7 @@ def test_pictures_of_other_formats_are_counted_and_the_first_is_named(tmp_path, 
     assert below(tmp_path) == ["1.jpg"]
     assert caplog.messages == [
         f"{tmp_path}: 3 pictures of formats that are not read were passed over, "
-        f"the first is {tmp_path / '3.heif'}; convert them"
+        f"the first is {tmp_path / '3.heif'}; convert them to JPEG or PNG"
     ]
 
 

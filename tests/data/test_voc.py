@@ -10,7 +10,7 @@ from PIL import Image
 
 from spp_det.boxes import as_boxes
 from spp_det.data.records import Dataset, Record
-from spp_det.data.voc import find_image, read_split, read_voc, write_annotation, write_voc
+from spp_det.data.voc import find_image, read_split, read_voc, split_names, write_annotation, write_voc
 from spp_det.data.voc_xml import annotation_xml, read_annotation
 from spp_det.errors import UserError
 
@@ -127,6 +127,20 @@ def test_missing_or_broken_image_is_left_to_whoever_decodes_it(root: Path) -> No
 def test_forms_of_a_split(root: Path, text: str | bytes) -> None:
     make_split(root, "odd", text)
     assert read_split(root, "odd") == ["b", "a"]
+
+
+def test_lists_of_one_class_alone_are_splits_of_all_their_images(root: Path) -> None:
+    (root / "ImageSets/Main/train.txt").unlink()
+    make_split(root, "cat_train", "b.jpg 1\r\na.jpg -1")
+    make_split(root, "big dog_train", "none -1\nb 0\n")
+    assert read_split(root, "train") == ["none", "b", "a"]
+    assert read_split(root, "cat_train") == ["b"]
+    assert split_names(root) == ["test", "train"]
+    with pytest.raises(UserError, match=r"no such split; those of .* are: big dog_train, cat_train, test"):
+        read_split(root, "val")
+    make_split(root, "dog_val", "../a 1\n")
+    with pytest.raises(UserError, match=r"dog_val\.txt: line 1 leads out"):
+        read_split(root, "val")
 
 
 def test_id_that_ends_like_a_flag(root: Path) -> None:

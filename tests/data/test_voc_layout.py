@@ -92,4 +92,6 @@ def test_of_two_photos_with_one_stem_the_stated_one_is_meant(tmp_path, caplog):
     assert Photos(tmp_path, Links(tmp_path)).of(tmp_path / "a.xml", "a.png") == paths[1]
     assert not caplog.messages
     assert choose_photo(paths[::-1], "b.png") == paths[0]
-    assert caplog.messages == [f"{paths[0]} is taken, and not a.png: the annotation names neither"]
+    assert caplog.messages == [
+        f"{paths[0]} is taken, and not a.png: <filename> in its annotation names none of them"
+    ]

@@ -50,7 +50,7 @@ def test_names_are_a_list_or_a_mapping(tmp_path, text, names):
     assert layout_of(tmp_path).names == names
 
 
-@pytest.mark.parametrize("where", ["classes.txt", "labels/classes.txt", "train/_darknet.labels"])
+@pytest.mark.parametrize("where", ["classes.txt", "labels/classes.txt", "train/_darknet.labels", "obj.names"])
 def test_plain_names_lie_beside_the_labels_or_above_them(tmp_path, where):
     write(tmp_path / where, "\ufeffcat\r\n\r\ndog\r\n")
     assert is_yolo(tmp_path)
@@ -85,10 +85,12 @@ def test_a_pipe_is_not_waited_for(tmp_path):
         ("names: [cat, '']\n", "class 1 has the name ''"),
         ("names: [cat, [dog]]\n", "which is no text"),
         ("names: {a: cat}\n", "no number of a class"),
-        ("names: {1: cat, '1': dog}\n", "the same number twice"),
+        ("names: {1: cat, '1': dog}\n", "two classes of the same number"),
         ("names: cat\n", "must be a list or a mapping"),
         ("names: [cat\n", "not readable as YAML"),
         ("names: [cat]\ntrain: {a: b}\n", "train must be a path or a list of paths"),
+        ("names: [cat]\nnames: [dog]\n", "the key 'names' is in line 1 already"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nnames: [cat]\ntrain: [*b, *b]\n", "it has an alias"),
         (f"names: [{'x' * 300}]\n", "a name of 300 characters"),
     ],
 )
@@ -176,7 +178,7 @@ def test_two_photos_of_a_listed_name_and_none_are_errors(tmp_path):
     write(tmp_path / "data.yaml", "names: [cat]\ntrain: train.txt\nval: val.txt\n")
     write(tmp_path / "train.txt", "/elsewhere/1.jpg\n")
     write(tmp_path / "val.txt", "/elsewhere/2.jpg\n")
-    with pytest.raises(UserError, match=r"may be .*a/1.jpg or .*b/1.jpg"):
+    with pytest.raises(UserError, match=r"leads to no file, and two photos .*a/1.jpg and .*b/1.jpg: write"):
         photos(tmp_path, "train")
     with pytest.raises(UserError, match="no such photo is inside"):
         photos(tmp_path, "val")
@@ -206,10 +208,14 @@ def test_a_path_that_leads_out_is_never_opened(tmp_path):
         ("photos/1.jpg", "photos/1.txt"),
         ("1.jpg", "1.txt"),
         ("photos/1.jpg", "labels/1.txt"),
+        ("train/images/1.jpg", "train/annotations/1.txt"),
+        ("photos/1.jpg", "txt/1.txt"),
     ],
 )
 def test_a_label_file_mirrors_its_photo_or_lies_beside_it(tmp_path, where, label):
     path = photo(tmp_path / where)
-    assert label_file(tmp_path, path) is None
-    assert label_file(tmp_path, path) != write(tmp_path / label, "")
-    assert label_file(tmp_path, path) == tmp_path / label
+    write(tmp_path / "txt" / "classes.txt", "cat\n")
+    layout = layout_of(tmp_path)
+    assert label_file(layout, path) is None
+    assert label_file(layout, path) != write(tmp_path / label, "")
+    assert label_file(layout, path) == tmp_path / label

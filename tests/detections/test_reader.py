@@ -115,7 +115,7 @@ def test_all_formats_have_the_same_figures(folder):
 
 def test_yolo_without_a_listing_is_refused(folder):
     (folder / "images.json").unlink()
-    with pytest.raises(UserError, match=r"yolo: has no images\.json"):
+    with pytest.raises(UserError, match=r"yolo: no images\.json lies in or beside it"):
         read_results(folder / "yolo", DATASET)
 
 
@@ -134,7 +134,7 @@ def change_listing(folder: Path, change) -> None:
         (
             "yolo",
             lambda f: change_listing(f, lambda listing: listing["images"][0].pop("width")),
-            r"the size of in/a b\.jpg is not in images\.json",
+            r"images\.json does not state the size of in/a b\.jpg",
         ),
         (
             "detections.csv",

@@ -16,6 +16,7 @@ from spp_det.inference import detect_files
 from spp_det.model.ensemble import Ensemble
 from spp_det.proposals.source import WindowSource
 from spp_det.training.stages import train
+from tests.command_line import assert_one_line, spp_det
 
 DEVICES = [
     "cpu",
@@ -70,3 +71,21 @@ def test_a_training_on_the_device_makes_a_model_for_every_device(voc, tmp_path, 
             np.testing.assert_allclose(mine["scores"][:5], expected["scores"][:5], atol=0.05)
     together = Ensemble([there, there])(paths[0])
     np.testing.assert_allclose(together["scores"], found[0].detections["scores"], atol=0.05)
+
+
+@pytest.mark.parametrize("device", ["mps", "xpu", "meta", "cuda:7"])
+def test_a_device_that_is_not_there_is_one_line_wherever_it_is_named(voc, tmp_path, device, empty_config):
+    settings = (f"data.root={voc}", f"output={tmp_path / 'run'}", f"runtime.device={device}")
+    random = ("backbone.name=zf5_small", "backbone.weights=random")
+    photos, model = voc / "JPEGImages", tmp_path / "model.safetensors"  # which is not opened
+    for words in (
+        ("train", empty_config, *settings, *random),
+        ("ablate", empty_config, *settings, *random, "data.test=trainval"),
+        ("pretrain", empty_config, *settings[1:], f"data.root={tmp_path}"),
+        ("detect", model, photos, "--out", tmp_path / "found", "--device", device),
+        ("benchmark", "--device", device),
+        ("info", "--device", device),
+    ):
+        ended = spp_det(*words)
+        assert_one_line(ended, f"device {device!r}: this machine has", "say auto, cpu, cuda or cuda:N")
+    assert not (tmp_path / "run").exists()

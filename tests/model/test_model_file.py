@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import spp_det
 from spp_det import Detector
 from spp_det.config.settings import Detection, Proposals
+from spp_det.model.backbone import Backbone
 from spp_det.model.model_file import FORMAT, read_model, write_model
 from tests.model_files import SETTINGS, SMALL, contents, refused, rewritten
 
@@ -198,4 +199,13 @@ def test_a_full_memory_is_not_taken_for_damage(model, monkeypatch):
 
     monkeypatch.setattr("spp_det.model.model_file._put_together", full)
     with pytest.raises(torch.OutOfMemoryError):
+        Detector.load(model)
+
+
+def test_an_error_of_the_device_is_not_taken_for_damage(model, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(Backbone, "to", fail)
+    with pytest.raises(RuntimeError, match="device-side"):
         Detector.load(model)

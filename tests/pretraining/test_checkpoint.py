@@ -85,6 +85,18 @@ def test_a_file_that_does_not_fit_together_leaves_the_network_as_it_was(saved, c
 EMPTY = {"state": {}, "param_groups": []}
 
 
+def test_an_error_of_the_device_is_not_taken_for_damage(saved, caplog, monkeypatch):
+    path, network, _ = saved
+
+    def fail(*_):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(network, "load_state_dict", fail)
+    with pytest.raises(RuntimeError, match="device-side"):
+        load_checkpoint(path, network, SETTINGS)
+    assert not caplog.messages
+
+
 def begun_anew(path, network: nn.Module, caplog) -> None:
     before = {name: t.clone() for name, t in network.state_dict().items()}
     assert load_checkpoint(path, network, SETTINGS) == Progress([])

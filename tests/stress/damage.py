@@ -127,6 +127,8 @@ _REWRITERS = {
     ".jsonl": _rewrite_lines,
     ".xml": _rewrite_xml,
     ".txt": _rewrite_words,
+    ".data": _rewrite_words,
+    ".names": _rewrite_words,
     ".csv": _rewrite_words,
     ".yaml": _rewrite_yaml,
     ".npz": _rewrite_arrays,

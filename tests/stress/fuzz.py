@@ -153,7 +153,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1000, help="cases of all readers together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
-    parser.add_argument("--only", choices=READERS, help="one reader")
+    parser.add_argument("--only", choices=READERS, nargs="+", help="these readers alone")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--span", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -162,7 +162,8 @@ def main() -> None:
         valid, box = (chosen.folder / kind / chosen.worker for kind in ("valid", "box"))
         _worker(chosen.worker, chosen.seed, range(*map(int, chosen.span.split(":"))), valid, box)
         return
-    names = [chosen.only] if chosen.only else list(READERS)
+    logging.disable()  # the valid files are read in this process
+    names = chosen.only or list(READERS)
     each = chosen.count / sum(READERS[name].share for name in names)
     sums: Counter[str] = Counter()
     print(f"{'reader':<22}" + "".join(f"{end:>14}" for end in ENDS))

@@ -10,7 +10,6 @@ import gzip
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from tempfile import mkdtemp
@@ -30,7 +29,6 @@ from spp_det.commands.truth import Truth
 from spp_det.config.file import dump_config, load_config, parse_config
 from spp_det.config.pretrain import PretrainConfig, Training
 from spp_det.config.settings import Config
-from spp_det.data.bounds import fit_record
 from spp_det.data.class_folder import read_class_folder
 from spp_det.data.coco import coco_instances, read_coco
 from spp_det.data.coco_file import load_json
@@ -64,27 +62,9 @@ from spp_det.training.mining import Mining
 from spp_det.training.stages import train
 from spp_det.training.table9 import table_rows
 from tests.proposals.conftest import edge_model_text
+from tests.stress.data_sets import DATA_SETS, Reader, write_voc
 
 SHAPE = (24, 32, 3)  # of the images here
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A reader of files.
-
-    Attributes:
-        write: puts valid files into an empty folder.
-        read: reads what lies in a folder, and writes to the other one if to any.
-        patterns: of the files to damage.
-        share: of the usual number of cases; less for a slow one.
-        in_place: it may change the folder that it reads, such as remove a damaged artefact of a cache.
-    """
-
-    write: Callable[[Path], None]
-    read: Callable[[Path, Path], None]
-    patterns: tuple[str, ...] = ("**/*.*",)
-    share: float = 1.0
-    in_place: bool = False
 
 
 def _picture(seed: int = 0) -> Image.Image:
@@ -92,22 +72,8 @@ def _picture(seed: int = 0) -> Image.Image:
     return Image.fromarray(pixels).resize((32, 24), Image.Resampling.BOX)
 
 
-def _write_voc(folder: Path) -> None:
-    generate_voc(folder, {"trainval": 2}, seed=1, sizes=((112, 96),))
-
-
-def _read_voc(folder: Path, _out: Path) -> None:
-    for record in read_voc(folder, "trainval").records:
-        try:
-            image = read_image(record.path)
-        except UnreadableImageError:
-            continue
-        fit_record(record, image.shape[1], image.shape[0])
-    find_images([folder / "ImageSets" / "Main" / "trainval.txt"])
-
-
 def _write_coco(folder: Path) -> None:
-    _write_voc(folder)
+    write_voc(folder)
     dataset = read_voc(folder, "trainval")
     instances = coco_instances(dataset)
     for image in instances["images"]:
@@ -453,7 +419,7 @@ def _reads_edges(name: str) -> Callable[[Path, Path], None]:
 
 _COCO = ("instances.json", "detections.json", "images.json")
 READERS = {
-    "voc": Reader(_write_voc, _read_voc, ("Annotations/*.xml", "Annotations/*.xml", "ImageSets/Main/*.txt")),
+    **DATA_SETS,
     "coco": Reader(_write_coco, _read_coco, ("instances.json",)),
     "detections": Reader(_write_coco, _read_results, _COCO),
     "coco_eval": Reader(_write_coco, _read_any_results, _COCO[:2]),
