@@ -8,12 +8,12 @@ float32 ``[N, 4]``; an array without boxes is ``[0, 4]``. Readers of files conve
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numba
 import numpy as np
 import numpy.typing as npt
-import torch
-import torchvision
 
 Boxes = npt.NDArray[np.float32]  # [N, 4]
 Floats = npt.NDArray[np.float32]
@@ -128,61 +128,123 @@ def decode_deltas(boxes: Boxes, deltas: Floats) -> Boxes:
     return np.concatenate([centre - new_size / 2, centre + new_size / 2], axis=1)
 
 
-def nms(boxes: Boxes, scores: Floats, threshold: float) -> Ints:
-    """Greedy non-maximum suppression of one class.
+@dataclass(frozen=True)
+class Keep:
+    """What suppression keeps: ``most`` boxes at most, ``each`` of a class, with scores above ``lowest``."""
 
-    ``[N, 4], [N] -> [M]`` indices of the kept boxes, best score first. A box is suppressed when its IoU with
-    a kept box is greater than ``threshold``. Boxes of equal score keep the order of the input.
+    lowest: float = -math.inf
+    each: float = math.inf
+    most: float = math.inf
+
+
+EVERYTHING = Keep()
+
+
+def nms(
+    boxes: Boxes, scores: Floats, threshold: float, labels: Ints | None = None, keep: Keep = EVERYTHING
+) -> Ints:
+    """Greedy non-maximum suppression, class by class; without ``labels`` all boxes are of one class.
+
+    ``[N, 4], [N], labels [N] -> [M]`` indices of the kept boxes, best score first. A box is suppressed when
+    its IoU with a kept box of its class is greater than ``threshold``, both as float32. Boxes of equal score
+    keep the order of the input, class by class.
 
     >>> boxes = as_boxes([(0, 0, 10, 10), (1, 0, 11, 10), (30, 0, 40, 10)])
     >>> nms(boxes, np.float32([0.5, 0.9, 0.7]), threshold=0.3).tolist()
     [1, 2]
     """
-    # On some devices torchvision's sort does not keep the order of equal scores: it gets sorted boxes.
-    order = np.argsort(-scores, kind="stable")
-    ranks = -np.arange(len(order), dtype=np.float32)
-    # torchvision's IoUs are float32: an IoU of 3/10 would be above a threshold of 0.3 in float64.
-    limit = float(np.float32(threshold))
-    kept = torchvision.ops.nms(torch.from_numpy(boxes[order]), torch.from_numpy(ranks), limit)
-    return np.asarray(order[kept.numpy()], dtype=np.int64)
+    return _suppress(boxes, scores, labels, keep, threshold, 0.0)[0]
 
 
 def soft_nms(
-    boxes: Boxes, scores: Floats, sigma: float, lowest: float = -math.inf, most: float = math.inf
+    boxes: Boxes, scores: Floats, sigma: float, labels: Ints | None = None, keep: Keep = EVERYTHING
 ) -> tuple[Ints, Floats]:
-    """Suppression of one class that lowers scores instead of removing boxes (Bodla et al., ICCV 2017).
+    """Suppression that lowers scores instead of removing boxes (Bodla et al., ICCV 2017); see also `nms`.
 
     A score s stands for the probability ``sigmoid(s)``. The box with the highest score is kept, and the
-    probability of every other box is multiplied by ``exp(-IoU^2 / sigma)``. The same is repeated with the
-    remaining boxes. Objects that hide one another are thus found, and duplicates rank low.
+    probability of every other box of its class is multiplied by ``exp(-IoU^2 / sigma)``. The same is repeated
+    with the remaining boxes. Objects that hide one another are thus found, and duplicates rank low.
 
-    ``[N, 4], [N] -> [M]`` indices of the kept boxes, highest lowered score first, and the lowered scores
-    ``[M]``, float32. At most ``most`` boxes are kept, all with scores above ``lowest``. Boxes of equal score
-    keep the order of the input.
+    ``[N, 4], [N], labels [N] -> [M]`` indices of the kept boxes, highest lowered score first, and the lowered
+    scores ``[M]``, float32. Boxes of equal score keep the order of the input, class by class.
 
     >>> boxes = as_boxes([(0, 0, 10, 10), (0, 0, 10, 5), (30, 0, 40, 10)])
     >>> kept, scores = soft_nms(boxes, np.float32([2, 1, 0]), sigma=0.5)
     >>> kept.tolist(), scores
     ([0, 2, 1], array([ 2.        ,  0.        , -0.22733629], dtype=float32))
     """
-    order = np.argsort(-scores, kind="stable")
-    boxes, wide, rest = boxes[order], scores[order].astype(np.float64), np.arange(len(order))
-    kept: list[int] = []
-    while len(rest) and len(kept) < most:
-        first = int(np.argmax(wide[rest]))
-        best = int(rest[first])
-        if not wide[best] > lowest:
-            break
-        kept.append(best)
-        rest = np.delete(rest, first)
-        overlap = iou(boxes[best : best + 1], boxes[rest])[0].astype(np.float64)
-        near = overlap > 0
-        wide[rest[near]] = _less_probable(wide[rest[near]], overlap[near] ** 2 / sigma)
-    return order[kept], wide[kept].astype(np.float32)
+    return _suppress(boxes, scores, labels, keep, math.inf, sigma)
 
 
-def _less_probable(scores: Doubles, by: Doubles) -> Doubles:
-    """The scores ``logit(exp(-by) * sigmoid(score))``, by logarithms: sigmoid(score) may round to 1."""
-    logs = -by - np.logaddexp(0, -scores)
-    lowered: Doubles = logs - np.log(-np.expm1(logs))
-    return lowered
+def _suppress(
+    boxes: Boxes, scores: Floats, labels: Ints | None, keep: Keep, threshold: float, sigma: float
+) -> tuple[Ints, Floats]:
+    """Hard suppression where ``sigma`` is 0, else soft suppression."""
+    labels = np.zeros(len(boxes), np.int64) if labels is None else labels
+    order = np.lexsort((-scores, labels))  # class by class, best first
+    starts = np.flatnonzero(np.diff(labels[order], prepend=-1, append=-1))
+    wide = scores[order].astype(np.float64)
+    most = int(min(keep.most, len(boxes)))
+    each = int(min(keep.each, len(boxes)))
+    found = _take(boxes[order], wide, starts, np.float32(threshold), sigma, keep.lowest, each, most)
+    return order[found], wide[found].astype(np.float32)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _take(boxes, scores, starts, threshold, sigma, lowest, each, most):  # type: ignore[no-untyped-def]
+    """Take boxes, best first, and suppress others of the class; class k is ``starts[k]:starts[k + 1]``.
+
+    A step looks at the classes' best boxes, and then at the class of the box that is taken. Lowers ``scores``
+    in place. Float32 IoUs without fused operations: those of `iou`.
+    """
+    classes = max(len(starts) - 1, 0)
+    left = np.arange(len(boxes))  # of each class from its start on: what is neither taken nor suppressed
+    count = starts[1:] - starts[:-1]
+    best = starts[:-1].copy()  # of each class, a place in ``left``
+    taken_of = np.zeros(classes, np.int64)
+    taken = np.empty(most, np.int64)
+    for step in range(most):
+        k = -1
+        for c in range(classes):
+            if count[c] > 0 and (k < 0 or scores[left[best[c]]] > scores[left[best[k]]]):
+                k = c
+        if k < 0 or not scores[left[best[k]]] > lowest:
+            return taken[:step]
+        this = left[best[k]]
+        taken[step] = this
+        taken_of[k] += 1
+        a, size = boxes[this], _area(boxes[this])
+        stop, end = starts[k] + count[k], starts[k]
+        for place in range(starts[k], stop):
+            other = left[place]
+            if other == this or taken_of[k] >= each:
+                continue
+            b = boxes[other]
+            width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+            if width > 0 and height > 0:
+                shared = width * height
+                overlap = shared / (size + _area(b) - shared)
+                if overlap > threshold:
+                    continue
+                if sigma > 0:
+                    scores[other] = _less_probable(scores[other], np.float64(overlap) ** 2 / sigma)
+            if not scores[other] > lowest:
+                continue
+            left[end] = other
+            if end == starts[k] or scores[other] > scores[left[best[k]]]:
+                best[k] = end
+            end += 1
+        count[k] = end - starts[k]
+    return taken
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _area(box):  # type: ignore[no-untyped-def]
+    return max(box[2] - box[0], np.float32(0)) * max(box[3] - box[1], np.float32(0))
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _less_probable(score, by):  # type: ignore[no-untyped-def]
+    """``logit(exp(-by) * sigmoid(score))``, by logarithms: sigmoid(score) may round to 1."""
+    log = -by - max(-score, 0.0) - math.log1p(math.exp(-abs(score)))
+    return log - math.log(-math.expm1(log))

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from spp_det.boxes import (
     MAX_LOG_GROWTH,
+    Keep,
     area,
     as_boxes,
     clip,
@@ -309,7 +310,7 @@ def test_soft_nms_is_its_definition_in_probabilities(boxes, data):
         data.draw(st.sampled_from([0.1, 0.3, 1.0])),
         data.draw(st.sampled_from([-math.inf, -1.03])),
     )
-    kept, lowered = soft_nms(boxes, scores, sigma, lowest)
+    kept, lowered = soft_nms(boxes, scores, sigma, keep=Keep(lowest))
     expected = soft_nms_by_definition(boxes, scores, sigma, lowest)
     assert lowered.tolist() == sorted(lowered.tolist(), reverse=True)
     assert dict(zip(kept.tolist(), lowered.tolist(), strict=True)) == pytest.approx(dict(expected), abs=1e-4)
@@ -327,6 +328,44 @@ def test_soft_nms_leaves_boxes_that_touch_none_as_they_are_and_sure_ones_finite(
 def test_soft_nms_stops_after_the_most_and_at_the_lowest():
     boxes = as_boxes([(0, 0, 10, 10)] * 3)
     scores = np.float32([1, 2, 3])
-    assert soft_nms(boxes, scores, sigma=0.5, most=2)[0].tolist() == [2, 1]
-    assert soft_nms(boxes, scores, sigma=0.5, lowest=3)[0].tolist() == []
+    assert soft_nms(boxes, scores, sigma=0.5, keep=Keep(most=2))[0].tolist() == [2, 1]
+    assert soft_nms(boxes, scores, sigma=0.5, keep=Keep(lowest=3))[0].tolist() == []
     assert soft_nms(boxes[:0], scores[:0], sigma=0.5)[0].tolist() == []
+
+
+# ---------------------------------------------------------------- several classes, and limits
+
+
+@given(
+    box_arrays(smallest_side=1),
+    st.data(),
+    st.sampled_from([None, 0.3]),
+    st.sampled_from([1, 3, 100]),
+    st.sampled_from([1, 4, 100]),
+)
+def test_classes_are_suppressed_each_by_itself_and_the_best_of_all_are_kept(boxes, data, sigma, each, most):
+    count = len(boxes)
+    labels = np.array(
+        data.draw(st.lists(st.sampled_from([0, 3, 7]), min_size=count, max_size=count)), np.int64
+    )
+    distinct = st.lists(st.integers(-50, 50), min_size=count, max_size=count, unique=True)
+    scores = np.float32(data.draw(distinct)) / 10
+
+    def suppressed(mine, *classes_and_limits):
+        given = boxes[mine], scores[mine]
+        if sigma is not None:
+            return soft_nms(*given, sigma, *classes_and_limits)
+        kept = nms(*given, 0.3, *classes_and_limits)
+        return kept, scores[mine][kept]
+
+    rows = []  # score, box
+    for label in np.unique(labels):
+        mine = np.flatnonzero(labels == label)
+        kept, lowered = suppressed(mine)
+        alone = [(score, mine[i]) for i, score in zip(kept, lowered, strict=True) if score > -1]
+        rows += alone[:each]
+    rows = sorted(rows, key=lambda row: -row[0])[:most]
+    kept, lowered = suppressed(np.arange(count), labels, Keep(-1, each, most))
+    assert lowered.tolist() == [score for score, _ in rows]
+    if len({score for score, _ in rows}) == len(rows):
+        assert kept.tolist() == [i for _, i in rows]

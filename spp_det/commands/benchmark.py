@@ -3,70 +3,130 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from spp_det.commands import options
 from spp_det.commands.terminal import say, show
+from spp_det.errors import UserError
 
-PHOTO = (640, 480)  # width, height in pixels
+if TYPE_CHECKING:
+    from spp_det.commands.benchmark_inputs import Row
+
+# Seconds of each topic on two quiet cores of an AMD EPYC, AlexNet; only their proportions matter.
+COSTS = {
+    "pooling": 15,
+    "selective search": 15,
+    "parts of the search": 3,
+    "network": 3,
+    "after the proposals": 60,
+    "after the proposals, bfloat16": 40,
+    "windows": 5,
+    "classes": 5,
+    "image size": 5,
+    "a folder": 60,
+    "training": 45,
+}
 
 
 def benchmark(
     out: Annotated[Path, typer.Option(help="File for the figures as JSON.")] = Path("benchmark.json"),
     backbone: Annotated[str, typer.Option(help="The network of SPP-net and R-CNN alike.")] = "alexnet",
     device: options.Device = "auto",
+    topics: Annotated[str | None, typer.Option(help=f"Only these, as a,b: {', '.join(COSTS)}.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small, to see that it works.")] = False,
 ) -> None:
-    """Time every stage beside what it replaces: roi_pool, OpenCV's own call, R-CNN. Minutes on a CPU."""
+    """Time every stage beside what it replaces: roi_pool, OpenCV's own call, R-CNN. Minutes on a CPU.
+
+    Each topic is written when it is done, so that an interrupted run leaves what it has.
+    """
     from spp_det.report.tables import benchmark_table
     from spp_det.runtime.cache import write_json
     from spp_det.runtime.devices import choose_device
 
-    figures = run_benchmark(backbone, str(choose_device(device)), quick)
-    write_json(out, figures)
+    chosen = None if topics is None else _chosen(topics)
+    figures: dict[str, Any] = {}
+    for figures in run_benchmark(backbone, str(choose_device(device)), quick, chosen):
+        write_json(out, figures)
     show(benchmark_table(figures))
     say(f"figures: {escape(str(out))}")
 
 
-def run_benchmark(backbone: str = "alexnet", device: str = "cpu", quick: bool = False) -> dict[str, Any]:
-    """Measure every topic of `spp_det.commands.benchmark_topics`. Returns the machine, and rows by topic.
+def _chosen(topics: str) -> list[str]:
+    """Names of topics. A comma is also in one of the names."""
+    left, names = topics, []
+    while left:
+        fitting = [name for name in COSTS if f"{left},".startswith(f"{name},")]
+        if not fitting:
+            unknown = left.partition(",")[0].strip()
+            raise UserError(f"--topics: there is no {unknown!r}; the topics are {'; '.join(COSTS)}")
+        names.append(max(fitting, key=len))
+        left = left[len(names[-1]) + 1 :].strip()
+    return names
+
+
+def run_benchmark(
+    backbone: str = "alexnet", device: str = "cpu", quick: bool = False, chosen: Iterable[str] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Measure topics, and yield all figures so far whenever one is done.
+
+    The figures are the machine, rows by topic, the seconds that each topic took, and the names of the topics
+    that are not measured yet.
 
     Args:
         backbone: the network of SPP-net and R-CNN alike.
         device: where the network runs.
         quick: few windows and small photos, to see that it works; the figures then mean nothing.
+        chosen: names of topics, see `COSTS`; None: all.
     """
     import torch
 
-    from spp_det.commands import benchmark_topics as measure
+    from spp_det.commands import benchmark_stages as stages
+    from spp_det.commands import benchmark_whole as whole
+    from spp_det.commands.benchmark_inputs import QUICK, WHOLE
     from spp_det.runtime.devices import has_bfloat16
-    from spp_det.runtime.progress import track
 
-    size = (200, 192) if quick else PHOTO
-    windows = 100 if quick else 2000
-    topics: dict[str, Callable[[], list[measure.Row]]] = {
-        "pooling": lambda: measure.pooling(device, windows),
-        "selective search": lambda: measure.search_threads(size),
-        "after the proposals": lambda: measure.after_proposals(backbone, device, size, windows),
-        "after the proposals, bfloat16": lambda: measure.after_proposals(
-            backbone, device, size, windows, "bfloat16"
-        ),
-        "windows": lambda: measure.growth_with_windows(backbone, device, size, windows),
-        "image size": lambda: measure.growth_with_size(backbone, device, size, windows),
-        "a folder": lambda: measure.whole_folder(backbone, device, size, count=4 if quick else 100),
-        "training": lambda: measure.growth_with_data(
-            count=3 if quick else 25, size=size if quick else (320, 240)
-        ),
+    sizes = QUICK if quick else WHOLE
+    network = backbone, device, sizes
+    topics: dict[str, Callable[[], list[Row]]] = {
+        "pooling": lambda: stages.pooling(device, sizes),
+        "selective search": lambda: stages.search_threads(sizes),
+        "parts of the search": lambda: stages.search_parts(sizes),
+        "network": lambda: stages.network(*network),
+        "after the proposals": lambda: stages.after_proposals(*network),
+        "after the proposals, bfloat16": lambda: stages.after_proposals(*network, "bfloat16"),
+        "windows": lambda: stages.growth_with_windows(*network),
+        "classes": lambda: stages.growth_with_classes(*network),
+        "image size": lambda: whole.growth_with_size(*network),
+        "a folder": lambda: whole.whole_folder(*network),
+        "training": lambda: whole.growth_with_data(sizes),
     }
     if not has_bfloat16(torch.device(device)):
         del topics["after the proposals, bfloat16"]
-    figures = {name: topic() for name, topic in track(list(topics.items()), "benchmark", unit="topics")}
-    return {"machine": machine(device), "backbone": backbone, "figures": figures}
+    wanted = list(topics) if chosen is None else [name for name in topics if name in set(chosen)]
+    figures: dict[str, Any] = {"machine": machine(device), "backbone": backbone}
+    figures |= {"figures": {}, "seconds": {}, "not measured": wanted}
+    for place, name in enumerate(wanted):
+        left = timedelta(seconds=round(seconds_left(figures["seconds"], wanted[place:])))
+        say(f"{place + 1} of {len(wanted)}, {name}: about {left} left")
+        start = time.perf_counter()
+        rows = topics[name]()
+        figures["figures"][name], figures["not measured"] = rows, wanted[place + 1 :]
+        figures["seconds"][name] = time.perf_counter() - start
+        yield figures
+
+
+def seconds_left(took: Mapping[str, float], left: Iterable[str]) -> float:
+    """How long the topics ``left`` will take: `COSTS`, by what those that are done took beside theirs."""
+    done = sum(COSTS[name] for name in took)
+    pace = sum(took.values()) / done if done else 1.0
+    return pace * sum(COSTS[name] for name in left)
 
 
 def machine(device: str) -> dict[str, Any]:

@@ -202,6 +202,8 @@ class Detection(Section):
     ``nms`` then has no effect."""
     max_per_image: values.Count = 100
     """Detections of a class in an image at most."""
+    max_all_classes: values.Count = 200
+    """Detections in an image at most, of all classes together."""
 
 
 class Runtime(Section):

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from spp_det.boxes import Boxes, Floats, Ints, decode_deltas
+from spp_det.model.own_class import of_classes
 from spp_det.model.vectors import WindowVectors
 from spp_det.runtime.threads import on_all_cores, on_one_core
 
@@ -31,14 +30,7 @@ class BoxRegressor:
 
     def __call__(self, vectors: Tensor, labels: Ints, boxes: Boxes) -> Boxes:
         """Boxes ``[N, 4]`` of classes ``[N]``, moved by what their vectors ``[N, D]`` say: ``[N, 4]``."""
-        deltas = np.zeros((len(boxes), 4), np.float32)
-        # A run of equal labels is a view, not a copy, of the vectors.
-        ends = np.flatnonzero(np.diff(labels, prepend=-1, append=-1))
-        for start, stop in pairwise(ends):
-            label = labels[start]
-            moves = F.linear(vectors[start:stop], self.weight[label], self.bias[label])
-            deltas[start:stop] = moves.cpu().numpy()
-        return decode_deltas(boxes, deltas)
+        return decode_deltas(boxes, of_classes(vectors, labels, self.weight, self.bias))
 
     def move(self, vectors: WindowVectors, windows: Ints, labels: Ints, boxes: Boxes) -> Boxes:
         """The same for boxes ``[n, 4]`` that are the windows ``[n]`` of the vectors."""

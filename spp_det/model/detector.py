@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 import PIL.Image
 import torch
+from torch import Tensor
 
 from spp_det.boxes import Boxes, Floats, Ints, clip
 from spp_det.config.settings import Detection, Proposals
@@ -93,9 +94,8 @@ class Detector:
         pool5, scores = self.score(maps, windows)  # [M, D], [N, K]
         found = above(limits.score_threshold, windows, scores, pool5)  # windows [C, 4]
         if len(self.regressors) == 2:  # not in the paper
-            found = look_again(
-                found, partial(self.score, maps), self.regressors, limits
-            )  # moved boxes [C', 4]
+            pool = partial(self.pool5, maps)
+            found = look_again(found, pool, self.own_scores, self.regressors, limits)  # moved boxes [C', 4]
         return found
 
     @torch.inference_mode()
@@ -106,6 +106,15 @@ class Detector:
         fc7 = pool5.through(self.head)  # fc layers: [M, 4096]; pool5 itself for a model without them
         scores = fc7.scores(self.scorer)  # SVMs, or fc8 and softmax: [M, K]
         return pool5, scores.cpu().numpy()[on_maps.of]  # of each window: [N, K]
+
+    def pool5(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
+        """The pool5 vectors ``[M, D]`` of windows ``[N, 4]``, as many at a time as the fc layers like."""
+        vectors = self.features.vectors(maps, windows)
+        return vectors if self.head is None else vectors.for_layers()
+
+    def own_scores(self, pool5: Tensor, labels: Ints) -> Floats:
+        """The score ``[n]`` of each vector ``[n, D]`` for one class ``[n]``."""
+        return self.scorer.of_classes(pool5 if self.head is None else self.head(pool5), labels)
 
     @torch.inference_mode()
     def refined(self, found: ScoredBoxes, kept: Ints) -> Boxes:

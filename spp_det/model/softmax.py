@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from spp_det.boxes import Floats, Ints
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,10 @@ class SoftmaxScorer:
         best = logits.argmax(dim=1, keepdim=True)
         others.scatter_(1, best, logits.scatter(1, best, -torch.inf).logsumexp(dim=1, keepdim=True))
         return (logits - others)[:, :-1]
+
+    def of_classes(self, vectors: Tensor, labels: Ints) -> Floats:
+        """``[n, D], [n] -> [n]``: of each vector the log-odds of its own class."""
+        return self(vectors).cpu().numpy()[np.arange(len(labels)), labels]
 
     def to(self, device: torch.device) -> SoftmaxScorer:
         """The same scorer on another device."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spp_det.boxes import Boxes, Floats, Ints, nms, soft_nms
+from spp_det.boxes import Boxes, Floats, Ints, Keep, nms, soft_nms
 from spp_det.config.settings import Detection
 from spp_det.model.vectors import WindowVectors
 
@@ -39,17 +39,14 @@ def above(threshold: float, boxes: Boxes, scores: Floats, pool5: WindowVectors) 
 def suppress(boxes: Boxes, labels: Ints, scores: Floats, limits: Detection) -> tuple[Ints, Floats]:
     """Non-maximum suppression, class by class: of boxes ``[C, 4]`` the kept ones ``[n]``, and their scores.
 
-    Hard suppression leaves the scores as they are; soft suppression lowers them.
+    Hard suppression leaves the scores as they are; soft suppression lowers them. The result is in the order
+    of the classes.
     """
-    kept, lowered = [np.zeros(0, np.int64)], [np.zeros(0, np.float32)]
-    for label in np.unique(labels):
-        mine = np.flatnonzero(labels == label)
-        if limits.soft_nms is not None:
-            lowest, most = limits.score_threshold, limits.max_per_image
-            best, own = soft_nms(boxes[mine], scores[mine], limits.soft_nms, lowest, most)
-        else:
-            best = nms(boxes[mine], scores[mine], limits.nms)[: limits.max_per_image]
-            own = scores[mine[best]]
-        kept.append(mine[best])
-        lowered.append(own)
-    return np.concatenate(kept), np.concatenate(lowered)
+    keep = Keep(limits.score_threshold, limits.max_per_image, limits.max_all_classes)
+    if limits.soft_nms is not None:
+        kept, lowered = soft_nms(boxes, scores, limits.soft_nms, labels, keep)
+    else:
+        kept = nms(boxes, scores, limits.nms, labels, keep)
+        lowered = scores[kept]
+    by_class = np.argsort(labels[kept], kind="stable")
+    return kept[by_class], lowered[by_class]

@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from spp_det.boxes import Floats, Ints
+from spp_det.model.own_class import of_classes
+
 
 @dataclass(frozen=True, eq=False)
 class LinearSVMs:
@@ -37,6 +40,10 @@ class LinearSVMs:
     def scores(self, products: Tensor) -> Tensor:
         """The scores ``[N, K]`` from ``vectors @ weight.T + bias``: here the same numbers."""
         return products
+
+    def of_classes(self, vectors: Tensor, labels: Ints) -> Floats:
+        """``[n, D], [n] -> [n]``: of each vector the score of its own class alone."""
+        return of_classes(vectors, labels, self.weight[:, None], self.bias[:, None])[:, 0]
 
     def to(self, device: torch.device) -> LinearSVMs:
         """The same SVMs on another device."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
@@ -61,7 +61,11 @@ class WindowVectors(ABC):
         """The outputs of fc layers for these vectors; None, where there are no layers, changes nothing."""
         if layers is None:
             return self
-        return LayerOutputs(self.of, max(self.chunk, FC_CHUNK), self.device, self, layers)
+        return LayerOutputs(self.of, self.for_layers().chunk, self.device, self, layers)
+
+    def for_layers(self) -> Self:
+        """The same vectors in chunks that are large enough for fc layers."""
+        return replace(self, chunk=max(self.chunk, FC_CHUNK))
 
     def scores(self, scorer: LinearSVMs | SoftmaxScorer) -> Tensor:
         """The scores ``[M, K]`` of all vectors."""

@@ -242,6 +242,16 @@ def test_a_class_has_at_most_so_many_detections_and_these_are_its_best(build_det
         assert limited["scores"][limited["labels"] == label].tolist() == mine[:limit].tolist()
 
 
+@pytest.mark.parametrize("most", [1, 6])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_an_image_has_at_most_so_many_detections_and_these_are_its_best(build_detector, images, most, passes):
+    everything = build_detector(passes=passes)(images[0])
+    limited = build_detector(passes=passes, max_all_classes=most)(images[0])
+    assert len(limited["scores"]) == most < len(everything["scores"])
+    if passes == 1:  # where there are two, fewer boxes are looked at again
+        assert limited["scores"].tolist() == everything["scores"][:most].tolist()
+
+
 @pytest.mark.parametrize("threshold", [-1.5, 0.0, 1.0])
 def test_detections_score_above_the_threshold(build_detector, images, threshold):
     found = build_detector(score_threshold=threshold)(images[0])

@@ -20,24 +20,28 @@ def slow_twice(detector, image, windows):
         seen = vector if detector.head is None else detector.head(vector)
         return vector, float(detector.scorer(seen)[0, label])
 
-    rows = []  # label, score, box
-    for label in range(len(detector.classes)):
-        scored = [(look(window, label)[1], i) for i, window in enumerate(windows)]
-        kept = []
-        for score, i in sorted(scored, key=lambda pair: -pair[0]):
-            near = [j for j in kept if iou(windows[[i]], windows[[j]])[0, 0] > 0.7]
-            if score > settings.score_threshold and not near and len(kept) < 3 * settings.max_per_image:
-                kept.append(i)
-                box = first(look(windows[i], label)[0], np.array([label]), windows[[i]])
-                vector, again = look(box[0], label)
-                end = second(vector, np.array([label]), box)
-                if (score + again) / 2 > settings.score_threshold:
-                    rows.append((label, (score + again) / 2, ((box + end) / 2)[0]))
+    scored = [
+        (look(window, label)[1], label, i)
+        for label in range(len(detector.classes))
+        for i, window in enumerate(windows)
+    ]
+    seen, rows = [], []  # label, window; label, score, box
+    for score, label, i in sorted(scored, key=lambda row: -row[0]):
+        rivals = [j for other, j in seen if other == label]
+        near = [j for j in rivals if iou(windows[[i]], windows[[j]])[0, 0] > 0.7]
+        room = len(rivals) < 2 * settings.max_per_image and len(seen) < 2 * settings.max_all_classes
+        if score > settings.score_threshold and not near and room:
+            seen.append((label, i))
+            box = first(look(windows[i], label)[0], np.array([label]), windows[[i]])
+            vector, again = look(box[0], label)
+            end = second(vector, np.array([label]), box)
+            if (score + again) / 2 > settings.score_threshold:
+                rows.append((label, (score + again) / 2, ((box + end) / 2)[0]))
     found = []
     for label, score, box in sorted(rows, key=lambda row: -row[1]):
         rivals = [row for row in found if row[0] == label]
         near = [row for row in rivals if iou(box[None], row[2][None])[0, 0] > settings.nms]
-        if not near and len(rivals) < settings.max_per_image:
+        if not near and len(rivals) < settings.max_per_image and len(found) < settings.max_all_classes:
             found.append((label, score, box))
     limit = np.array([image.shape[1], image.shape[0]] * 2)
     return {
@@ -47,14 +51,16 @@ def slow_twice(detector, image, windows):
     }
 
 
-@pytest.mark.parametrize("limit", [4, 100])
-def test_two_passes_are_those_of_the_slow_version(build_detector, images, limit):
+@pytest.mark.parametrize("layer", ["pool5", "fc6"])
+@pytest.mark.parametrize(("limit", "most"), [(4, 200), (100, 200), (100, 7)])
+def test_two_passes_are_those_of_the_slow_version(build_detector, images, limit, most, layer):
     detector = build_detector(
         passes=2,
-        fc=FC(layer="fc6", width=32, weights="random"),
+        fc=FC(layer=layer, width=32, weights="random"),
         scales=(100, 160),
         score_threshold=-0.5,
         max_per_image=limit,
+        max_all_classes=most,
     )
     windows = selective_search(images[0])[::3]
     found, expected = detector.detect(images[0], windows), slow_twice(detector, images[0], windows)
