@@ -88,7 +88,12 @@ def _range(value: dict[str, Any]) -> list[str]:
         **{"minimum": "at least", "exclusiveMinimum": "above"},
         **{"maximum": "at most", "exclusiveMaximum": "below"},
     }
-    return [f"{word} {value[bound]:,}" for bound, word in words.items() if bound in value]
+    return [f"{word} {_short(value[bound])}" for bound, word in words.items() if bound in value]
+
+
+def _short(number: float) -> str:
+    """Versions of pydantic differ in whether a whole number is written 1 or 1.0."""
+    return f"{int(number) if number == int(number) else number:,}"
 
 
 if __name__ == "__main__":
