@@ -11,9 +11,10 @@ import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numba
 import numpy as np
 import numpy.typing as npt
+
+from spp_det.kernels import numba
 
 Boxes = npt.NDArray[np.float32]  # [N, 4]
 Floats = npt.NDArray[np.float32]

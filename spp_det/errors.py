@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import unicodedata
 
+MOST_SHOWN, MOST_OF_NAME = 4000, 300  # characters of a message, and of a name in a table or picture
+
 
 class UserError(Exception):
     """Something the user gave is wrong: a path, a key, an annotation, a model file.
@@ -34,16 +36,22 @@ class CannotResumeError(UserError):
 def one_line(text: str) -> str:
     r"""The text of a message; a character that would not show as itself, such as ``\n``, is escaped.
 
-    Otherwise a name from somebody's file could end the line, or control the terminal.
+    Otherwise a name from somebody's file could end the line, or control the terminal. Of a text of more than
+    `MOST_SHOWN` characters the middle is left out.
     """
+    if len(text) > MOST_SHOWN:
+        text = f"{text[: MOST_SHOWN // 2]} ... {text[-MOST_SHOWN // 2 :]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def printable(name: str) -> str:
     """A name for a table or picture: one line, without control, direction-changing or invalid characters.
 
-    Runs of white space become one blank. A name without any visible character becomes ``"?"``.
+    Runs of white space become one blank. A name without any visible character becomes ``"?"``, and one of
+    more than `MOST_OF_NAME` characters ends in dots.
     """
+    if len(name) > MOST_OF_NAME:
+        name = f"{name[: MOST_OF_NAME - 3]}..."
     visible = (" " if c.isspace() else c for c in name if c.isspace() or unicodedata.category(c)[0] != "C")
     return " ".join("".join(visible).split()) or "?"
 
@@ -51,6 +59,11 @@ def printable(name: str) -> str:
 NOT_ENOUGH_MEMORY = "take a lower backbone.max_side, fewer scales, fewer workers, or another device"
 
 
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says by this error that the memory of a GPU or of the CPU is full."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, torch or OpenCV says by this error that the memory of a GPU or of the CPU is full."""
+    full = ("can't allocate memory", "Insufficient memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(words in str(error) for words in full)
+    )

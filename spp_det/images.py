@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, TypedDict
+from typing import BinaryIO, NamedTuple, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError, features
 
 from spp_det.errors import UserError, one_line
+from spp_det.runtime.encoded import Header, check_bytes, png_has_exif, usable_jpegs
+from spp_det.runtime.files import open_regular
 from spp_det.runtime.opencv import cv2
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Skipped(TypedDict):
     reason: str
 
 
-def skipped(path: Path, error: UnreadableImageError) -> Skipped:
+def skipped(path: Path, error: UserError) -> Skipped:
     """The entry in the figures for a file that cannot be read."""
     return {"file": str(path), "reason": str(error).removeprefix(one_line(f"{path}: "))}
 
@@ -83,8 +84,10 @@ def read_image(path: str | os.PathLike[str]) -> RGB:
     - A truncated JPEG has its full size, the missing part filled in by the decoder; a warning names
       the file, once in a process.
 
-    Safe to call from several threads at once. Raises `UnreadableImageError` for a file that is missing,
-    empty, no image, damaged beyond use, or over Pillow's limit of pixels (a decompression bomb).
+    Whatever its shape, a picture takes at most 64 bytes of memory a pixel while it is decoded, and at most
+    200 MB more. Safe to call from several threads at once. Raises `UnreadableImageError` for a file that is
+    missing, empty, no image, damaged beyond use, over Pillow's limit of pixels (a decompression bomb) or over
+    the memory at hand, and for a file of more than 1 GiB, of 64 MiB where it is WebP or AVIF.
     """
     pixels, truncated = decode(path)
     if truncated:
@@ -100,7 +103,8 @@ def decode(path: str | os.PathLike[str]) -> Decoded:
         except OSError:
             if image.format not in ("JPEG", "MPO"):
                 raise
-            return Decoded(_to_rgb(_load_truncated_jpeg(file)), truncated=True)
+            pixels = image.width * image.height
+            return Decoded(_to_rgb(_load_truncated_jpeg(file, pixels)), truncated=True)
         return Decoded(_to_rgb(image), truncated=False)
 
 
@@ -114,9 +118,9 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def image_turn(path: str | os.PathLike[str]) -> tuple[tuple[int, int], int]:
     """The size as `image_size` has it, and the EXIF orientation, 1 to 8, that `read_image` undoes."""
-    with _opened(Path(path)) as (_, image):
+    with _opened(Path(path)) as (file, image):
         width, height = image.size
-        orientation = _orientation(image) if _needs_exif(image, Path(path)) else 1
+        orientation = _orientation(image) if _needs_exif(image, file) else 1
         return ((height, width) if orientation in SIDEWAYS else (width, height)), orientation
 
 
@@ -179,27 +183,30 @@ def encode_png(image: RGB) -> bytes:
     return encoded.tobytes()
 
 
-def check_regular(path: Path) -> None:
-    """Raise UnreadableImageError for a pipe, a device or a socket: to open one may wait for ever."""
-    mode = path.stat().st_mode
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # to open a folder fails by itself
-        raise UnreadableImageError(f"{path}: a pipe or a device, not a file")
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[tuple[BinaryIO, Image.Image]]:
     """The open file and its identified image, not decoded; every failure as an `UnreadableImageError`."""
     try:
-        check_regular(path)
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise ValueError("the file is empty")
-            with Image.open(file, formats=_FORMATS) as image:
+        with open_regular(path) as file:
+            check_bytes(file)
+            header = Header(file)
+            with Image.open(cast("BinaryIO", header), formats=_FORMATS) as image:
+                header.end()
+                _check_tiles(image)
                 yield file, image
     except UnreadableImageError:
         raise
+    except UserError as error:
+        raise UnreadableImageError(str(error)) from error
     except Exception as error:  # decoders raise anything at all on damaged data
         raise UnreadableImageError(f"{path}: {_reason(error)}") from error
+
+
+def _check_tiles(image: Image.Image) -> None:
+    """Raise ValueError for a TIFF whose tiles, which are decoded whole, are much larger than the picture."""
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(322, 1) * tags.get(323, 1) > 2**22 + image.width * image.height:  # TileWidth, TileLength
+        raise ValueError("its tiles are larger than the picture")
 
 
 def _to_rgb(image: Image.Image) -> RGB:
@@ -262,33 +269,26 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _needs_exif(image: Image.Image, path: Path) -> bool:
+def _needs_exif(image: Image.Image, file: BinaryIO) -> bool:
     """Whether the size of an image that is not decoded yet may depend on its EXIF data."""
     if image.format == "TIFF":
         return False  # Pillow turns a TIFF by itself and states the turned size from the start
     if image.format == "PNG" and "exif" not in image.info:
-        # To find EXIF data after the pixels, Pillow decodes the whole PNG. It need not where there is none.
-        data = path.read_bytes()
-        return any(mark in data for mark in (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp"))
+        place = file.tell()
+        found = png_has_exif(file)
+        file.seek(place)
+        return found
     return True
 
 
-_END_OF_IMAGE = b"\xff\xd9"
-_HEADERS = (b"\xff\xc4", b"\xff\xdb", b"\xff\xda")  # Huffman tables, quantisation tables, start of scan
-
-
-def _load_truncated_jpeg(file: BinaryIO) -> Image.Image:
+def _load_truncated_jpeg(file: BinaryIO, pixels: int) -> Image.Image:
     """Decode what is there of a JPEG, by adding the end marker that was lost.
 
     Pillow's own switch for this, ``ImageFile.LOAD_TRUNCATED_IMAGES``, is a global that would act on every
-    thread and on the caller's program. A progressive file may also be cut inside a header between two
-    scans; the marker then takes the place of that header. Raises OSError where no part can be decoded.
+    thread and on the caller's program. Raises OSError where no part can be decoded.
     """
-    file.seek(0)
-    data = file.read()
-    last_header = max(data.rfind(marker) for marker in _HEADERS)
-    for usable in (data, data[:last_header]):
-        image = Image.open(BytesIO(usable + _END_OF_IMAGE), formats=("JPEG",))
+    for data in usable_jpegs(file, pixels):
+        image = Image.open(BytesIO(data), formats=("JPEG",))
         with suppress(OSError):
             image.load()
             return image

@@ -87,11 +87,11 @@ def _detect_own(
     def prepare(path: Path) -> Prepared:
         try:
             image = read_image(path)
+            if cache is not None:
+                return image, source.windows_of_file(path, None, cache).boxes
+            return image, source.windows(image, path, threads=threads)
         except UnreadableImageError as error:
             return error
-        if cache is not None:
-            return image, source.windows_of_file(path, None, cache).boxes
-        return image, source.windows(image, path, threads=threads)
 
     def whole(path: Path) -> Result:
         prepared = prepare(path)

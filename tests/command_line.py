@@ -34,6 +34,7 @@ def spp_det(*arguments: object) -> Ended:
         contextlib.redirect_stderr(err),
     ):
         patch.setattr("sys.argv", ["spp-det", *map(str, arguments)])
+        patch.setenv("PYTHONSAFEPATH", "1")  # as the command does; undone behind it
         patch.setattr("signal.signal", lambda *_: None)
         try:
             with pytest.raises(SystemExit) as ended:

@@ -157,7 +157,7 @@ def test_missing_file_and_folder(tmp_path: Path, reader: object) -> None:
     assert callable(reader)
     with pytest.raises(UnreadableImageError, match=r"nowhere\.jpg: no such file"):
         reader(tmp_path / "nowhere.jpg")
-    with pytest.raises(UnreadableImageError, match="is a directory"):
+    with pytest.raises(UnreadableImageError, match="a folder, not a file"):
         reader(tmp_path)
 
 

@@ -15,6 +15,7 @@ ROOT = Path(spp_det.__file__).parent
 
 ROOMS = (
     # Low to high. A room is a module or a folder directly under spp_det; it imports from lower rows alone.
+    {"kernels"},
     {"version", "errors", "boxes"},
     {"config"},
     {"runtime"},

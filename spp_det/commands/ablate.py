@@ -9,6 +9,7 @@ a regressor, so one training makes both.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -118,7 +119,7 @@ def _content(config: Config, splits: Splits) -> str:
     named = (config.backbone.weights, config.fc.weights, config.proposals.file, config.proposals.edge_model)
     files = [Path(name) for name in named if name is not None]
     pays, _ = bfloat16_pays(choose_device(config.runtime.device))  # a table's rows are of one precision
-    parts: list[object] = [content_of(files), pays if config.runtime.precision == "auto" else None]
+    parts: list[object] = [content_of(files, math.inf), pays if config.runtime.precision == "auto" else None]
     for dataset in (splits.train, *([splits.test.dataset] if splits.test else [])):
         parts += [dataset.classes, content_of(record.path for record in dataset.records)]
         for record in dataset.records:
@@ -202,6 +203,7 @@ def _results(group: Sequence[Row], test: Split, source: WindowSource) -> Iterato
     """Train one model and score each of its rows: without its regressor, with it, or both."""
     from spp_det.config.file import dump_config
     from spp_det.runtime.cache import write_whole
+    from spp_det.runtime.files import unlinked
     from spp_det.runtime.run_folder import alone_in
     from spp_det.training import stages
     from spp_det.training.network import settled
@@ -219,7 +221,7 @@ def _results(group: Sequence[Row], test: Split, source: WindowSource) -> Iterato
         return
     for row in group:
         model = trained if row.config.bbox.enabled else _without_regressor(trained)
-        with alone_in(row.config.output):
+        with alone_in(unlinked(row.config.output.parent, row.name)):
             ran = settled(row.config, model.detector.features.backbone)
             write_whole(row.config.output / "config.yaml", dump_config(ran))
             metrics = finish_training(row.config, model, test, source)

@@ -19,19 +19,19 @@ from spp_det.errors import UserError
 if TYPE_CHECKING:
     from spp_det.commands.benchmark_inputs import Row
 
-# Seconds of each topic on two quiet cores of an AMD EPYC, AlexNet; only their proportions matter.
+# Seconds of each topic with AlexNet on two cores of an AMD EPYC, roughly: their proportions are what counts.
 COSTS = {
     "pooling": 15,
-    "selective search": 15,
-    "parts of the search": 3,
-    "network": 3,
-    "after the proposals": 60,
-    "after the proposals, bfloat16": 40,
-    "windows": 5,
-    "classes": 5,
-    "image size": 5,
-    "a folder": 60,
-    "training": 45,
+    "selective search": 16,
+    "parts of the search": 1,
+    "network": 1,
+    "after the proposals": 75,
+    "after the proposals, bfloat16": 55,
+    "windows": 2,
+    "classes": 2,
+    "image size": 3,
+    "a folder": 45,
+    "training": 40,
 }
 
 

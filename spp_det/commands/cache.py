@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from spp_det.commands.terminal import say, show
 from spp_det.errors import UserError
@@ -36,5 +37,5 @@ def cache(
     else:
         for stage in stages if prune == "all" else [prune]:
             gone = kept.prune(stage, older_than or 0.0)
-            say(f"removed {gone.artefacts} artefacts of {stage}, {gone.bytes / 2**20:.1f} MiB")
+            say(f"removed {gone.artefacts} artefacts of {escape(stage)}, {gone.bytes / 2**20:.1f} MiB")
     show(cache_table({stage: kept.usage(stage) for stage in stages}))

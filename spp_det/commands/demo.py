@@ -61,9 +61,10 @@ def run_demo(folder: Path, seed: int = 0, begun: Callable[[], object] = lambda: 
     from spp_det.pretraining.pretrain import save_backbone
     from spp_det.report.page import write_page
     from spp_det.runtime.cache import write_json
+    from spp_det.runtime.files import unlinked
     from spp_det.runtime.run_folder import claimed
 
-    data, found = folder / "data", folder / "found"
+    data, found = unlinked(folder, "data"), unlinked(folder, "found")
     weights, model = folder / "backbone.safetensors", folder / "model.safetensors"
     table, page = folder / "figures.json", folder / "report.html"
     config = Config(

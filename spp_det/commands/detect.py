@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from spp_det.model.ensemble import AnyDetector
     from spp_det.proposals.source import WindowSource
     from spp_det.runtime.cache import Cache
+
+logger = logging.getLogger(__name__)
 
 
 def detect(
@@ -64,8 +67,9 @@ def detect(
     wrote to the folder is removed, unless --resume goes on with it. By N processes or on N GPUs: torchrun
     --nproc-per-node N -m spp_det detect MODEL IMAGES --out DIR.
     """
-    from spp_det.data.folder import find_images
+    from spp_det.data.folder import Refused, find_images
     from spp_det.detections.writer import Output
+    from spp_det.images import skipped
     from spp_det.model.ensemble import load_detector
     from spp_det.runtime import distributed
     from spp_det.runtime.devices import choose_device
@@ -75,7 +79,10 @@ def detect(
         raise UserError("say which images to look at, after the models")
     if distributed.world_size() > 1 and "-" in images:
         raise UserError("several processes cannot share a list on stdin: write it to a file, and name that")
-    paths = find_images(images[len(others) :], follow_links=follow_links)
+    linked: Refused = {}
+    paths = find_images(images[len(others) :], follow_links=follow_links, refused=None if strict else linked)
+    for error in linked.values():
+        logger.warning("skipped: %s", error)
     own_device = choose_device(device)
     output = Output(formats or (), draw, save_crops, score, scores=not no_scores)
     goes_on("the same command goes on after the images that are done" + ("" if resume else ", with --resume"))
@@ -93,7 +100,7 @@ def detect(
     if not distributed.is_first():
         return
     say(f"[bold green]found[/] {summary.found} detections in {summary.images} images: {escape(str(out))}")
-    say_skipped(summary.skipped)
+    say_skipped([*summary.skipped, *(skipped(path, error) for path, error in linked.items())])
     if not summary.images:
         first = summary.skipped[0]
         raise UserError(f"no image could be read, the first was {first['file']}: {first['reason']}")

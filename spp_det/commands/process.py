@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import io
 import logging
 import os
 import select
@@ -21,6 +22,7 @@ from rich.markup import escape
 
 from spp_det.commands.terminal import ignore_stdout, replace_unknown_characters, say
 from spp_det.errors import NOT_ENOUGH_MEMORY, OthersLostError, UserError, is_out_of_memory, one_line
+from spp_det.runtime.files import NO_LINK, open_regular
 
 FROM_CACHE = "the same command goes on from what the cache holds"
 GRACE = 5.0  # seconds for threads and processes to end in; nothing on disk needs them to
@@ -35,6 +37,7 @@ def run_app(app: typer.Typer) -> NoReturn:
     """Run the command that ``sys.argv`` names and end the process. The exit code is the command's, 2 after
     one line about a mistake that the user can mend, or 128 plus a signal's number."""
     goes_on("")
+    os.environ["PYTHONSAFEPATH"] = "1"  # no child imports what lies in the current folder
     tune_process()
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # no traceback where the disk under the log is full
@@ -69,7 +72,7 @@ def run_app(app: typer.Typer) -> NoReturn:
             raise
         _refuse(f"{error.filename}: {error.strerror}" if error.filename else error.strerror)
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or is_out_of_memory(error)):
+        if not is_out_of_memory(error):
             raise
         _refuse(f"not enough memory: {NOT_ENOUGH_MEMORY}")
 
@@ -114,13 +117,21 @@ def log_to(path: Path) -> None:
     if not FIRST:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _LogFile(path)
     handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for early in [each for each in logging.getLogger().handlers if isinstance(each, _Early)]:
         logging.getLogger().removeHandler(early)
         for record in early.records:
             handler.handle(record)
     logging.getLogger().addHandler(handler)
+
+
+class _LogFile(logging.FileHandler):
+    """Adds to a regular file: a link there would lead to a file of somebody's choice."""
+
+    def _open(self) -> io.TextIOWrapper:
+        file = open_regular(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND | os.O_CREAT | NO_LINK)
+        return io.TextIOWrapper(file, encoding="utf-8")
 
 
 class _Early(logging.Handler):
@@ -158,7 +169,7 @@ class _ToTerminal(logging.Handler):
         prefix = (
             f"[yellow]{record.levelname.lower()}:[/] " if record.levelno >= logging.WARNING else "[dim]·[/] "
         )
-        say(prefix + escape(one_line(record.getMessage())))
+        say(prefix + escape(record.getMessage()))
 
 
 def _explain(error: Any) -> str:

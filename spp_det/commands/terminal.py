@@ -21,16 +21,18 @@ if TYPE_CHECKING:
 
 
 def say(text: str) -> None:
-    """Print a line of rich markup on stderr. The caller escapes names and other texts of the user."""
+    """Print a line of rich markup on stderr. The caller escapes the markup in names and other texts of the
+    user; characters that would control the terminal or end the line are escaped here.
+    """
     from spp_det.runtime.progress import console
 
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(one_line(text), highlight=False, soft_wrap=True)
 
 
 def say_skipped(files: list[Skipped]) -> None:
     """Print the number of unreadable files and the name of the first one, if there are any."""
     if files:
-        name = escape(one_line(files[0]["file"]))
+        name = escape(files[0]["file"])
         say(f"[yellow]skipped {len(files)} files that could not be read, the first: {name}[/]")
 
 
@@ -40,9 +42,9 @@ def show(*tables: Table) -> None:
     What the terminal cannot encode is replaced, and a reader that closes the pipe, such as ``head``, is none
     the worse: nothing is printed from then on.
     """
-    from rich.console import Console
+    from spp_det.runtime.progress import Terminal
 
-    class ToStdout(Console):
+    class ToStdout(Terminal):
         def on_broken_pipe(self) -> None:  # rich's own ends the process, with code 1
             self.quiet = True
             ignore_stdout()

@@ -15,7 +15,8 @@ from spp_det.commands import options
 from spp_det.commands.detect import Summary, detect_to_folder
 from spp_det.commands.process import FROM_CACHE, goes_on, log_to
 from spp_det.commands.terminal import say, say_skipped, show_figures
-from spp_det.errors import CannotResumeError
+from spp_det.errors import CannotResumeError, UserError
+from spp_det.runtime.files import MOST_BYTES
 
 if TYPE_CHECKING:
     from spp_det.config.settings import Config
@@ -176,6 +177,7 @@ def _score(detector: AnyDetector, config: Config, test: Split, source: WindowSou
 def _detect(detector: AnyDetector, config: Config, test: Split, source: WindowSource) -> Summary:
     """Detect in the test images, except those that the same model has already seen with the same content."""
     from spp_det.runtime import distributed
+    from spp_det.runtime.files import unlinked
     from spp_det.training.stages import cache_of
 
     paths = [record.path for record in test.dataset.records]
@@ -185,7 +187,7 @@ def _detect(detector: AnyDetector, config: Config, test: Split, source: WindowSo
         detect_to_folder,
         detector,
         paths,
-        config.output / "test",
+        unlinked(config.output, "test"),
         workers=config.runtime.workers,
         strict=config.strict,
         source=source,
@@ -199,16 +201,15 @@ def _detect(detector: AnyDetector, config: Config, test: Split, source: WindowSo
         return detect(resume=False)
 
 
-def content_of(paths: Iterable[Path]) -> str:
-    """A digest of the bytes of all files, in order. An unreadable file counts as such, whatever its bytes."""
-    from spp_det.images import UnreadableImageError, check_regular
+def content_of(paths: Iterable[Path], most: float = MOST_BYTES) -> str:
+    """A digest of the bytes of all files, in order. An unreadable file, or one of more than so many bytes,
+    counts as such, whatever its bytes."""
     from spp_det.runtime.cache import digest, file_digest
 
     def key(path: Path) -> str:
         try:
-            check_regular(path)
-            return file_digest(path)
-        except (OSError, ValueError, UnreadableImageError):
+            return file_digest(path, most)
+        except (OSError, ValueError, UserError):
             return ""
 
     return digest([key(path) for path in paths])

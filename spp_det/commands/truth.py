@@ -11,6 +11,7 @@ from spp_det.errors import UserError
 
 if TYPE_CHECKING:
     from spp_det.data.dataset import Split
+    from spp_det.data.names import Links
     from spp_det.evaluation.results import Evaluation
 
 
@@ -28,8 +29,9 @@ class Truth:
         split: the split of that folder, or a file that lists image ids; None: ``test``.
         coco: a COCO instances file.
         images: the folder of that file's images; None: the file's own folder.
-        follow_links: read image files that are links out of the data's folder.
+        follow_links: read files that are links out of the folder of the data, the detections or the run.
         yolo: a YOLO folder.
+        data: the folder of the photos of a run's test, in the place of the run's ``data.root``.
     """
 
     voc: Path | None = None
@@ -38,6 +40,7 @@ class Truth:
     images: Path | None = None
     follow_links: bool = False
     yolo: Path | None = None
+    data: Path | None = None
 
     def __post_init__(self) -> None:
         if sum(given is not None for given in (self.voc, self.coco, self.yolo)) > 1:
@@ -48,14 +51,18 @@ class Truth:
             )
         if self.images is not None and self.coco is None:
             raise UserError(f"--images {self.images} is of a COCO file: say which, --coco INSTANCES.json")
+        if self.data is not None and any((self.voc, self.coco, self.yolo)):
+            raise UserError(f"--data {self.data} is of a run's own test: leave --voc, --yolo and --coco out")
 
     def read(self, run: Path | None = None) -> Split:
         """The data set, with the content of its COCO file if it has one.
 
-        Without a folder or file the ``config.yaml`` in the folder ``run`` names the test, and its
-        ``data.follow_links`` counts, too. Raises UserError where nothing names a data set.
+        Without a folder or file the ``config.yaml`` in the folder ``run`` names the test. It may be
+        anybody's, so its ``data.follow_links`` does not count. Raises UserError where nothing names a data
+        set.
         """
         from spp_det.data.dataset import read_split
+        from spp_det.data.names import Links
 
         follow = self.follow_links
         if self.voc is not None:
@@ -67,7 +74,7 @@ class Truth:
             return read_split("coco", folder, str(self.coco), images=self.images, follow_links=follow)
         if run is None:
             raise UserError(f"say what to compare with: {NAME_THEM}")
-        return _truth_of_run(run, follow)
+        return _truth_of_run(run, self.data, Links(run, follow=follow), follow)
 
 
 def score(
@@ -82,22 +89,21 @@ def score(
     from spp_det.evaluation.results import evaluate, read_results
 
     split = truth.read(run)
-    found = read_results(detections, split.dataset)
+    found = read_results(detections, split.dataset, follow_links=truth.follow_links)
     check_sizes(split.dataset.records, found.sizes, str(detections))
     return evaluate(split.dataset, found, split.instances, ious, max_dets)
 
 
-def _truth_of_run(run: Path, follow_links: bool) -> Split:
+def _truth_of_run(run: Path, root: Path | None, links: Links, follow_links: bool) -> Split:
     from spp_det.config.file import load_config
-    from spp_det.data.dataset import read_test
+    from spp_det.data.dataset import HELD_OUT, read_test
 
-    path = run / "config.yaml"
+    path = links.checked(run / "config.yaml")
+    links.checked(run / HELD_OUT)
     if not path.is_file():
         raise UserError(f"{run}: no config.yaml there names the data; say {NAME_THEM}")
     config = load_config(path)
-    data = config.data
-    if follow_links:
-        data = data.model_copy(update={"follow_links": True})
+    data = config.data.model_copy(update={"root": root or config.data.root, "follow_links": follow_links})
     split = read_test(data, config.seed, run)
     if split is None:
         raise UserError(f"{path}: data.test names no split; say {NAME_THEM}")

@@ -20,6 +20,7 @@ from spp_det.config.settings import Config
 from spp_det.config.values import Section
 from spp_det.errors import UserError
 
+MOST_BYTES = 2**18  # of a recipe: its tree takes a thousand times as much
 Kind = TypeVar("Kind", bound=Section)
 
 
@@ -44,6 +45,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = (), kind: type[Sect
     """
     path = find_config(path)
     try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= MOST_BYTES):
+            raise UserError(f"cannot read the config {path}: it is no file of at most {MOST_BYTES:,} bytes")
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:  # ValueError: no UTF-8, or a name that no file can have
         raise UserError(
@@ -156,7 +159,15 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[name] = value
 
 
-_SHORT = reprlib.Repr()  # shortens a wrong value, which may be of any size
+class _Short(reprlib.Repr):
+    """Shortens a wrong value, which may be of any size."""
+
+    def repr_int(self, value: int, level: int) -> str:
+        """Python refuses to write numbers of more than 4,300 digits."""
+        return super().repr_int(value, level) if abs(value) < 10**40 else "a number of more than 40 digits"
+
+
+_SHORT = _Short()
 _SHORT.maxstring = _SHORT.maxother = 100
 
 

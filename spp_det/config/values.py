@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,11 +24,18 @@ Width = Annotated[int, Field(ge=1, le=16384)]  # of an fc layer
 
 
 def at_home(path: Any) -> Any:
-    """A path with its leading ``~`` replaced by the home folder: behind a ``=`` no shell does that."""
+    """A path with its leading ``~`` replaced by the home folder: behind a ``=`` no shell does that.
+
+    Raises ValueError for characters that no path can have.
+    """
     try:
+        if isinstance(path, str) and b"\0" in os.fsencode(path):
+            raise ValueError
         return str(Path(path).expanduser()) if isinstance(path, str) and path.startswith("~") else path
     except RuntimeError:
         raise ValueError(f"must be a path: the system knows no home folder {path.split('/')[0]}") from None
+    except ValueError:  # of which that of a half of a surrogate pair is one
+        raise ValueError("must be a path: it has characters that no path can have") from None
 
 
 UserPath = Annotated[Path, BeforeValidator(at_home)]

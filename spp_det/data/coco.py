@@ -15,7 +15,7 @@ import numpy as np
 from spp_det.boxes import as_boxes
 from spp_det.data.bounds import MAX_COORDINATE, clip_records
 from spp_det.data.coco_file import Id, Json, load_instances
-from spp_det.data.names import AnyPath, Links, can_be_a_file, leads_out
+from spp_det.data.names import AnyPath, Links, can_be_a_file, check_class_names, leads_out
 from spp_det.data.photos import images_below
 from spp_det.data.records import Dataset, Record
 from spp_det.data.sizes import settle_sizes
@@ -59,6 +59,7 @@ def coco_dataset(
     links = Links(root, follow=follow_links)
     label_of = {entry["id"]: label for label, entry in enumerate(content["categories"])}
     classes = _class_names(path, content["categories"])
+    check_class_names(classes, path)
     objects = _objects(path, content)
     photos = _photos(path, content["images"], root, links)
     records: list[Record] = []

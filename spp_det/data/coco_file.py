@@ -89,17 +89,25 @@ def id_of(entry: Mapping[str, Any], key: str, where: str) -> Id:
     value = entry.get(key)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, bool) or not isinstance(value, int | str) or _is_beyond(value):
         raise UserError(f"{where}: {key} must be a whole number or a text, got {_shown(value)}")
     return value
+
+
+def _is_beyond(value: int | str) -> bool:
+    return isinstance(value, int) and not -(2**63) <= value < 2**63  # pycocotools keeps ids as int64
 
 
 def box_of(entry: Mapping[str, Any], where: str) -> list[float]:
     """``[x, y, width, height]`` in pixels. Raises UserError where it is not four finite numbers."""
     box = entry.get("bbox")
-    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(is_finite, box)):
+    if not isinstance(box, list | tuple) or len(box) != 4 or not all(map(_is_place, box)):
         raise UserError(f"{where}: bbox must be four finite numbers [x, y, width, height], got {_shown(box)}")
     return list(box)
+
+
+def _is_place(value: Any) -> bool:
+    return is_finite(value) and abs(value) < 1e15  # areas are products
 
 
 def is_finite(value: Any) -> bool:
@@ -159,7 +167,8 @@ def _first_without_id(annotations: Sequence[Json]) -> int | None:
     seen: set[int] = set()
     for place, entry in enumerate(annotations):
         own = entry.get("id")
-        if type(own) is not int or own < 0 or own in seen:
+        # pycocotools keeps ids among floats
+        if type(own) is not int or not 0 <= own < 2**53 or own in seen:
             return place
         seen.add(own)
     return None

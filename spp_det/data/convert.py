@@ -18,9 +18,11 @@ from spp_det.data.coco import coco_instances
 from spp_det.data.names import folder_names
 from spp_det.data.records import Dataset
 from spp_det.data.voc import write_voc
+from spp_det.data.voc_xml import writable
 from spp_det.data.yolo import photo_name, write_yolo
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, image_size
+from spp_det.runtime.cache import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,9 @@ def write_dataset(splits: Mapping[str, Dataset], out: Path, format_: Format) -> 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; name a new folder")
     classes = list(dict.fromkeys(name for dataset in splits.values() for name in dataset.classes))
+    odd = [name for name in classes if writable(name) != name] if format_ == "voc" else []
+    if odd:
+        raise UserError(f"class {odd[0]!r} has characters that VOC's XML cannot hold: take another format")
     readable = _readable({name: choose_classes(part, classes, name, False) for name, part in splits.items()})
     named = _named(readable)
     if format_ == "yolo":
@@ -56,9 +61,7 @@ def write_dataset(splits: Mapping[str, Dataset], out: Path, format_: Format) -> 
         elif format_ == "yolo":
             write_yolo(copied, out, split)
         else:
-            path = out / "annotations" / f"{split}.json"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(coco_instances(copied)) + "\n", encoding="utf-8")
+            write_whole(out / "annotations" / f"{split}.json", json.dumps(coco_instances(copied)) + "\n")
 
 
 def _readable(splits: Mapping[str, Dataset]) -> dict[str, Dataset]:

@@ -224,7 +224,8 @@ def _training_split(root: Path, format_: Format) -> tuple[str, ...] | None:
     if not names:
         return None
     usual = [name for name in ("trainval", "train") if name in names]
-    return (usual[0] if usual else names[0] if len(names) == 1 else "trainval",)
+    only = len(names) == 1 and names[0] not in ("test", "val")  # CVAT's list of all photos is `default`
+    return (usual[0] if usual else names[0] if only else "trainval",)
 
 
 def _voc_splits(root: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import tarfile
 from collections.abc import Sequence
 from http.client import HTTPException
@@ -14,6 +15,7 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from spp_det.data.joined import locate_split
 from spp_det.data.voc import read_split
 from spp_det.errors import UserError
+from spp_det.runtime.files import NO_LINK, open_regular, unlinked
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +43,9 @@ def download_voc(folder: Path, splits: Sequence[str]) -> None:
             logger.info("%s is in %s", split, folder / DEVKIT)
             continue
         folder.mkdir(parents=True, exist_ok=True)
-        unfinished.touch()
+        open_regular(unfinished, os.O_WRONLY | os.O_CREAT | NO_LINK).close()
+        for name in (DEVKIT, DATASET_YEAR_DICT[ARCHIVES[split]]["filename"]):
+            unlinked(folder, name)
         _fetch(folder, split)
         missing = missing_file(folder / DEVKIT, split)
         if missing is not None:

@@ -17,8 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from spp_det.boxes import Floats, Ints
-from spp_det.images import RGB, UnreadableImageError, check_regular, decode, skipped
+from spp_det.errors import UserError
+from spp_det.images import RGB, UnreadableImageError, decode, skipped
 from spp_det.runtime.cache import file_digest
+from spp_det.runtime.files import check_regular
 from spp_det.runtime.opencv import cv2
 from spp_det.runtime.progress import track
 from spp_det.runtime.threads import ahead, cores
@@ -120,6 +122,6 @@ def _alike(paths: Sequence[Path], key: Callable[[Path], Hashable]) -> list[list[
         try:
             check_regular(path)
             members[key(path)].append(index)
-        except (OSError, ValueError, UnreadableImageError):
+        except (OSError, ValueError, UserError):
             continue
     return [indices for indices in members.values() if len(indices) > 1]

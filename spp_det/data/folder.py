@@ -15,8 +15,12 @@ from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES
 from spp_det.runtime.files import read_text
 
+Refused = dict[Path, UserError]  # photos that are links which lead out, and why they are not read
 
-def find_images(inputs: Sequence[AnyPath], *, follow_links: bool = False) -> list[Path]:
+
+def find_images(
+    inputs: Sequence[AnyPath], *, follow_links: bool = False, refused: Refused | None = None
+) -> list[Path]:
     """The image files that the inputs stand for, in the order given, each once. Nothing is opened but lists.
 
     - A file is taken whatever its suffix.
@@ -24,6 +28,7 @@ def find_images(inputs: Sequence[AnyPath], *, follow_links: bool = False) -> lis
       (``2.jpg`` before ``10.jpg``). Hidden files and folders are left out (file systems and archives
       leave ``._photo.jpg`` beside ``photo.jpg``), links to folders are not followed. A link to a file
       outside the folder is refused unless ``follow_links``: the user named this folder and no other place.
+      Where ``refused`` is given, such a photo is put there, and the others are found.
     - A pattern that the shell did not expand (``*``, ``?``, ``[]``, and ``**`` for any depth) stands for
       the image files and folders it matches, in natural order.
     - A ``.txt`` file is a list: one image a line, relative to the list's own folder, blank lines skipped.
@@ -39,9 +44,11 @@ def find_images(inputs: Sequence[AnyPath], *, follow_links: bool = False) -> lis
     for entry in inputs:
         if not os.fspath(entry):  # Path("") is the current folder, which nobody asked for
             raise UserError("an empty name stands for no images; the current folder is '.'")
-        images = list(_expand(entry, follow_links))
+        images = list(_expand(entry, follow_links, refused))
         if not images and entry == "-":
             raise UserError("-: standard input lists no images")
+        if not images and refused:
+            raise next(iter(refused.values()))
         if not images and Path(entry).exists():
             raise UserError(f"{entry}: holds no images ({' '.join(IMAGE_SUFFIXES)})")
         if not images:
@@ -52,13 +59,25 @@ def find_images(inputs: Sequence[AnyPath], *, follow_links: bool = False) -> lis
     return list(found.values())
 
 
-def _expand(entry: AnyPath, follow_links: bool) -> Iterator[Path]:
+def _below(folder: Path, follow_links: bool, refused: Refused | None) -> Iterator[Path]:
+    links = Links(folder, follow=follow_links)
+    if refused is None:
+        yield from images_below(folder, links)
+        return
+    for image in images_below(folder, Links(folder, follow=True)):
+        try:
+            yield links.checked(image)
+        except UserError as error:
+            refused[image] = error
+
+
+def _expand(entry: AnyPath, follow_links: bool, refused: Refused | None) -> Iterator[Path]:
     path = Path(entry)
     if entry == "-":
         lines = sys.stdin.buffer.read().split(b"\n")
         yield from (Path(os.fsdecode(line.rstrip(b"\r"))) for line in lines if line.strip())
     elif path.is_dir():
-        yield from images_below(path, Links(path, follow=follow_links))
+        yield from _below(path, follow_links, refused)
     elif path.suffix.lower() == ".txt" and path.is_file():
         yield from _listed(path, follow_links)
     elif path.is_file():
@@ -67,7 +86,7 @@ def _expand(entry: AnyPath, follow_links: bool) -> Iterator[Path]:
         matches = glob.glob(os.fspath(entry), recursive=True)  # noqa: PTH207  Path.glob: no absolute patterns
         for match in sorted(map(Path, matches), key=natural_order):
             if match.is_dir():
-                yield from images_below(match, Links(match, follow=follow_links))
+                yield from _below(match, follow_links, refused)
             elif is_image(match.name):
                 yield match
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -15,6 +16,8 @@ from spp_det.errors import UserError
 
 AnyPath = str | os.PathLike[str]
 
+LONGEST_CLASS = 1000  # characters
+LONGEST_STEM = 200  # bytes of the last part of a stem: a number and a suffix come behind it
 LONGEST_FOLDER = 60  # characters, of at most 4 bytes; file systems take 255 bytes
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # by Windows
 
@@ -32,6 +35,17 @@ def can_be_a_file(name: str) -> bool:
     except UnicodeEncodeError:  # half of a surrogate pair, as JSON can write it
         return False
     return "\0" not in name and all(len(part) < 256 for part in parts) and sum(map(len, parts)) < 2048
+
+
+def check_class_names(names: Sequence[str], source: object) -> None:
+    """Raise UserError, which begins with ``source``, for a name of a class that no file could hold.
+
+    It has at most `LONGEST_CLASS` characters, and no half of a surrogate pair, as JSON can write it.
+    """
+    for name in names:
+        if len(name) > LONGEST_CLASS or any("\ud800" <= c <= "\udfff" for c in name):
+            why = f"more than {LONGEST_CLASS} characters, or half of a surrogate pair"
+            raise UserError(f"{source}: {name[:40]!r} is no name of a class: it has {why}")
 
 
 class Links:
@@ -72,21 +86,35 @@ class Stems:
     """Gives every image a name of its own without suffix, for the files that are written about it.
 
     The stem is the image's name without its suffix, or with it where an ``a.jpg`` came before this ``a.png``.
-    The same names in the same order get the same stems.
+    A name that would be too long with a longer suffix is cut. The same names in the same order get the same
+    stems.
     """
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
+        self._next = Counter[str]()  # by a name that was taken: how many more have it
 
     def __call__(self, name: str) -> str:
         """The stem of the next image; ``name`` is its path with ``/``, which the stem keeps."""
-        stem = str(PurePosixPath(name).with_suffix(""))
+        stem = _cut(str(PurePosixPath(name).with_suffix("")))
         if stem in self._taken:
-            stem = name
+            stem = _cut(name)
+        plain = stem
         while stem in self._taken:
-            stem += "_"
+            self._next[plain] += 1
+            count = self._next[plain]
+            stem = plain + ("_" * count if count < 9 else f"_{count}")
         self._taken.add(stem)
         return stem
+
+
+def _cut(stem: str) -> str:
+    """The stem with at most `LONGEST_STEM` bytes behind its last slash."""
+    folders, slash, last = stem.rpartition("/")
+    data = os.fsencode(last)
+    return (
+        stem if len(data) <= LONGEST_STEM else folders + slash + data[:LONGEST_STEM].decode(errors="ignore")
+    )
 
 
 def folder_names(names: Sequence[str]) -> list[str]:

@@ -22,7 +22,8 @@ from spp_det.data.voc_layout import Photos, annotations_below, choose_photo, war
 from spp_det.data.voc_xml import Annotation, annotation_xml, read_annotation
 from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES, image_size
-from spp_det.runtime.files import read_text
+from spp_det.runtime.cache import write_whole
+from spp_det.runtime.files import read_text, unlinked
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +213,7 @@ def write_annotation(path: AnyPath, record: Record, classes: Sequence[str]) -> N
     text = annotation_xml(
         record.path.name, width, height, record.boxes, names, record.difficult | record.crowd
     )
-    Path(path).write_text(text, encoding="utf-8")
+    write_whole(Path(path), text)
 
 
 def write_voc(dataset: Dataset, root: AnyPath, split: str) -> None:
@@ -227,12 +228,11 @@ def write_voc(dataset: Dataset, root: AnyPath, split: str) -> None:
         if leads_out(record.image_id):
             raise UserError(f"image id {record.image_id!r} cannot be written: it leads out of {root}")
         path = _annotation_path(root, record.image_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        unlinked(root, path.parent.relative_to(root))
         write_annotation(path, record, dataset.classes)
-    folder = root / "ImageSets" / "Main"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = unlinked(root, "ImageSets/Main")
     text = "".join(f"{record.image_id}\n" for record in dataset.records)
-    (folder / f"{split}.txt").write_text(text, encoding="utf-8")
+    write_whole(folder / f"{split}.txt", text)
 
 
 def _annotation_path(root: Path, image_id: str) -> Path:

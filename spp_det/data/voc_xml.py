@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from spp_det.boxes import Boxes, Floats, as_boxes
 from spp_det.data.bounds import MAX_COORDINATE
-from spp_det.data.names import AnyPath
+from spp_det.data.names import AnyPath, check_class_names
 from spp_det.errors import UserError
 from spp_det.runtime.files import read_bytes
 
@@ -73,6 +73,7 @@ def read_annotation(path: AnyPath) -> Annotation:
         name = _text(element, "name")
         if not name:
             raise UserError(f"{where} lacks <name>")
+        check_class_names([name], where)
         where = f"{where} ({name})"
         names.append(name)
         said = _text(element, "difficult").lower()

@@ -22,7 +22,8 @@ from spp_det.data.records import Dataset, Record
 from spp_det.data.yolo_layout import Layout, label_file, photos_of, read_layout
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, image_size
-from spp_det.runtime.files import read_text
+from spp_det.runtime.cache import write_whole
+from spp_det.runtime.files import read_text, unlinked
 
 logger = logging.getLogger(__name__)
 
@@ -209,14 +210,14 @@ def write_yolo(dataset: Dataset, root: AnyPath, split: str) -> None:
             raise UserError(f"image id {record.image_id!r} cannot be written: it leads out of {root}")
         size = record.size or image_size(record.path)
         path = (root / "labels" / split / photo_name(record)).with_suffix(".txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        unlinked(root, path.parent.relative_to(root))
         rows = zip(record.labels.tolist(), record.boxes.astype(np.float64).tolist(), strict=True)
-        path.write_text("".join(f"{label_line(*row, size)}\n" for row in rows), encoding="utf-8")
+        write_whole(path, "".join(f"{label_line(*row, size)}\n" for row in rows))
     splits = {folder.name: f"images/{folder.name}" for folder in sorted((root / "labels").iterdir())}
     usual = sorted(splits, key=lambda name: ("train", "val", "test", name).index(name))  # then all others
     paths = {"path": ".", **{name: splits[name] for name in usual}}
     for name, text in class_files(dataset.classes, paths).items():
-        (root / name).write_text(text, encoding="utf-8")
+        write_whole(root / name, text)
 
 
 CLASS_FILES = ("classes.txt", "data.yaml")

@@ -8,10 +8,12 @@ format adds 1, and float64 then loses the last digits. 0 is kept.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from spp_det.data.names import LONGEST_STEM
 from spp_det.detections.text import numbered_lines, whole_text
 from spp_det.detections.types import Found
 from spp_det.errors import UserError
@@ -27,13 +29,11 @@ _NAME = re.compile(
 def devkit_name(class_name: str) -> str:
     """The name of the result file of a class: ``comp4_det_test_CLASS.txt``.
 
-    Raises UserError where the class has characters that no name of a file can have.
+    Raises UserError where the class has characters that no name of a file can have, or too many.
     """
-    if re.search(r"[/\\\x00-\x1f]", class_name):
-        raise UserError(
-            f"class {class_name!r} cannot be part of a file's name, as the devkit's files have it: leave the "
-            "format out"
-        )
+    if re.search(r"[/\\\x00-\x1f]", class_name) or len(os.fsencode(class_name)) > LONGEST_STEM:
+        why = "cannot be part of a file's name, as the devkit's files have it: leave the format out"
+        raise UserError(f"class {class_name[:100]!r} {why}")
     return f"comp4_det_test_{class_name}.txt"
 
 

@@ -11,6 +11,7 @@ from pathlib import PurePath
 from spp_det.data.records import Dataset, Record
 from spp_det.errors import UserError
 
+MOST_ALIKE = 100  # images whose names differ in their separators alone
 Parts = tuple[str, ...]  # folders, then the name of the file
 Fit = tuple[int, bool]  # how many folders agree, and whether the file's ending does; more is better
 
@@ -25,23 +26,24 @@ def match_images(dataset: Dataset, file_names: Sequence[str]) -> list[int | None
     Raises:
         UserError: two images fit a file equally well, or two files an image.
     """
-    by_name: dict[str, list[int]] = defaultdict(list)
-    for index, record in enumerate(dataset.records):
-        by_name[_parts(record.image_id)[-1]].append(index)
-
+    by_name = _by_name(dataset)
     claims: dict[int, dict[int, Fit]] = defaultdict(dict)  # record -> the files that fit it
+    found: dict[Parts, tuple[int, Fit] | None] = {}  # a file's name is looked up once, whoever repeats it
     for position, file_name in enumerate(file_names):
         parts = _parts(file_name)
-        candidates = by_name.get(parts[-1]) or by_name.get(PurePath(parts[-1]).stem) or []
-        fits = {index: fit for index in candidates if (fit := _fit(parts, dataset.records[index]))}
-        if fits:
-            index, *others = _best(fits)
-            if others:
-                ids = [dataset.records[i].image_id for i in (index, others[0])]
+        if parts not in found:
+            node = by_name.get(parts[-1]) or by_name.get(PurePath(parts[-1]).stem)
+            candidates = [] if node is None else node.fitting(parts[:-1])
+            fits = {index: _fit(parts, dataset.records[index]) for index in candidates}
+            best = _best(fits) if fits else []
+            if len(best) > 1:
+                ids = [dataset.records[index].image_id for index in best]
                 raise UserError(
                     f"{file_name} could be image {ids[0]} or {ids[1]} of the data set: write its folder too"
                 )
-            claims[index][position] = fits[index]
+            found[parts] = (best[0], fits[best[0]]) if best else None
+        if (chosen := found[parts]) is not None:
+            claims[chosen[0]][position] = chosen[1]
 
     matches: list[int | None] = [None] * len(file_names)
     for index, fits in claims.items():
@@ -54,12 +56,48 @@ def match_images(dataset: Dataset, file_names: Sequence[str]) -> list[int | None
     return matches
 
 
-def _fit(parts: Parts, record: Record) -> Fit | None:
-    """How well a file fits a record whose id has the same last name; None if folders disagree."""
+class _Node:
+    """The records whose ids end alike, from a last name upwards through its folders.
+
+    Attributes:
+        below: all of them, ``ends`` those whose ids have no more folders, ``folders`` those with one more.
+    """
+
+    def __init__(self) -> None:
+        self.below: list[int] = []
+        self.ends: list[int] = []
+        self.folders: dict[str, _Node] = {}
+
+    def fitting(self, folders: Parts) -> list[int]:
+        """The records of which a file in ``folders`` may be the image: one is the tail of the other."""
+        node, found = self, []
+        for folder in reversed(folders):
+            found += node.ends
+            if folder not in node.folders:
+                return found
+            node = node.folders[folder]
+        return found + node.below
+
+
+def _by_name(dataset: Dataset) -> dict[str, _Node]:
+    roots: dict[str, _Node] = {}
+    for index, record in enumerate(dataset.records):
+        *folders, name = _parts(record.image_id)
+        node = roots.setdefault(name, _Node())
+        node.below.append(index)
+        for folder in reversed(folders):
+            node = node.folders.setdefault(folder, _Node())
+            node.below.append(index)
+        node.ends.append(index)
+        if len(node.ends) > MOST_ALIKE:
+            raise UserError(f"more than {MOST_ALIKE} images of the data set are called {record.image_id}")
+    return roots
+
+
+def _fit(parts: Parts, record: Record) -> Fit:
+    """How well a file fits a record of which its name is the tail, or the other way round."""
     folders, id_folders = parts[:-1], _parts(record.image_id)[:-1]
-    agreeing = _common_tail(folders, id_folders)
-    if agreeing < min(len(folders), len(id_folders)):
-        return None
+    agreeing = min(len(folders), len(id_folders))
     return max(agreeing, _common_tail(folders, record.path.parts[:-1])), parts[-1] == record.path.name
 
 

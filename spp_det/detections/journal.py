@@ -22,11 +22,13 @@ from typing import Any
 
 from spp_det.data.names import can_be_a_file, leads_out
 from spp_det.errors import CannotResumeError
-from spp_det.runtime.cache import PARTIAL, sweep
+from spp_det.runtime.cache import PARTIAL, sweep, write_whole
+from spp_det.runtime.files import NO_LINK, open_regular, unlinked
 
 logger = logging.getLogger(__name__)
 
 NAME = "detections.jsonl"
+MOST_LINE = 2**25  # bytes; of 100 detections in each of 1000 classes a line has a quarter
 STALE = ".detections.jsonl.stale"  # the journal of an earlier run, whose files are being removed
 
 Entry = dict[str, Any]
@@ -47,6 +49,8 @@ class Journal:
         self._folder = folder
         self._path = folder / NAME
         header = json.loads(json.dumps({"run": run, "files": files}))
+        for name in (NAME, STALE):
+            unlinked(folder, name)
         begun = next(_whole_lines(self._path), None) if resume else None
         if begun is None:
             if resume and self._path.exists():
@@ -56,7 +60,7 @@ class Journal:
             _compare(begun[0].get("run"), header["run"], folder)
             self._drop_torn_line()
         sweep(folder)
-        self._file = self._path.open("ab")
+        self._file = open_regular(self._path, os.O_WRONLY | os.O_APPEND | NO_LINK)
 
     def _begin(self, header: Entry) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -65,17 +69,17 @@ class Journal:
         if self._path.exists():  # under another name no --resume takes it for a run that is all there
             self._path.replace(stale)
             _remove_run(self._folder, stale)
-        for name in header["files"]:  # written by a version without a journal
-            (self._folder / name).unlink(missing_ok=True)
-        self._path.write_bytes(_line(header) + b"\n")
+        for path in _files(header, self._folder):  # written by a version without a journal
+            path.unlink(missing_ok=True)
+        write_whole(self._path, _line(header) + b"\n")
 
     def _drop_torn_line(self) -> None:
         end = 0
         for _, end in _whole_lines(self._path):  # noqa: B007
             pass
-        with self._path.open("r+b") as file:
+        with open_regular(self._path, os.O_RDWR | NO_LINK) as file:
             file.seek(end)
-            torn = file.readline()
+            torn = file.readline(MOST_LINE)
             if not torn:
                 return
             logger.info("%s: its end is torn; going on after the last image that was whole there", self._path)
@@ -119,9 +123,9 @@ def _parsed(line: bytes) -> Entry:
 
 def _whole_lines(path: Path) -> Iterator[tuple[Entry, int]]:
     """Every line before the first torn one, and where the line ends; none where there is no file."""
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+    with contextlib.suppress(FileNotFoundError), open_regular(path, os.O_RDONLY | NO_LINK) as file:
         end = 0
-        for line in file:
+        while line := file.readline(MOST_LINE):
             content = _parsed(line)
             if not content or not line.endswith(b"\n"):
                 return
@@ -171,11 +175,11 @@ def _remove_partials(folder: Path) -> None:
 
 def _remove_run(folder: Path, journal: Path) -> None:
     """Remove the files that a journal names, folders that are then empty, and at last the journal."""
-    if not journal.exists():
+    if not os.path.lexists(journal):
         return
     swept: set[Path] = set()  # a million images share few folders
-    with journal.open("rb") as file:
-        for line in file:
+    with open_regular(journal, os.O_RDONLY | NO_LINK) as file:
+        while (line := file.readline(MOST_LINE)) and len(line) < MOST_LINE:  # no run has written a longer one
             for path in _files(_parsed(line), folder):
                 if path.parent not in swept and path.parent != folder:
                     _remove_partials(path.parent)

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from spp_det.data.coco_file import load_json
-from spp_det.data.names import Stems, can_be_a_file, leads_out
+from spp_det.data.names import Links, Stems, can_be_a_file, leads_out
 from spp_det.detections.coco import DETECTIONS, LISTING, as_results, check_listing
 from spp_det.detections.csv import read_csv
 from spp_det.detections.devkit import devkit_files, read_devkit
@@ -36,17 +36,23 @@ class ResultsFile(NamedTuple):
     listing_name: str
 
 
-def read_detections(path: Path) -> ResultsFile:
+def read_detections(path: Path, *, follow_links: bool = False) -> ResultsFile:
     """Read a file or a folder of detections of any of the formats above.
 
     Raises UserError, naming file and line, where it is none of these, cannot be read, is malformed, or
-    speaks of an image or class that the listing lacks.
+    speaks of an image or class that the listing lacks; unless ``follow_links`` also for a link out of the
+    folder, before anything behind it is read.
     """
+    links = Links(path, follow=follow_links)
     if path.is_dir() and (path / DETECTIONS).is_file():
-        path = path / DETECTIONS
-    listing_path = path.with_name(LISTING)
-    if (path / LISTING).is_file():
-        listing_path = path / LISTING
+        path = links.checked(path / DETECTIONS)
+    listing_path = Links(path.parent, follow=follow_links).checked(path.with_name(LISTING))
+    if path.is_dir():
+        for entry in path.rglob("*"):
+            if entry.is_symlink():
+                links.checked(entry)
+        if (path / LISTING).is_file():
+            listing_path = path / LISTING
     listing = load_json(listing_path) if listing_path.exists() else None
     if path.is_dir() or path.suffix.lower() == ".csv":
         if listing is not None:

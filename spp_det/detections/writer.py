@@ -12,7 +12,7 @@ from types import TracebackType
 
 import numpy as np
 
-from spp_det.data.names import Stems, folder_names, leads_out
+from spp_det.data.names import Stems, check_class_names, folder_names, leads_out
 from spp_det.data.records import Detections, select
 from spp_det.data.voc_xml import annotation_xml, writable
 from spp_det.data.yolo import CLASS_FILES, class_files
@@ -27,6 +27,7 @@ from spp_det.drawing.draw import draw_detections, visible_pixels
 from spp_det.errors import CannotResumeError, UserError
 from spp_det.images import RGB, Skipped, UnreadableImageError, encode_jpeg, skipped
 from spp_det.runtime.cache import digest, write_whole
+from spp_det.runtime.files import unlinked
 from spp_det.version import __version__
 
 FORMATS = ("coco", "voc", "yolo", "csv", "devkit")
@@ -108,6 +109,7 @@ class DetectionWriter:
             raise UserError(
                 f"{taken[0]}: its YOLO file would be classes.txt, the list of class names: rename the photo"
             )
+        check_class_names(classes, folder)
         odd = [name for name in classes if writable(name) != name] if "voc" in formats else []
         if odd:
             raise UserError(
@@ -178,7 +180,7 @@ class DetectionWriter:
         files = dict(self._files(entry, stem, found.image, detections))
         with self._journal.entry({**entry, "files": list(files)}):
             for file, data in files.items():
-                write_whole(self.folder / file, data)
+                write_whole(_place(self.folder, file), data)
 
     def _files(
         self, entry: Entry, stem: str, image: RGB, detections: Detections
@@ -242,6 +244,12 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.normpath(path.absolute()))
 
 
+def _place(folder: Path, name: str) -> Path:
+    """A file of the run, whose folders are no links."""
+    path = PurePosixPath(name)
+    return unlinked(folder, path.parent) / path.name
+
+
 # ---- the lists of all images' detections, written from the journal one image at a time ----
 
 
@@ -264,18 +272,19 @@ def write_lists(
 ) -> None:
     """Write each list whole from ``entries()``, the images that could be read. The results list comes last:
     its ids are then those of the listing beside it."""
-    (folder / DETECTIONS).unlink(missing_ok=True)
-    with whole_text(folder / LISTING) as file:
+    places = {name: _place(folder, name) for name in list_names(classes, formats)}
+    places[DETECTIONS].unlink(missing_ok=True)
+    with whole_text(places[LISTING]) as file:
         write_listing(entries(), classes, skipped, file)
     if "csv" in formats:
-        with whole_text(folder / CSV) as file:
+        with whole_text(places[CSV]) as file:
             write_csv(_found(entries(), classes), file)
     if "yolo" in formats:
         for name, text in class_files(classes).items():
-            write_whole(folder / "yolo" / name, text)
+            write_whole(places[f"yolo/{name}"], text)
     if "devkit" in formats:
         write_devkit(folder / "devkit", lambda: _found(entries(), classes, Stems()), classes)
-    with whole_text(folder / DETECTIONS) as file:
+    with whole_text(places[DETECTIONS]) as file:
         write_results(entries(), file)
 
 

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Figures = dict[str, Any]
 
 
-def read_results(path: Path | str, dataset: Dataset) -> Aligned:
+def read_results(path: Path | str, dataset: Dataset, *, follow_links: bool = False) -> Aligned:
     """Read detections of any format (see `read_detections`), with the ``images.json`` beside them if there
     is one, and align them.
 
@@ -42,7 +42,7 @@ def read_results(path: Path | str, dataset: Dataset) -> Aligned:
         UserError: a file is missing or malformed (one line with file and entry), or it has nothing
             to do with the data set (see `align`).
     """
-    return align(dataset, *read_detections(Path(path)))
+    return align(dataset, *read_detections(Path(path), follow_links=follow_links))
 
 
 @dataclass(frozen=True, eq=False)

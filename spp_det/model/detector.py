@@ -70,6 +70,7 @@ class Detector:
         self.scorer = scorer.to(device)
         self.regressors = tuple(regressor.to(device) for regressor in regressors)
         self.settings = settings
+        self.name = "the model"  # in errors; its file, where it was loaded from one
 
     # ------------------------------------------------------------ the steps
 
@@ -96,6 +97,7 @@ class Detector:
         if len(self.regressors) == 2:  # not in the paper
             pool = partial(self.pool5, maps)
             found = look_again(found, pool, self.own_scores, self.regressors, limits)  # moved boxes [C', 4]
+            self._check_finite("boxes", found.boxes)
         return found
 
     @torch.inference_mode()
@@ -105,16 +107,21 @@ class Detector:
         pool5 = self.features.pool(maps, on_maps)  # spatial pyramid pooling: [M, D], made when asked for
         fc7 = pool5.through(self.head)  # fc layers: [M, 4096]; pool5 itself for a model without them
         scores = fc7.scores(self.scorer)  # SVMs, or fc8 and softmax: [M, K]
-        return pool5, scores.cpu().numpy()[on_maps.of]  # of each window: [N, K]
+        of_windows: Floats = scores.cpu().numpy()[on_maps.of]  # [N, K]
+        self._check_finite("scores", of_windows)
+        return pool5, of_windows
 
     def pool5(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
         """The pool5 vectors ``[M, D]`` of windows ``[N, 4]``, as many at a time as the fc layers like."""
+        self._check_finite("boxes", windows)
         vectors = self.features.vectors(maps, windows)
         return vectors if self.head is None else vectors.for_layers()
 
     def own_scores(self, pool5: Tensor, labels: Ints) -> Floats:
         """The score ``[n]`` of each vector ``[n, D]`` for one class ``[n]``."""
-        return self.scorer.of_classes(pool5 if self.head is None else self.head(pool5), labels)
+        scores = self.scorer.of_classes(pool5 if self.head is None else self.head(pool5), labels)
+        self._check_finite("scores", scores)
+        return scores
 
     @torch.inference_mode()
     def refined(self, found: ScoredBoxes, kept: Ints) -> Boxes:
@@ -122,7 +129,16 @@ class Detector:
         if len(self.regressors) != 1:  # no regression, or a second look has moved the boxes already
             return found.boxes[kept]
         (regressor,) = self.regressors
-        return regressor.move(found.pool5, found.windows[kept], found.labels[kept], found.boxes[kept])
+        moved = regressor.move(found.pool5, found.windows[kept], found.labels[kept], found.boxes[kept])
+        self._check_finite("boxes", moved)
+        return moved
+
+    def _check_finite(self, what: str, numbers: Floats) -> None:
+        """Raise UserError where an answer is NaN or infinite: sums of finite weights may overflow."""
+        if not np.isfinite(numbers).all():
+            raise UserError(
+                f"{self.name}: its {what} are not finite numbers; its weights are too large or damaged"
+            )
 
     # ------------------------------------------------------------ calls, files
 
@@ -169,7 +185,9 @@ class Detector:
         Nothing in the file is executed. Raises `UserError` where the file is absent, damaged, of another
         version, or not ours, and for a device that is not there.
         """
-        return cls(*load_parts(path, device, precision))
+        detector = cls(*load_parts(path, device, precision))
+        detector.name = str(path)
+        return detector
 
     def _parts(self) -> ModelParts:
         return ModelParts(self.classes, self.features, self.head, self.scorer, self.regressors, self.settings)

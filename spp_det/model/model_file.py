@@ -21,6 +21,7 @@ from torch import Tensor
 from spp_det.config.network import FC, BackboneSettings, Features, Pyramid
 from spp_det.config.settings import Detection, Proposals, ScorerKind
 from spp_det.config.values import Precision, Section
+from spp_det.data.names import check_class_names
 from spp_det.errors import MissingPackageError, UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
@@ -30,8 +31,10 @@ from spp_det.model.head import FCHead
 from spp_det.model.rcnn import RCNNFeatures
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
+from spp_det.model.weights import is_plain
 from spp_det.runtime.cache import checksum, write_whole
 from spp_det.runtime.devices import choose_device
+from spp_det.runtime.files import check_regular
 
 FORMAT = "spp_det 2"
 T = TypeVar("T")
@@ -225,6 +228,7 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
     it is the memory's or the device's.
     """
     try:
+        check_regular(Path(path))  # a pipe would be waited for
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
@@ -244,6 +248,8 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
     except (safetensors.SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path} is not a model of spp_det, or is damaged: {_one_line(error)}") from error
     try:
+        if odd := [name for name, tensor in tensors.items() if not is_plain(tensor)]:
+            raise ValueError(f"{odd[0]} is of a type that no network has")
         if metadata["crc32"] != _checksum(metadata, tensors):
             raise ValueError("its checksum does not match")
         if (name := _not_finite(tensors)) is not None:
@@ -260,7 +266,8 @@ def read_model(path: str | PathLike[str], assemble: Callable[[ModelFile], T]) ->
 def _classes(metadata: Mapping[str, str]) -> tuple[str, ...]:
     classes = json.loads(metadata["classes"])
     if not all(isinstance(name, str) and name for name in classes) or len(set(classes)) != len(classes):
-        raise ValueError(f"classes are distinct names, not {classes}")
+        raise ValueError(f"classes are distinct names, not {str(classes)[:100]}")
+    check_class_names(classes, "classes")
     return tuple(classes)
 
 

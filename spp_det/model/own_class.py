@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import numba
 import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
 from spp_det.boxes import Floats, Ints
+from spp_det.kernels import numba
 
 
 def of_classes(vectors: Tensor, labels: Ints, weight: Tensor, bias: Tensor) -> Floats:

@@ -7,13 +7,13 @@ memory unchecked: `spp_det.model.pyramid` checks what its callers give.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from spp_det.boxes import Ints
+from spp_det.kernels import numba
 from spp_det.model.projection import distinct_rectangles
 from spp_det.runtime.threads import on_all_cores
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import tarfile
+import zipfile
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -14,6 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from spp_det.errors import UserError
+from spp_det.runtime.files import check_unpacked, open_regular
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool)
 
 
 def randomise(layers: nn.Module, seed: int) -> None:
@@ -84,16 +92,49 @@ def _read(path: Path, key: str) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise UserError(f"{key}: no such file: {path} (or say 'default' or 'random')")
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+    except UserError as error:
+        raise UserError(f"{key}: {path}: {error}") from error
     except (safetensors.SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(f"{key}: cannot read {path}: {first_line(error)}") from error
     except Exception as error:  # weights_only refuses code with pickle.UnpicklingError and others
         raise UserError(f"{key}: {path} is not a plain state dict; refused") from error
     if not isinstance(state, Mapping):
         raise UserError(f"{key}: {path} holds a {type(state).__name__}, not a state dict")
+    return _plain(state, f"{key}: {path}")
+
+
+def _unpickled(path: Path) -> Any:
+    """What a ``.pth`` holds, by torch's reader that runs no code. Raises UserError for a bomb."""
+    with open_regular(path) as file:
+        if zipfile.is_zipfile(file):
+            check_unpacked(zipfile.ZipFile(file), os.fstat(file.fileno()).st_size)
+        file.seek(0)
+        if tarfile.is_tarfile(file):  # torch would unpack it before it refuses it
+            raise UserError("it is in torch's oldest format, which is not read")
+        file.seek(0)
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _plain(state: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
+    """The same state dict. Raises UserError where one of its tensors is none that a network can have."""
+    for key, tensor in state.items():
+        if isinstance(tensor, Tensor) and not is_plain(tensor):
+            kind = f"{tensor.dtype}, {tensor.layout}, on {tensor.device}"
+            raise UserError(f"{name}: {str(key)[:100]} is no plain tensor of numbers ({kind})")
     return state
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor holds numbers of its own, of a type that torch computes with: neither sparse, nested
+    nor without storage, nor a few numbers that stand for many."""
+    return (
+        tensor.dtype in FLOATS + INTEGERS
+        and tensor.layout == torch.strided
+        and tensor.device.type == "cpu"
+        and not (tensor.is_nested or tensor.is_quantized)
+        and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
 
 
 Source = Callable[[str, str], Mapping[str, Tensor]]

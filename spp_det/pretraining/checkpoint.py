@@ -20,6 +20,7 @@ from spp_det.config.file import differences
 from spp_det.errors import UserError, is_out_of_memory
 from spp_det.pretraining.learning import Epoch, Progress
 from spp_det.runtime.cache import digest, write_whole
+from spp_det.runtime.files import open_regular
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,7 @@ def load_checkpoint(path: Path, network: nn.Module, conditions: Conditions) -> P
     """
     if not path.exists():
         return Progress([])
-    with path.open("rb"):  # for safetensors, a file without the right to read it is absent
-        pass
+    open_regular(path).close()  # safetensors waits for a pipe; a file without the right to read it is absent
     try:
         weights, progress = _loaded(path, network, conditions)
     except (

@@ -78,7 +78,7 @@ class EdgeBoxes:
 
 def _try(path: Path) -> None:
     """Search an image by the model, in a process that may die of it: SubprocessError where it does."""
-    command = [sys.executable, "-c", _TRIAL, str(path.absolute())]
+    command = [sys.executable, "-P", "-c", _TRIAL, str(path.absolute())]  # -P: nothing of the current folder
     subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -21,9 +22,10 @@ from typing import IO, Any
 import numpy as np
 
 from spp_det.boxes import Boxes, as_boxes
-from spp_det.errors import UserError
+from spp_det.errors import UserError, one_line
 from spp_det.proposals.mat import read_cells
 from spp_det.runtime.cache import write_whole
+from spp_det.runtime.files import check_unpacked, open_regular, read_bytes, read_text
 
 ByImage = dict[str, Boxes]  # image id -> float32 [N, 4]
 
@@ -43,8 +45,10 @@ def read_proposals(path: Path) -> ByImage:
     try:
         for image_id, values in _READERS[suffix](path):
             found[image_id] = _boxes(values, path, image_id)
-    except UserError:
-        raise
+    except UserError as error:
+        raise (
+            error if str(error).startswith(one_line(str(path))) else UserError(f"{path}: {error}")
+        ) from error
     except MemoryError as error:
         raise UserError(f"{path}: its boxes do not fit into memory, or it is damaged") from error
     except OSError as error:
@@ -86,7 +90,8 @@ def _boxes(values: Any, path: Path, image_id: str) -> Boxes:
 
 
 def _read_npz(path: Path) -> Iterator[tuple[str, Any]]:
-    with zipfile.ZipFile(path) as archive:
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        check_unpacked(archive, os.fstat(file.fileno()).st_size)
         for name in archive.namelist():
             image_id = name.removesuffix(".npy")
             with archive.open(name) as member:
@@ -119,7 +124,7 @@ def _npz(proposals: Mapping[str, Boxes]) -> bytes:
 
 
 def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
-    tree = json.loads(path.read_text(encoding="utf-8"))
+    tree = json.loads(read_text(path))
     if not isinstance(tree, dict):
         raise UserError(f'{path}: must hold {{"image id": [[x1, y1, x2, y2], ...], ...}}')
     yield from tree.items()
@@ -127,7 +132,7 @@ def _read_json(path: Path) -> Iterator[tuple[str, Any]]:
 
 def _read_mat(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        variables = read_cells(path.read_bytes(), ("boxes", "images"))
+        variables = read_cells(read_bytes(path), ("boxes", "images"))
     except NotImplementedError as error:  # MATLAB's v7.3 is HDF5
         raise UserError(f"{path}: save it by MATLAB's save(..., '-v7'); v7.3 files are not read") from error
     if not {"boxes", "images"} <= variables.keys():

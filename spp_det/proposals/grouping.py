@@ -17,10 +17,10 @@ pairs, the pair that was compared last merges first; at the beginning it is the 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from spp_det.boxes import Ints
+from spp_det.kernels import numba
 from spp_det.proposals.regions import Regions
 
 CUES = "CFTS"

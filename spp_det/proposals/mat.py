@@ -19,6 +19,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from spp_det.runtime.files import most_unpacked
+
 Value = npt.NDArray[Any] | str
 Order = Literal["<", ">"]  # of bytes
 
@@ -28,7 +30,7 @@ NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8
 TEXTS = {1: "latin-1", 2: "latin-1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 CELL, TEXT, NUMERIC = 1, 4, range(6, 16)  # classes of variables
 COMPLEX = 0x800
-MOST_BYTES = 2**31  # of a compressed variable, where it is not as large itself
+EMPTY = np.zeros((0, 0))  # how MATLAB writes an entry that nobody filled
 
 
 def read_cells(data: bytes, names: Collection[str]) -> dict[str, list[Value]]:
@@ -44,9 +46,12 @@ def read_cells(data: bytes, names: Collection[str]) -> dict[str, list[Value]]:
     if order is None:
         raise ValueError("not MATLAB's format 5")
     found: dict[str, list[Value]] = {}
+    left = most_unpacked(len(data))
     for kind, body in _elements(memoryview(data)[HEADER:], order):
         if kind == COMPRESSED:
-            kind, body = next(_elements(memoryview(_inflated(body)), order))
+            inflated = _inflated(body, left)
+            left -= len(inflated)
+            kind, body = next(_elements(memoryview(inflated), order))
         if kind == MATRIX and (name := _name(body, order)) in names:
             cells = _variable(body, order)
             if not isinstance(cells, list):
@@ -55,14 +60,13 @@ def read_cells(data: bytes, names: Collection[str]) -> dict[str, list[Value]]:
     return found
 
 
-def _inflated(body: memoryview) -> bytes:
-    most = max(MOST_BYTES, 2 * len(body))
+def _inflated(body: memoryview, most: int) -> bytes:
     stream = zlib.decompressobj()
     try:
-        data = stream.decompress(body, most)
+        data = stream.decompress(body, most + 1)
     except zlib.error as error:
         raise ValueError(str(error)) from error
-    if not stream.eof:
+    if not stream.eof or len(data) > most:
         raise ValueError("a compressed variable is cut off, or too large")
     return data
 
@@ -92,19 +96,26 @@ def _name(variable: memoryview, order: Order) -> str:
 
 def _variable(variable: memoryview, order: Order, inside: bool = False) -> Value | list[Value]:
     """The value of a variable, or of an entry inside a cell."""
-    parts = list(_elements(variable, order))
-    if not parts and inside:
-        return np.zeros((0, 0))  # how MATLAB writes an entry that nobody filled
-    if len(parts) < 3 or len(parts[0][1]) != 8:
+    if not variable and inside:
+        return EMPTY
+    elements = _elements(variable, order)  # a list of them would take thirty times their bytes
+    head = [body for _, body in islice(elements, 3)]
+    if len(head) < 3 or len(head[0]) != 8 or len(head[1]) > 256:
         raise ValueError("a variable lacks its flags, sizes or name")
-    (flags,) = struct.unpack_from(f"{order}I", parts[0][1])
-    sizes = np.frombuffer(parts[1][1], f"{order}i4").tolist()
-    kind, values = flags & 0xFF, parts[3:]
+    (flags,) = struct.unpack_from(f"{order}I", head[0])
+    sizes = np.frombuffer(head[1], f"{order}i4").tolist()
+    kind = flags & 0xFF
     if kind == CELL and not inside:
-        if any(of != MATRIX for of, _ in values) or len(values) != math.prod(sizes):
+        entries: list[Value] = []
+        for of, body in elements:
+            entry = _variable(body, order, inside=True)
+            if of != MATRIX or isinstance(entry, list):
+                raise ValueError("an entry of a cell is none")
+            entries.append(entry)
+        if len(entries) != math.prod(sizes):
             raise ValueError("a cell's size is not that of its entries")
-        entries = [_variable(body, order, inside=True) for _, body in values]
-        return [entry for entry in entries if not isinstance(entry, list)]
+        return entries
+    values = list(islice(elements, 2))
     if len(values) != 1 or flags & COMPLEX:
         raise ValueError("a variable is neither a text nor a matrix of numbers")
     ((stored, body),) = values

@@ -16,11 +16,22 @@ from spp_det.images import RGB
 from spp_det.proposals.presets import SIGMA, Preset, in_colour
 from spp_det.runtime.opencv import cv2
 
+BYTES_OF_TURNED = 6.5  # measured: the memory of a pixel of that square, whose side is width plus height
 VERSION = 2  # of the windows that this file computes from given pixels; part of their cache key
 
 
 def search_by_opencv(image: RGB, preset: Preset, threads: int) -> Ints:
-    """All windows of an image RGB uint8 ``[H, W, 3]``: int64 ``[N, 4]``, (x, y, width, height), unsorted."""
+    """All windows of an image RGB uint8 ``[H, W, 3]``: int64 ``[N, 4]``, (x, y, width, height), unsorted.
+
+    OpenCV turns the image by 45 degrees, into a square. Raises MemoryError where that square takes more than
+    128 MiB and 96 bytes a pixel of the image, as it does for a picture of extreme shape.
+    """
+    height, width = image.shape[:2]
+    turned = BYTES_OF_TURNED * (height + width) ** 2
+    if turned > 2**27 + 96 * height * width:
+        raise MemoryError(
+            f"OpenCV's engine would take {turned / 2**30:.1f} GiB, proposals.engine=native does not"
+        )
     bgr = np.ascontiguousarray(image[:, :, ::-1])
 
     def group(job: tuple[str, int]) -> Ints:

@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from spp_det.boxes import Ints
+from spp_det.kernels import numba
 from spp_det.proposals.segmentation import Labels
 from spp_det.runtime.opencv import cv2
 

@@ -19,10 +19,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from spp_det.kernels import numba
 from spp_det.proposals.presets import SIGMA
 from spp_det.runtime.opencv import cv2
 

@@ -13,11 +13,12 @@ import numpy as np
 from spp_det.boxes import Boxes, clip
 from spp_det.config.file import parse_config
 from spp_det.config.settings import Proposals
-from spp_det.errors import UserError
-from spp_det.images import RGB, UnreadableImageError, check_regular, decode, warn_truncated
+from spp_det.errors import UserError, is_out_of_memory
+from spp_det.images import RGB, UnreadableImageError, decode, warn_truncated
 from spp_det.proposals import edges, files, reference, selective
 from spp_det.proposals.presets import MODES
-from spp_det.runtime.cache import Arrays, Cache, digest, file_digest
+from spp_det.runtime.cache import Arrays, Cache, check_form, digest, file_digest
+from spp_det.runtime.files import MOST_BYTES
 from spp_det.runtime.opencv import cv2
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,17 @@ class FileWindows:
     size: tuple[int, int]
     key: str
     seconds: float | None
+
+
+def _check_found(arrays: Arrays) -> None:
+    """Raise ValueError for arrays that `WindowSource.windows_of_file` has not made."""
+    boxes, size = arrays.get("boxes", np.zeros(0)), arrays.get("size", np.zeros(0))
+    check_form(arrays, truncated=np.array(True), size=np.zeros(2, np.int64))
+    check_form(arrays, boxes=np.zeros((len(boxes), 4), np.float32))
+    (x1, y1, x2, y2), (width, height) = boxes.T, size.tolist()
+    inside = (x1 >= -1) & (y1 >= -1) & (x2 <= width + 1) & (y2 <= height + 1)
+    if min(width, height) < 1 or not (inside & (x1 < x2) & (y1 < y2)).all():
+        raise ValueError("a window is none of its image")
 
 
 class WindowSource:
@@ -114,8 +126,21 @@ class WindowSource:
         They are sorted by (x1, y1, x2, y2), none twice. A file knows the image by ``path`` or ``image_id``,
         see `check`; ``threads`` is the number of threads of a selective search, None all. Boxes from a file
         are clipped to the image and dropped where they are then empty, with a warning where none is left.
-        Raises UserError where the file does not know the image.
+        Raises UserError where the file does not know the image, and UnreadableImageError where the memory is
+        too small for the search.
         """
+        try:
+            return self._search(image, path, image_id, threads)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            name = path if path.name else "the image"
+            why = (
+                f"too large for the search in the memory at hand ({image.shape[1]} x {image.shape[0]} pixels)"
+            )
+            raise UnreadableImageError(f"{name}: {why}: set proposals.max_side; {error}") from error
+
+    def _search(self, image: RGB, path: Path, image_id: str | None, threads: int | None) -> Boxes:
         settings = self.settings
         if settings.mode == "file":
             return self._fitted(self._name(path, image_id), image.shape[1], image.shape[0])
@@ -133,8 +158,9 @@ class WindowSource:
         Raises UnreadableImageError where the image cannot be read, and UserError as `windows` does.
         """
         try:
-            check_regular(path)
-            key = file_digest(path)
+            key = file_digest(path, MOST_BYTES)
+        except UserError as error:  # no file
+            raise UnreadableImageError(str(error)) from error
         except (OSError, ValueError) as error:  # the latter: a name that no file can have
             raise UnreadableImageError(f"{path}: {getattr(error, 'strerror', error)}") from error
         seconds = None
@@ -149,7 +175,9 @@ class WindowSource:
             return {"boxes": boxes, "size": size, "truncated": np.array(truncated)}
 
         made_from = digest(VERSION, key, self._key(path, image_id))
-        found = search() if cache is None else cache.load_or_make("proposals", made_from, search)
+        found = (
+            search() if cache is None else cache.load_or_make("proposals", made_from, search, _check_found)
+        )
         if found["truncated"]:
             warn_truncated(path)
         width, height = found["size"].tolist()

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from spp_det.detections.csv import quoted
 from spp_det.errors import printable
 from spp_det.evaluation.curves import class_curves
 from spp_det.evaluation.results import Evaluation
@@ -22,7 +23,8 @@ def figures_csv(figures: Mapping[str, Any]) -> str:
 
     The protocols are ``coco``, ``voc``, ``best F1`` (the score threshold, and precision, recall and F1 there)
     and ``errors`` (counts at that threshold). Values are fractions of 1 with all their digits, scores, or
-    counts; an undefined value is empty. The class is empty where a figure is of all classes.
+    counts; an undefined value is empty. The class is empty where a figure is of all classes; a name that a
+    spreadsheet would run is `quoted`.
     """
     return _csv(ROW, _rows(figures))
 
@@ -48,7 +50,7 @@ def _csv(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([quoted(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     return text.getvalue()
 
 

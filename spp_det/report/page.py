@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from spp_det.data.records import Detections, Record
+from spp_det.data.records import Dataset, Detections, Record
 from spp_det.errors import printable
 from spp_det.evaluation.curves import Curve, best_f1, pooled_curve
 from spp_det.evaluation.errors import ImageErrors, Kind
@@ -91,6 +92,7 @@ def _render(title: str, evaluation: Evaluation, pictures: Sequence[_Picture]) ->
     return rendered(
         "page.html.j2",
         title,
+        photos=printable(photo_folder(dataset)),
         script=script,
         coco=evaluation.coco,
         voc=voc,
@@ -105,6 +107,12 @@ def _render(title: str, evaluation: Evaluation, pictures: Sequence[_Picture]) ->
         pictures=[picture.jpeg for picture in pictures],
         data=_embedded_json(data),
     )
+
+
+def photo_folder(dataset: Dataset) -> str:
+    """The deepest folder that holds all photos of a data set; empty where there are none."""
+    folders = {os.path.abspath(record.path.parent) for record in dataset.records}  # noqa: PTH100  (links stay)
+    return os.path.commonpath(folders) if folders else ""
 
 
 def _embedded_json(tree: object) -> str:

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import secrets
@@ -27,6 +28,9 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
+from spp_det.errors import UserError
+from spp_det.runtime.files import open_regular, unlinked
+
 logger = logging.getLogger(__name__)
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -42,9 +46,11 @@ def digest(*parts: object) -> str:
     return whole.hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """A key of a file's bytes, whatever its name. Raises OSError where it cannot be read."""
-    with path.open("rb") as file:
+def file_digest(path: Path, most: float = math.inf) -> str:
+    """A key of a file's bytes, at most so many. Raises OSError or UserError where they cannot be read."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > most:
+            raise UserError(f"{path}: is larger than {most:,} bytes, which is the most that is read")
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
@@ -156,12 +162,15 @@ class Cache:
         """The artefact's arrays, or None where it is absent or damaged (logged, removed)."""
         path = self.path(stage, key)
         try:
+            open_regular(path).close()  # a pipe is waited for, what may not be read taken for absent
             with safe_open(path, framework="numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}
         except FileNotFoundError:
-            if (why := _why_not_opened(path)) is not None:
-                logger.warning("cache: %s cannot be read (%s); computing it again", path, why)
+            return None
+        except (PermissionError, UserError) as error:
+            reason = getattr(error, "strerror", error)
+            logger.warning("cache: %s cannot be read (%s); computing it again", path, reason)
             return None
         except (SafetensorError, OSError, TypeError, ValueError) as error:  # a type that numpy lacks, say
             reason = str(error)
@@ -188,8 +197,9 @@ class Cache:
         whole = {n: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for n, a in arrays.items()}
         buffers = _safetensors(whole, {"key": key, "crc32": _crc32(whole)})
         path = self.path(stage, key)
+        unlinked(self.folder, path.parent.relative_to(self.folder))
         try:
-            write_whole(path, buffers, self.folder / stage / _PARTIALS)
+            write_whole(path, buffers, unlinked(self.folder, Path(stage, _PARTIALS)))
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not os.path.lexists(path):
                 raise
@@ -229,8 +239,8 @@ class Cache:
 
     def stages(self) -> tuple[str, ...]:
         """The names of the stages that have artefacts here, in alphabetical order."""
-        folders = [path for path in self.folder.iterdir() if path.is_dir()] if self.folder.is_dir() else []
-        return tuple(sorted(path.name for path in folders if next(self._artefacts(path.name), None)))
+        names = os.listdir(self.folder) if self.folder.is_dir() else []  # noqa: PTH208
+        return tuple(sorted(name for name in names if next(self._artefacts(name), None)))
 
     def usage(self, stage: str) -> Usage:
         """The number and size of a stage's artefacts."""
@@ -259,29 +269,19 @@ class Cache:
     def _artefacts(self, stage: str) -> Iterator[tuple[Path, int, float]]:
         """Each file with the place and name of an artefact, its size, and the time of its last use."""
         for path in (self.folder / stage).glob("[0-9a-f][0-9a-f]/*.safetensors"):
-            if _KEY.fullmatch(path.stem) and path == self.path(stage, path.stem):
+            elsewhere = path.parent.is_symlink() or path.parent.parent.is_symlink()
+            if not elsewhere and _KEY.fullmatch(path.stem) and path == self.path(stage, path.stem):
                 with suppress(FileNotFoundError):  # another run has just removed it
                     status = path.lstat()
                     if stat.S_ISREG(status.st_mode):
                         yield path, status.st_size, status.st_mtime
 
 
-def _why_not_opened(path: Path) -> str | None:
-    """Why a file that safetensors takes for absent cannot be opened; None where it is absent."""
-    try:
-        path.open("rb").close()
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        return error.strerror or str(error)
-    return None  # another run has just stored it
-
-
 def _mark_as_used(path: Path) -> None:
     """Let the file's date tell when it was last read, to the day."""
     with suppress(OSError):  # of another user, or on a disk that is read only
         if time.time() - path.stat().st_mtime > _DAY:
-            os.utime(path)
+            os.utime(path, follow_symlinks=False)
 
 
 def _safetensors(arrays: Arrays, metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:

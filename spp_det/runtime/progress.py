@@ -10,14 +10,27 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from rich import progress as bars
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.text import Text
+
+from spp_det.errors import one_line
 
 T = TypeVar("T")
 
 
-class _Console(Console):
-    """A console that ignores a closed terminal and a full disk, so that no message ends the work."""
+class Terminal(Console):
+    """The one place through which texts reach a terminal, with every character escaped that could control it:
+    names of classes, files and stages may be anybody's.
+
+    It ignores a closed terminal and a full disk, so that no message ends the work.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """The parts of what is printed; rich's own controls, such as colours, are no part of their texts."""
+        for part in super().render(renderable, options):
+            lines = part.text.split("\n")
+            yield part if part.control else part._replace(text="\n".join(map(one_line, lines)))
 
     def __exit__(self, *error: Any) -> None:
         try:
@@ -30,7 +43,7 @@ class _Console(Console):
         self.quiet = True
 
 
-console = _Console(stderr=True)
+console = Terminal(stderr=True)
 logger = logging.getLogger(__name__)
 LOG_EVERY = 30.0  # seconds
 

@@ -13,6 +13,7 @@ from spp_det.config.values import Section
 from spp_det.errors import UserError
 from spp_det.runtime import distributed
 from spp_det.runtime.cache import sweep, write_whole
+from spp_det.runtime.files import unlinked
 
 try:
     import fcntl
@@ -49,7 +50,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def _locked(folder: Path) -> int:
     """The handle of the folder's locked file."""
-    path = folder / LOCK
+    path = unlinked(folder, LOCK)
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:

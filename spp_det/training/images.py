@@ -26,9 +26,10 @@ from spp_det.errors import UserError
 from spp_det.images import RGB, Skipped, UnreadableImageError, read_image, skipped
 from spp_det.model.features import ConvMap, WindowFeatures, images_at_once
 from spp_det.model.head import FCHead
+from spp_det.model.rcnn import RCNNFeatures
 from spp_det.model.vectors import WindowVectors
 from spp_det.proposals.source import WindowSource
-from spp_det.runtime.cache import Arrays, Cache, digest
+from spp_det.runtime.cache import Arrays, Cache, check_form, digest
 from spp_det.runtime.progress import track
 from spp_det.runtime.sharing import Shared, owned, share, shared_map, turns
 from spp_det.runtime.threads import ahead, on_one_core
@@ -198,10 +199,18 @@ class TrainingImages:
 
         maps = []
         for number, key in enumerate(self._map_keys(index)):
-            found = self.cache.load_or_make("maps", key, partial(compute, number))
+            found = self.cache.load_or_make("maps", key, partial(compute, number), self._check_map)
             cells = torch.from_numpy(found["cells"]).to(self.features.backbone.mean.device).permute(2, 0, 1)
             maps.append(ConvMap(cells, tuple(found["enlargement"].tolist())))
         return maps
+
+    def _check_map(self, arrays: Arrays) -> None:
+        """Raise ValueError for arrays that `_to_keep` has not made."""
+        cells, photo = arrays.get("cells", np.zeros(0)), isinstance(self.features, RCNNFeatures)
+        shape = (*cells.shape[:2], 3 if photo else self.features.backbone.channels)
+        check_form(arrays, cells=np.broadcast_to(np.float16(0), shape), enlargement=np.zeros(2))
+        if not cells.size or arrays["enlargement"].min() <= 0:
+            raise ValueError("a map has no cells")
 
     def _to_keep(self, index: int, conv_map: ConvMap) -> Arrays:
         cells = conv_map.cells.permute(1, 2, 0).half()  # [h, w, C]

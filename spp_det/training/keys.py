@@ -21,7 +21,7 @@ VERSIONS = {
     "finetune": 1,  # the fc layers, of given vectors and settings
     "norms": 3,  # the mean norm of given vectors
     "svms": 4,  # the SVMs, of given windows, vectors and settings
-    "regressors": 3,  # the box regressors, of given examples
+    "regressors": 4,  # the box regressors, of given examples
 }
 
 

@@ -32,6 +32,7 @@ from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 from spp_det.runtime.cache import Arrays, Cache, check_form
 from spp_det.runtime.devices import give_back_memory, peak_memory
+from spp_det.runtime.files import unlinked
 from spp_det.runtime.threads import cores
 from spp_det.training import keys
 from spp_det.training.checkpoint import Checkpoint, CommonCache, as_json, from_json
@@ -107,7 +108,7 @@ def train(
 
 def cache_of(config: Config) -> Cache:
     """The cache of a run: ``runtime.cache``, or the folder ``cache`` in its output."""
-    return Cache(config.runtime.cache or config.output / "cache")
+    return Cache(config.runtime.cache or unlinked(config.output, "cache"))
 
 
 def _scored_layers(head: FCHead | None, config: Config, features: WindowFeatures) -> FCHead | None:

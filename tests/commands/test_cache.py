@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
 
+from spp_det.errors import one_line
 from spp_det.runtime.cache import Cache
 from tests.command_line import assert_one_line, spp_det
 
@@ -30,3 +32,11 @@ def test_the_cache_is_shown_and_pruned(cli_folder, tmp_path):
     assert_one_line(spp_det("cache", tmp_path / "nosuch"), "nosuch")
     assert spp_det("cache", kept, "--prune", "all").code == 0
     assert Cache(kept).stages() == ()
+
+
+@pytest.mark.parametrize("stage", ["\x1b[2Jmaps", "[red]maps", "ma\u202eps"])
+def test_a_stages_name_neither_controls_the_terminal_nor_is_it_markup(tmp_path, stage):
+    Cache(tmp_path).store(stage, "a" * 32, {"a": np.zeros(2)})
+    ended = spp_det("cache", tmp_path, "--prune", "all")
+    assert f"removed 1 artefacts of {one_line(stage)}," in ended.err
+    assert all(c.isprintable() or c == "\n" for c in ended.err + ended.out)

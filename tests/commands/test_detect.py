@@ -412,7 +412,9 @@ def test_yolos_files_come_with_the_classes_and_without_scores_if_so_wanted(model
 
 
 def test_a_photo_whose_labels_would_take_the_place_of_the_class_list_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"classes\.txt lists the classes: rename .*classes\.jpg"):
+    with pytest.raises(
+        UserError, match=r"^a/classes\.jpg: its YOLO file would be classes\.txt, .*: rename the photo$"
+    ):
         DetectionWriter(tmp_path, CLASSES, [Path("a/classes.jpg")], Output(formats=["yolo"]))
 
 

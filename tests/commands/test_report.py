@@ -93,6 +93,45 @@ def test_links_out_of_the_data_are_followed_only_where_that_is_said(tmp_path, da
         assert run_report(tmp_path / "run", Truth(**truth, follow_links=True)).exists()
 
 
+def test_a_run_allows_itself_no_links_and_its_photos_may_be_taken_from_another_folder(tmp_path, data):
+    """Its config.yaml may be a stranger's, whose page would show photos of the folder that it names."""
+    run, private = tmp_path / "run", tmp_path / "private"
+    write_detections(run / "test", data)
+    shutil.copytree(data, private)
+    shutil.copytree(data, tmp_path / "voc")
+    photo = next((tmp_path / "voc" / "JPEGImages").iterdir())
+    photo.unlink()
+    photo.symlink_to(private / "JPEGImages" / photo.name)
+    write_config(run, root=str(tmp_path / "voc"), test="test", follow_links=True)
+    assert_one_line(spp_det("report", run), photo, "leads out of")
+    write_config(run, root=str(private), test="test")
+    for options, folder in ((), private), (("--data", data), data):
+        ended = spp_det("report", run, *options)
+        assert ended.code == 0
+        assert f"photos in the page are those of {folder / 'JPEGImages'}\n" in ended.err.replace("\n/", " /")
+        assert f"photos from {folder / 'JPEGImages'}<" in (run / "report.html").read_text()
+    assert_one_line(spp_det("report", run, "--data", data, "--voc", data), "--data", "leave --voc")
+
+
+@pytest.mark.parametrize(
+    "name", ["config.yaml", "held_out.txt", "test", "test/detections.json", "test/images.json"]
+)
+def test_links_out_of_a_run_are_refused_before_they_are_read(tmp_path, data, name):
+    run = tmp_path / "run"
+    write_detections(run / "test", data)
+    write_config(run, root=str(data), test="test")
+    (run / "test" / "images.json").write_text("{}")
+    (run / "held_out.txt").touch()
+    (run / name).rename(tmp_path / "secret")
+    if (tmp_path / "secret").is_file():
+        (tmp_path / "secret").write_text("the secret words")
+    (run / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match="leads out of") as caught:
+        run_report(run)
+    assert str(run / name) in str(caught.value)
+    assert "secret words" not in str(caught.value)
+
+
 def test_what_is_missing_is_named(tmp_path, data):
     with pytest.raises(UserError, match=r"holds neither test/detections\.json nor"):
         run_report(tmp_path, Truth(voc=data))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+from rich.markup import escape
 from rich.table import Table
 
-from spp_det.commands.terminal import say_skipped, show, show_figures
+from spp_det.commands.terminal import say, say_skipped, show, show_figures
+from spp_det.errors import one_line
+from spp_det.runtime.progress import track
 
 
 def test_files_that_were_skipped_are_counted_and_the_first_one_is_named(capsys):
@@ -24,6 +28,28 @@ def test_tables_are_printed_one_below_the_other(capsys):
     shown = capsys.readouterr()
     assert shown.out.index("first") < shown.out.index("second")
     assert shown.err == ""
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[31mred", "a\x9b2Jb", "\x1b]0;title\x07", "a\u202eb", "\x00", "a\rb", "\ud800"]
+)
+def test_no_name_controls_the_terminal(capsys, name):
+    """Whatever prints it: a table, its title, a line, a bar."""
+    table = Table(name, title=escape(name))
+    table.add_row(escape(name))
+    say(escape(name))
+    show(table)
+    for _ in track([1], name):
+        pass
+    shown = capsys.readouterr()
+    for text in (shown.out, shown.err):
+        assert all(c.isprintable() or c == "\n" for c in text)
+    assert shown.err == f"{one_line(name)}\n"
+
+
+def test_a_line_is_a_line(capsys):
+    say("a\nb")
+    assert capsys.readouterr().err == "a\\nb\n"
 
 
 def test_figures_of_both_protocols_thresholds_and_errors_are_shown(capsys):

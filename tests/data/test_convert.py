@@ -118,3 +118,12 @@ def test_a_turned_photo_is_read_upright_with_its_boxes(splits, tmp_path):
     write_dataset(splits, tmp_path / "out", "coco")
     record = read(tmp_path / "out", "coco", "train").records[1]
     assert record.size == (90, 120) == read_image(record.path).shape[1::-1]
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "\ufffe"])
+def test_a_class_that_xml_cannot_hold_is_refused_before_anything_is_written(splits, tmp_path, name):
+    odd = {split: replace(part, classes=(name, *part.classes[1:])) for split, part in splits.items()}
+    with pytest.raises(UserError, match="XML cannot hold"):
+        write_dataset(odd, tmp_path / "out", "voc")
+    assert not (tmp_path / "out").exists()
+    write_dataset(odd, tmp_path / "coco", "coco")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import tempfile
 from pathlib import Path
 
@@ -16,7 +18,10 @@ from spp_det.errors import UserError
 numbers = st.floats(0, 5000, width=32)
 boxes = st.tuples(numbers, numbers, numbers, numbers)
 scores = st.floats(allow_nan=False, allow_infinity=False)
-names = st.text(st.characters(codec="utf-8", exclude_characters="/\\\n\r\x00"), min_size=1)
+starts = st.sampled_from(["", "=", "'=", "''+", "-", "@", "\t", "'", "\uff1d"])
+names = st.builds(
+    str.__add__, starts, st.text(st.characters(codec="utf-8", exclude_characters="/\\\n\r\x00"), min_size=1)
+)
 
 
 @given(st.lists(st.builds(Found, names, names, scores, boxes)))
@@ -48,3 +53,28 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
     for encoding in ("utf-8", "utf-8-sig"):
         (tmp_path / "a.csv").write_text(text, encoding=encoding)
         assert read_csv(tmp_path / "a.csv") == [Found("a\nb.jpg", "cat", 0.5, (1, 2, 3, 4))]
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ('=HYPERLINK("http://a")', '\'=HYPERLINK("http://a")'),
+        ("+1", "'+1"),
+        ("-1.jpg", "'-1.jpg"),
+        ("@SUM(A1)", "'@SUM(A1)"),
+        ("\t=1", "'\t=1"),
+        ("'=1", "''=1"),
+        ("'quoted'", "'quoted'"),
+        ("a=1", "a=1"),
+    ],
+)
+def test_what_a_spreadsheet_would_run_has_a_quote_before_it(name, written):
+    file = io.StringIO(newline="")
+    write_csv([Found(name, name, -0.5, (1, 2, 3, 4))], file)
+    _, row = csv.reader(io.StringIO(file.getvalue()))
+    assert row == [written, written, "-0.5", "1", "2", "3", "4"]  # numbers are numbers
+
+
+def test_a_table_of_somebody_elses_is_read_as_it_is(tmp_path):
+    (tmp_path / "a.csv").write_text(",".join(HEADER) + "\n=a,'b,0.5,1,2,3,4\n")
+    assert read_csv(tmp_path / "a.csv") == [Found("=a", "'b", 0.5, (1, 2, 3, 4))]

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from spp_det.data.records import Dataset, Record
+from spp_det.detections import image_names
 from spp_det.detections.image_names import match_images
 from spp_det.errors import UserError
 
@@ -95,3 +98,57 @@ def test_what_fits_equally_well_is_refused():
 def test_nothing_to_match():
     assert match_images(voc(), ["1.jpg"]) == [None]
     assert match_images(voc("1"), []) == []
+
+
+def slowly(images: Dataset, file_names: list[str]) -> list[int | None]:
+    """Which image is meant, by comparing every file with every image."""
+
+    def parts(name: str) -> list[str]:
+        return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+
+    def fits(file: list[str], image: list[str]) -> bool:
+        same = file[-1] == image[-1] or file[-1].rpartition(".")[0] == image[-1]
+        return same and all(a == b for a, b in zip(file[-2::-1], image[-2::-1], strict=False))
+
+    return [
+        next(
+            (i for i, record in enumerate(images.records) if fits(parts(name), parts(record.image_id))), None
+        )
+        for name in file_names
+    ]
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_it_is_the_image_that_a_comparison_of_all_with_all_finds(data):
+    folders = st.lists(st.sampled_from("abc"), max_size=3)
+    ids = st.builds(lambda path, name: "/".join([*path, name]), folders, st.sampled_from("12"))
+    images = voc(*data.draw(st.lists(ids, unique=True, max_size=6)))
+    names = [f"{one}.jpg" for one in data.draw(st.lists(ids, unique=True, max_size=3))]
+    try:
+        found = match_images(images, names)
+    except UserError:
+        return
+    for index, expected in zip(found, slowly(images, names), strict=True):
+        assert index is None or expected is not None
+
+
+def test_files_of_one_name_in_many_folders_are_not_compared_with_one_another(monkeypatch):
+    count = 3000
+    images = voc(*(f"{number}/1" for number in range(count)))
+    calls = []
+    fit = image_names._fit
+    monkeypatch.setattr(image_names, "_fit", lambda *given: calls.append(1) or fit(*given))
+    assert match_images(images, [f"/data/{number}/1.jpg" for number in range(count)]) == list(range(count))
+    assert len(calls) == count
+    with pytest.raises(UserError, match="could be image"):
+        match_images(images, ["1.jpg"] * count)
+    calls.clear()
+    assert match_images(voc(*(f"{number}/a/1" for number in range(count))), ["b/a/1.jpg"] * count)[0] is None
+    assert len(calls) == 0
+
+
+def test_images_that_differ_in_their_separators_alone_are_refused():
+    ids = [f"a{'/' * number}1" for number in range(1, 200)]
+    with pytest.raises(UserError, match="more than 100 images"):
+        match_images(dataset(*ids), [])

@@ -123,3 +123,15 @@ def test_a_damaged_first_line_is_said(tmp_path, caplog):
     (tmp_path / NAME).write_bytes(b"{")
     assert noted(tmp_path) == []
     assert f"{tmp_path / NAME}: its first line is damaged; beginning anew" in caplog.text
+
+
+@pytest.mark.parametrize("start", [b"", b'{"run": {}}\n', b"{"])
+def test_a_journal_without_end_is_neither_kept_in_memory_nor_waited_for(tmp_path, start):
+    """A sparse file that somebody has left there."""
+    (tmp_path / NAME).write_bytes(start)
+    os.truncate(tmp_path / NAME, 2**32)
+    journal = Journal(tmp_path, RUN, [], resume=False)
+    note(journal, 1)
+    journal.close()
+    assert noted(tmp_path) == [1]
+    assert not (tmp_path / STALE).exists()

@@ -132,3 +132,12 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     for path in (tmp_path / "none.yml.gz", tmp_path):
         with pytest.raises(UserError, match=str(path)):
             EdgeBoxes(Path(path))
+
+
+@pytest.mark.parametrize("name", ["cv2.py", "numpy.py", "numpy/__init__.py"])
+def test_the_trial_of_a_model_runs_nothing_of_the_current_folder(edge_model, tmp_path, monkeypatch, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("import pathlib; pathlib.Path('ran').touch()\n")
+    monkeypatch.chdir(tmp_path)
+    EdgeBoxes(edge_model)
+    assert not (tmp_path / "ran").exists()

@@ -346,7 +346,11 @@ def test_an_artefact_that_may_not_be_read_is_said_and_not_taken_for_absent(
     assert cache.load("maps", digest("another")) is None
     assert not caplog.records
     monkeypatch.setattr("spp_det.runtime.cache.safe_open", absent)
-    deny(monkeypatch, stored, "open")
+
+    def denied(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))  # for anybody but root
+
+    monkeypatch.setattr("spp_det.runtime.cache.open_regular", denied)
     assert cache.load("maps", KEY) is None
     assert f"{stored} cannot be read (Permission denied); computing it again" in caplog.text
 

@@ -21,6 +21,7 @@ from spp_det.data.records import Dataset
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.images import UnreadableImageError, read_image
+from tests.stress.corrupt import Rng
 
 SETS: tuple[Format, ...] = ("voc", "coco", "yolo")
 
@@ -35,6 +36,11 @@ class Reader:
         patterns: of the files to damage.
         share: of the usual number of cases; less for a slow one.
         in_place: it may change the folder that it reads, such as remove a damaged artefact of a cache.
+        links: it is given a folder, in which files that are links out of it are refused.
+        folders: so are folders that are links, below the given one.
+        planted: the share of the cases in which something is planted (`tests.stress.planting`), not damaged.
+        beside: names that it may write to, for what is planted.
+        drawn: makes the files of a case, in the place of damage.
     """
 
     write: Callable[[Path], None]
@@ -42,6 +48,11 @@ class Reader:
     patterns: tuple[str, ...] = ("**/*.*",)
     share: float = 1.0
     in_place: bool = False
+    links: bool = False
+    folders: bool = False
+    planted: float = 0.15
+    beside: tuple[str, ...] = ()
+    drawn: Callable[[Rng, Path], None] | None = None
 
 
 def write_voc(folder: Path) -> None:

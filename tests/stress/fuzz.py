@@ -27,9 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.stress.memory import MIB, measurable, resident
+
 PATIENCE = 30.0  # seconds without an answer are a hang, on a machine that has other things to do as well
 MEMORY = 6 * 2**30  # bytes of data; an input that asks for more gets a MemoryError
-ENDS = ("used", "refused", "traceback", "crash", "hang", "out of bounds")
+MOST_MEMORY = 300 * MIB  # over the idle process; a picture may take 64 bytes a pixel more
+ENDS = ("used", "refused", "traceback", "crash", "hang", "out of bounds", "memory")
 
 
 def run_case(name: str, seed: int, number: int, valid: Path, box: Path) -> tuple[str, str]:
@@ -37,21 +40,33 @@ def run_case(name: str, seed: int, number: int, valid: Path, box: Path) -> tuple
     from spp_det.errors import UserError
     from tests.stress.damage import damage
     from tests.stress.guard import watched
+    from tests.stress.planting import plant, plant_beside
     from tests.stress.readers import READERS
 
     given, out = _copied(valid, box)
     (box / "outside").mkdir(exist_ok=True)
     (box / "outside" / "secret.jpg").write_bytes(b"secret")
-    damage(np.random.default_rng([seed, number, *name.encode()]), given, READERS[name].patterns)
-    writable = given if READERS[name].in_place else out
+    reader, rng = READERS[name], np.random.default_rng([seed, number, *name.encode()])
+    if reader.drawn is not None:
+        reader.drawn(rng, given)
+    elif reader.beside and rng.random() < 0.5:
+        plant_beside(rng, given, reader.beside)
+    elif rng.random() < reader.planted:
+        plant(rng, given, reader.patterns, reader.links, reader.folders)
+    else:
+        damage(rng, given, reader.patterns)
+    writable = given if reader.in_place else out
     with watched(box, writable) as found:
         try:
-            READERS[name].read(given, out)
+            reader.read(given, out)
             end, words = "used", ""
         except UserError as error:
             end, words = "refused", str(error)
             if "\n" in words:
                 end, words = "traceback", f"more than one line: {words!r}"
+        except OSError as error:  # of the system: the command says it in one line
+            end = "refused" if error.strerror else "traceback"
+            words = str(error)
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)
             ours = next((f for f in reversed(place) if "spp_det" in f.filename), place[-1])
@@ -90,8 +105,34 @@ def _worker(name: str, seed: int, numbers: range, valid: Path, box: Path) -> Non
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # libraries print
     read_undamaged(name, valid, box)
+    told = measurable()
+    idle = resident("VmRSS")
     for number in numbers:
-        print(json.dumps([number, *run_case(name, seed, number, valid, box)]), file=answers, flush=True)
+        end, peak = run_case(name, seed, number, valid, box), 0
+        if told:
+            peak = resident("VmHWM") - idle
+            if (
+                end[0] in ("used", "refused")
+                and peak > MOST_MEMORY
+                and peak > MOST_MEMORY + 64 * _pixels(box / "in")
+            ):
+                end = "memory", f"{peak // MIB} MiB"
+            measurable()  # the peak begins anew
+        print(json.dumps([number, *end, peak // MIB]), file=answers, flush=True)
+
+
+def _pixels(folder: Path) -> int:
+    """Of the largest picture there."""
+    from spp_det.images import UnreadableImageError, image_size
+
+    most = 0
+    for path in folder.rglob("*.*"):
+        try:
+            width, height = image_size(path)
+        except UnreadableImageError:
+            continue
+        most = max(most, width * height)
+    return most
 
 
 def _answers(arguments: list[str]) -> Iterator[str | None]:
@@ -118,8 +159,8 @@ def _answers(arguments: list[str]) -> Iterator[str | None]:
             process.kill()
 
 
-def fuzz(name: str, seed: int, numbers: range, folder: Path) -> Iterator[tuple[int, str, str]]:
-    """The cases of one reader in processes of their own: number, end and words of each."""
+def fuzz(name: str, seed: int, numbers: range, folder: Path) -> Iterator[tuple[int, str, str, int]]:
+    """The cases of one reader in processes of their own: number, end, words and peak in MiB of each."""
     from tests.stress.readers import READERS
 
     valid = folder / "valid" / name
@@ -133,15 +174,15 @@ def fuzz(name: str, seed: int, numbers: range, folder: Path) -> Iterator[tuple[i
         arguments = ["--worker", name, "--seed", str(seed), "--span", span, "--folder", str(folder)]
         for line in _answers(arguments):
             if line is None:
-                yield numbers.start, "hang", f"nothing for {PATIENCE:g} s"
+                yield numbers.start, "hang", f"nothing for {PATIENCE:g} s", 0
                 numbers = numbers[1:]
                 break
-            number, end, words = json.loads(line)
-            yield number, end, words
+            number, end, words, peak = json.loads(line)
+            yield number, end, words, peak
             numbers = range(number + 1, numbers.stop)
         else:
             if numbers:
-                yield numbers.start, "crash", "the process died"
+                yield numbers.start, "crash", "the process died", 0
                 numbers = numbers[1:]
 
 
@@ -166,18 +207,22 @@ def main() -> None:
     names = chosen.only or list(READERS)
     each = chosen.count / sum(READERS[name].share for name in names)
     sums: Counter[str] = Counter()
-    print(f"{'reader':<22}" + "".join(f"{end:>14}" for end in ENDS))
+    print(f"{'reader':<22}" + "".join(f"{end:>14}" for end in (*ENDS, "peak MiB")))
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
             counts: Counter[str] = Counter()
-            messages = []
+            messages, highest = [], 0
             numbers = range(chosen.first, chosen.first + math.ceil(each * READERS[name].share))
-            for number, end, words in fuzz(name, chosen.seed, numbers, Path(folder)):
+            for number, end, words, peak in fuzz(name, chosen.seed, numbers, Path(folder)):
                 counts[end] += 1
+                highest = max(highest, peak)
                 if end not in ("used", "refused"):
                     messages.append(f"    case {number}: {end}: {words}")
             print(
-                f"{name:<22}" + "".join(f"{counts[end]:>14}" for end in ENDS), *messages, sep="\n", flush=True
+                f"{name:<22}" + "".join(f"{counts[end]:>14}" for end in ENDS) + f"{highest:>14}",
+                *messages,
+                sep="\n",
+                flush=True,
             )
             sums += counts
     print(f"{'all':<22}" + "".join(f"{sums[end]:>14}" for end in ENDS))

@@ -24,10 +24,14 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
             return  # the trial of a model of edges, in a process of its own
         found.append(f"{event} {arguments[:2]}")
         return
+    if event == "os.rename" and arguments[1:2] != arguments[:1]:
+        _hook(event, (arguments[1], arguments[1]))
     path = arguments[0]
     if not isinstance(path, str | bytes | os.PathLike):
         return  # a descriptor, opened before
-    place = Path(os.path.realpath(os.fsdecode(path)))
+    folder, name = os.path.split(os.fsdecode(path))  # what changes names does not follow the last link
+    followed = event in ("open", "os.chmod")
+    place = Path(os.path.realpath(os.fsdecode(path))) if followed else Path(os.path.realpath(folder), name)
     if event == "open":
         flags = int(arguments[2]) if isinstance(arguments[2], int) else 0
         changes = bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))

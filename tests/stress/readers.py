@@ -63,6 +63,7 @@ from spp_det.training.stages import train
 from spp_det.training.table9 import table_rows
 from tests.proposals.conftest import edge_model_text
 from tests.stress.data_sets import DATA_SETS, Reader, write_voc
+from tests.stress.outputs import OUTPUTS
 
 SHAPE = (24, 32, 3)  # of the images here
 
@@ -420,6 +421,7 @@ def _reads_edges(name: str) -> Callable[[Path, Path], None]:
 _COCO = ("instances.json", "detections.json", "images.json")
 READERS = {
     **DATA_SETS,
+    **OUTPUTS,
     "coco": Reader(_write_coco, _read_coco, ("instances.json",)),
     "detections": Reader(_write_coco, _read_results, _COCO),
     "coco_eval": Reader(_write_coco, _read_any_results, _COCO[:2]),
@@ -432,7 +434,7 @@ READERS = {
     },
     "images": Reader(_write_images, _read_images),
     **{
-        f"found {name}": Reader(_write_found, _reads_found(name), patterns)
+        f"found {name}": Reader(_write_found, _reads_found(name), patterns, links="/*" in patterns[0])
         for name, patterns in (
             ("detections.csv", ("found/detections.csv", "found/images.json")),
             ("voc", ("found/voc/*.xml",)),
@@ -447,7 +449,7 @@ READERS = {
             ("voc", ("found/voc/*.xml",)),
         )
     },
-    "journal": Reader(_write_found, _resume, ("found/detections.jsonl",), in_place=True),
+    "journal": Reader(_write_found, _resume, ("found/detections.jsonl",), in_place=True, links=True),
     "cache": Reader(_write_cache, _read_cache, in_place=True),
     "mining": Reader(_write_mining, _read_mining, in_place=True),
     **{
@@ -456,11 +458,18 @@ READERS = {
         )
         for stage in ("finetune", "svms", "regressors", "norms")
     },
-    "report": Reader(_write_run, _read_report, ("run/test/detections.json", "run/test/images.json"), 0.2),
+    "report": Reader(
+        _write_run,
+        _read_report,
+        ("run/test/detections.json", "run/test/images.json"),
+        0.2,
+        links=True,
+        folders=True,
+    ),
     "ablation": Reader(_write_table, _read_table, ("table/ablation.json",)),
     "fc": Reader(_write_fc, _read_fc),
     "list": Reader(_write_list, _read_list, ("list.txt",)),
-    "classes": Reader(_write_classes, _read_classes),
+    "classes": Reader(_write_classes, _read_classes, links=True),
     "checkpoint": Reader(_write_checkpoint, _read_checkpoint),
     **{f"edges {n}": Reader(_write_edges, _reads_edges(n), (n,), 0.2) for n in ("model.yml", "model.yml.gz")},
 }

@@ -67,6 +67,25 @@ def test_only_the_maps_that_are_missing_are_computed(prepare, prepared, networks
     assert same(again, prepared)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cells": np.zeros((3, 4), np.float16)},
+        {"cells": np.zeros((3, 4, 7), np.float16)},
+        {"cells": np.zeros((3, 4, 5), np.float32)},
+        {"cells": np.zeros((0, 4, 5), np.float16)},
+        {"cells": np.full((3, 4, 64), np.inf, np.float16)},
+        {"enlargement": np.zeros(2)},
+        {"enlargement": np.ones(3)},
+    ],
+)
+def test_a_map_with_a_right_checksum_and_wrong_arrays_is_computed_anew(prepare, prepared, tmp_path, wrong):
+    images, cache = prepare(), Cache(tmp_path / "cache")
+    path = artefacts(tmp_path / "cache", "maps")[0]
+    cache.store("maps", path.stem, {**cache.load("maps", path.stem), **wrong})
+    assert same(images, prepared)
+
+
 def test_as_many_images_pass_the_network_at_once_as_there_are_workers(prepare, monkeypatch):
     together, maps_at = threading.Barrier(4, timeout=20), SPPFeatures.maps_at
 

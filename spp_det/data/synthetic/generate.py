@@ -15,6 +15,7 @@ from spp_det.data.synthetic.scenes import CLASSES, SIZES, Scene, scene
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.errors import UserError
 from spp_det.images import encode_jpeg
+from spp_det.runtime.files import read_text
 from spp_det.runtime.threads import ahead, cores
 
 SPLITS: Mapping[str, int] = {"trainval": 160, "test": 60}
@@ -84,8 +85,8 @@ def image_rng(seed: int, split: str, index: int) -> np.random.Generator:
 def _recipe_of(root: Path) -> object:
     """The recipe that a folder was generated from; None where it was not generated."""
     try:
-        recipe = json.loads((root / MARKER).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        recipe = json.loads(read_text(root / MARKER))
+    except (UserError, ValueError):
         return None
     return recipe if isinstance(recipe, dict) and recipe.get("generator") == GENERATOR else None
 
