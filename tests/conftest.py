@@ -31,7 +31,9 @@ splitting.split_where_asked()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that compare bytes."""
+    """Mark the tests that compare bytes. Files that run whole commands go first: they take longest, and with
+    ``--no-loadscope-reorder`` no worker is left with one of them at the end."""
+    items.sort(key=lambda item: not (item.path.parent.name == "end_to_end" or "scripts" in item.path.name))
     for item in items:
         test = getattr(item, "function", None)
         test = getattr(getattr(test, "hypothesis", None), "inner_test", test)

@@ -1,8 +1,11 @@
-"""The SPP-net detector: section 4.1 of the paper, one line a step, from `Detector.detect_batch` on.
+"""The SPP-net detector (He et al., arXiv 1406.4729, section 4.1): one line is one step of the method.
 
-The sizes in the comments: N windows of an image cover M distinct rectangles of cells of its conv5 maps, for
-there are fewer rectangles than windows. Each rectangle is pooled to a vector of length D, 50 bins times the
-channels, and scored for K classes. C pairs of a window and a class score enough, n of them are detections.
+Read `detect_batch`, then `scored_boxes`, `score` and `refined`. The sizes in their comments: an image has N
+windows, float32 ``[N, 4]`` as (x1, y1, x2, y2) in its pixels. Windows a few pixels apart may project to the
+same rectangle of conv5 cells: N windows give M <= N distinct rectangles. Each is pooled once, to pool5, a
+vector of D float32 numbers: bins of the pyramid (50 in the paper) times channels. Of the N x K pairs of a
+window and a class, C score above the threshold; the n that survive non-maximum suppression are the
+detections.
 """
 
 from __future__ import annotations
@@ -60,7 +63,8 @@ class Detector:
         regressors: Sequence[BoxRegressor],
         settings: ModelSettings,
     ) -> None:
-        """``head`` is None for scores of pool5. ``regressors``: none, one, or two for two looks."""
+        """``head``: the fc layers; None where pool5 itself is scored. ``regressors``: none, one, which moves
+        the detections, or two, for a second look at moved windows (`look_again`)."""
         if isinstance(scorer, SoftmaxScorer) != (settings.scorer == "softmax"):
             raise ValueError(f"the settings say {settings.scorer}, but the scorer is {type(scorer).__name__}")
         device = features.backbone.mean.device
@@ -78,41 +82,41 @@ class Detector:
     def detect_batch(self, images: Sequence[RGB], windows: Sequence[Boxes]) -> list[Detections]:
         """Detect in several RGB uint8 ``[H, W, 3]`` images, in the ``[N, 4]`` windows given for each.
 
-        Images of one size pass the network together: a GPU is then faster, and may round otherwise.
+        Images of one size pass the network together, which is faster on a GPU and may change last bits there.
         """
         limits, detections = self.settings.detection, []
-        all_maps = self.features.maps_of(images)  # conv5 [channels, h, w] of each whole image, once a scale
+        all_maps = self.features.maps_of(images)  # of each image, one conv5 map [channels, h, w] a scale
         for image, maps, own in zip(images, all_maps, windows, strict=True):
-            found = self.scored_boxes(maps, own, limits)  # windows [C, 4], labels [C], scores [C]
-            kept, scores = suppress(found.boxes, found.labels, found.scores, limits)  # [n], [n]
-            boxes = self.refined(found, kept)  # [n, 4]
+            found = self.scored_boxes(maps, own, limits)  # boxes [C, 4], labels [C], scores [C]
+            kept, scores = suppress(found.boxes, found.labels, found.scores, limits)  # rows of C: [n], [n]
+            boxes = self.refined(found, kept)  # box regression: [n, 4]
             detections.append(ranked(boxes, found.labels[kept], scores, image))
         return detections
 
     @torch.inference_mode()
     def scored_boxes(self, maps: Sequence[ConvMap], windows: Boxes, limits: Detection) -> ScoredBoxes:
-        """The windows, of ``[N, 4]`` in one image, that score enough for a class; before suppression."""
+        """The pairs of a window, of ``[N, 4]`` in one image, and a class whose score passes the threshold."""
         pool5, scores = self.score(maps, windows)  # [M, D], [N, K]
-        found = above(limits.score_threshold, windows, scores, pool5)  # windows [C, 4]
-        if len(self.regressors) == 2:  # not in the paper
+        found = above(limits.score_threshold, windows, scores, pool5)  # boxes [C, 4]
+        if len(self.regressors) == 2:  # a second look, which is not in the paper: move, score and move again
             pool = partial(self.pool5, maps)
-            found = look_again(found, pool, self.own_scores, self.regressors, limits)  # moved boxes [C', 4]
+            found = look_again(found, pool, self.own_scores, self.regressors, limits)  # C' <= C best
             self._check_finite("boxes", found.boxes)
         return found
 
     @torch.inference_mode()
     def score(self, maps: Sequence[ConvMap], windows: Boxes) -> tuple[WindowVectors, Floats]:
         """The pool5 vectors of windows ``[N, 4]`` on the maps of their image, and their scores ``[N, K]``."""
-        on_maps = self.features.project(maps, windows)  # windows as rectangles of cells: [M, 4]
-        pool5 = self.features.pool(maps, on_maps)  # spatial pyramid pooling: [M, D], made when asked for
-        fc7 = pool5.through(self.head)  # fc layers: [M, 4096]; pool5 itself for a model without them
+        on_maps = self.features.project(maps, windows)  # choice of scale (P 4.1), appendix A: [M, 4]
+        pool5 = self.features.pool(maps, on_maps)  # spatial pyramid pooling (P 2.2): [M, D], in chunks
+        fc7 = pool5.through(self.head)  # fc layers: [M, 4096]; without a head, pool5 as it is
         scores = fc7.scores(self.scorer)  # SVMs, or fc8 and softmax: [M, K]
-        of_windows: Floats = scores.cpu().numpy()[on_maps.of]  # [N, K]
+        of_windows: Floats = scores.cpu().numpy()[on_maps.of]  # every window has its rectangle's: [N, K]
         self._check_finite("scores", of_windows)
         return pool5, of_windows
 
     def pool5(self, maps: Sequence[ConvMap], windows: Boxes) -> WindowVectors:
-        """The pool5 vectors ``[M, D]`` of windows ``[N, 4]``, as many at a time as the fc layers like."""
+        """The pool5 vectors ``[M, D]`` of windows ``[N, 4]``, in chunks that the fc layers take at once."""
         self._check_finite("boxes", windows)
         vectors = self.features.vectors(maps, windows)
         return vectors if self.head is None else vectors.for_layers()
@@ -125,7 +129,7 @@ class Detector:
 
     @torch.inference_mode()
     def refined(self, found: ScoredBoxes, kept: Ints) -> Boxes:
-        """The kept boxes ``[n, 4]``, each moved by its class's regression from the pool5 of its window."""
+        """The kept boxes ``[n, 4]``, each moved by its class's regressor, which reads the window's pool5."""
         if len(self.regressors) != 1:  # no regression, or a second look has moved the boxes already
             return found.boxes[kept]
         (regressor,) = self.regressors
@@ -153,8 +157,8 @@ class Detector:
     def detect(self, image: RGB, windows: Boxes | None = None) -> Detections:
         """Detect in one RGB uint8 ``[H, W, 3]`` image, in the given ``[N, 4]`` windows.
 
-        None: in the windows that the model's own search finds. Raises UserError where the model was trained
-        on windows from a file or from Edge Boxes, which it cannot search for.
+        Without windows, it searches for them as in its training. Raises UserError where the training read
+        them from a file or took Edge Boxes, which cannot be repeated here.
         """
         (found,) = self.detect_batch([image], [own_windows(self, image) if windows is None else windows])
         return found
@@ -166,7 +170,7 @@ class Detector:
 
     @property
     def searches(self) -> tuple[Proposals, ...]:
-        """How windows were searched for in the training."""
+        """The settings of the search for windows in the training."""
         return (self.settings.proposals,)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -174,7 +178,7 @@ class Detector:
         save_parts(path, self._parts())
 
     def identity(self) -> str:
-        """A text that differs between detectors of other content, and between ways to compute."""
+        """A text that changes with parameters, settings, kind of device and precision."""
         precision = self.features.backbone.precision_name
         return f"{fingerprint(self._parts())} on {self.device.type} in {precision}"
 
@@ -231,7 +235,7 @@ def own_windows(detector: Detects, image: RGB) -> Boxes:
 
 
 def detect_each(detector: Detects, images: AnyImage | Iterable[AnyImage]) -> Detections | list[Detections]:
-    """The detections in one image, or the list of those in each of several images."""
+    """The detections in one image, or a list with the detections in each of several images."""
     if isinstance(images, str | PathLike | np.ndarray | PIL.Image.Image):
         (found,) = _detect_all(detector, [images])
         return found

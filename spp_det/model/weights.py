@@ -7,6 +7,7 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,9 @@ def _unpickled(path: Path) -> Any:
         if zipfile.is_zipfile(file):
             check_unpacked(zipfile.ZipFile(file), os.fstat(file.fileno()).st_size)
         file.seek(0)
-        if tarfile.is_tarfile(file):  # torch would unpack it before it refuses it
-            raise UserError("it is in torch's oldest format, which is not read")
+        with suppress(tarfile.TarError):
+            tarfile.open(fileobj=file, mode="r:").close()
+            raise UserError("it is in torch's oldest format, a tar, which is not read")
         file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
 

@@ -29,7 +29,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from spp_det.errors import UserError
-from spp_det.runtime.files import open_regular, unlinked
+from spp_det.runtime.files import NO_LINK, open_regular, unlinked
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Cache:
         """The artefact's arrays, or None where it is absent or damaged (logged, removed)."""
         path = self.path(stage, key)
         try:
-            open_regular(path).close()  # a pipe is waited for, what may not be read taken for absent
+            open_regular(path, NO_LINK).close()  # a pipe is waited for, what may not be read taken for absent
             with safe_open(path, framework="numpy") as file:
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
                 metadata = file.metadata() or {}

@@ -1,7 +1,8 @@
 """The training, step by step as in the paper: windows, conv5 maps, fine-tuning, SVMs, box regression.
 
 The convolutional layers stay as they were pre-trained; only what follows the pyramid learns (P section 4.1).
-There are K classes, and a window of a photo has a vector of D numbers: pool5, or the fc layer that is scored.
+K is the number of classes. D is the length of a window's vector: pool5, or the output of the fc layer that is
+scored. P is the paper, R the code that its authors released (see the package's docstring).
 
 Each stage leaves its result in the cache under a key, a hash of everything it depends on (`training.keys`).
 Long stages leave checkpoints too. A killed run that is started again ends in the same bytes.
@@ -98,7 +99,7 @@ def train(
         clock.lap("svm")
     regressors: tuple[BoxRegressor, ...] = ()
     if config.bbox.enabled:
-        regressors = stages.regressors(pool5_norm)  # pool5 [D] -> a move of the window for each class, a pass
+        regressors = stages.regressors(pool5_norm)  # one a pass: pool5 -> a move for each class [K, 4]
         clock.lap("bbox")
     detector = Detector(dataset.classes, features, head, scorer, regressors, settings)
     metrics = {"images": len(images), "skipped": images.skipped, "precision": network.precision_name}

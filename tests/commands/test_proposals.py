@@ -211,7 +211,7 @@ def test_recall_is_printed_and_written(cli_folder, model, tmp_path):
         (("--recall", "--max-side", "8"), ("proposals.max_side = 8",)),
         (("--recall", "--out", "a.npz"), ("a.npz", ".json")),
         (("--split", "nosuch", "--recall"), ("nosuch.txt",)),
-        (("--recall", "--proposals", "none.mat"), ("none.mat", "No such file")),
+        (("--recall", "--proposals", "none.mat"), ("none.mat", "no such file")),
     ],
 )
 def test_a_wrong_request_for_proposals_is_one_line(cli_folder, words, parts):

@@ -82,6 +82,7 @@ def test_one_key_may_be_in_several_sections_and_a_byte_order_mark_before_all(tmp
     assert (config.svm.norm, config.bbox.norm) == (3, 4)
 
 
+PATH_CHARACTERS = st.characters(exclude_characters="\0~", codec="utf-8")  # ~ is a user's home, or refused
 SIDES = st.lists(st.integers(16, 2400), min_size=1, max_size=5, unique=True).map(sorted)
 TREES = st.fixed_dictionaries(
     {},
@@ -98,7 +99,7 @@ TREES = st.fixed_dictionaries(
                 "classes": st.none() | st.lists(st.text(max_size=5), min_size=1, max_size=4, unique=True),
             },
         ),
-        "backbone": st.fixed_dictionaries({"scales": SIDES, "weights": st.text(max_size=6)}),
+        "backbone": st.fixed_dictionaries({"scales": SIDES, "weights": st.text(PATH_CHARACTERS, max_size=6)}),
         "fc": st.fixed_dictionaries(
             {"layer": st.sampled_from(["pool5", "fc6", "fc7"])},
             optional={"rank": st.none() | st.tuples(st.integers(1, 9999), st.integers(1, 9999))},

@@ -125,6 +125,15 @@ def test_an_artefact_is_stored_behind_no_link(box, name):
     )
 
 
+def test_an_artefact_that_is_a_link_is_not_read_and_gives_its_place_to_another(box, caplog):
+    link = plant(box, f"maps/aa/{'a' * 32}.safetensors", "secret")
+    cache = Cache(box / "out")
+    assert unharmed(box, lambda: cache.load_or_make("maps", "a" * 32, lambda: {"a": np.ones(2)})) == ""
+    assert f"{link} cannot be read" in caplog.text
+    assert not link.is_symlink()
+    assert cache.load("maps", "a" * 32)["a"].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize("name", ["maps", "maps/aa"])
 def test_artefacts_behind_a_link_are_not_pruned(box, name):
     Cache(box / "outside").store("maps", "a" * 32, {"a": np.zeros(2)})

@@ -347,7 +347,7 @@ def test_an_artefact_that_may_not_be_read_is_said_and_not_taken_for_absent(
     assert not caplog.records
     monkeypatch.setattr("spp_det.runtime.cache.safe_open", absent)
 
-    def denied(path: Path) -> None:
+    def denied(path: Path, *_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))  # for anybody but root
 
     monkeypatch.setattr("spp_det.runtime.cache.open_regular", denied)

@@ -61,7 +61,7 @@ def main() -> None:
         differing = "every one" if SWITCH in setting else _output([sys.executable, "-c", PROBE], environment)
         discriminating += bool(differing) and SWITCH not in setting
         start = time.monotonic()
-        command = [sys.executable, "-m", "pytest", "-m", "bytes and not slow", "-rfE"]
+        command = [sys.executable, "-m", "pytest", "-m", "bytes", "-rfE"]
         told = _output([*command, *(sys.argv[1:] or ["tests"])], environment)
         minutes = (time.monotonic() - start) / 60
         counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|error)", told)}
