@@ -72,7 +72,8 @@ def agree(image: npt.NDArray[np.uint8], least: float, most: float) -> Graph:
     height, width = image.shape[:2]
     ids, weights = sort_edges(image)
     labels = np.empty(height * width, np.int32)
-    sizes, inside, ends, left = _agree(ids, weights, width, least, most, labels)
+    parents, records = np.arange(height * width, dtype=np.int32), np.zeros((height * width, 2), np.int32)
+    sizes, inside, ends, left = _agree(ids, weights, width, least, most, parents, records, labels)
     return Graph(labels.reshape(height, width), sizes, inside, ends, left)
 
 
@@ -109,28 +110,43 @@ def _weigh(blurred, ids, weights):  # type: ignore[no-untyped-def]
                 e += 1
 
 
+_TOP, _LOW = 12, 10  # bits of a weight's digits: 12 at the top, of which none is above 2176, and twice 10
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy")
 def _radix_sort(ids, bits):  # type: ignore[no-untyped-def]
     """Sort ``ids[0]`` by ``bits[0]``, the bits of floats not below zero, into ``ids[1]`` and ``bits[1]``.
 
-    Such floats are in the order of their bits. Each stable pass sorts by 11 bits; after three passes the
-    result is in the second half of the buffers ``[2, E]``.
+    Such floats are in the order of their bits. A first pass over all edges parts them by their top digit;
+    each part then fits into a processor's own cache, where two passes sort it by its low digits.
     """
-    count = ids.shape[1]
-    for step in range(3):
-        shift = 11 * step
-        source, target = step % 2, 1 - step % 2
-        from_ids, from_bits, to_ids, to_bits = ids[source], bits[source], ids[target], bits[target]
-        starts = np.zeros(2049, np.int64)
-        for e in range(count):
-            starts[(from_bits[e] >> shift & 2047) + 1] += 1
-        for digit in range(2048):
-            starts[digit + 1] += starts[digit]
-        for e in range(count):
-            digit = from_bits[e] >> shift & 2047
-            place = starts[digit]
-            starts[digit] = place + 1
-            to_ids[place], to_bits[place] = from_ids[e], from_bits[e]
+    ends, low = np.empty((1 << _TOP) + 1, np.int64), np.empty((1 << _LOW) + 1, np.int64)
+    _sort_by_digit(ids[0], bits[0], ids[1], bits[1], 2 * _LOW, ends)
+    first = 0
+    for digit in range(1 << _TOP):
+        stop = ends[digit]
+        if stop - first > 1:
+            part = slice(first, stop)
+            _sort_by_digit(ids[1, part], bits[1, part], ids[0, part], bits[0, part], 0, low)
+            _sort_by_digit(ids[0, part], bits[0, part], ids[1, part], bits[1, part], _LOW, low)
+        first = stop
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _sort_by_digit(from_ids, from_bits, to_ids, to_bits, shift, ends):  # type: ignore[no-untyped-def]
+    """Sort by the digit that begins at bit ``shift``; edges of equal digits keep their order. Writes
+    ``ends``, where the edges of each digit end. It has one place more than there are digits."""
+    mask = len(ends) - 2
+    ends[:] = 0
+    for e in range(len(from_bits)):
+        ends[(from_bits[e] >> shift & mask) + 1] += 1
+    for digit in range(mask + 1):
+        ends[digit + 1] += ends[digit]
+    for e in range(len(from_bits)):
+        digit = from_bits[e] >> shift & mask
+        place = ends[digit]
+        ends[digit] = place + 1
+        to_ids[place], to_bits[place] = from_ids[e], from_bits[e]
 
 
 # ---------------------------------------------------------------- components, each a tree
@@ -153,6 +169,18 @@ def _look_up(parents, ends, roots, which):  # type: ignore[no-untyped-def]
         roots[found, 0], roots[found, 1], which[found] = a, b, i
         found += a != b
     return found
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _fetch(sizes, roots):  # type: ignore[no-untyped-def]
+    """Read the sizes of a block's components, several at once, before each is needed in its turn.
+
+    The result has no meaning. It is there because a compiler leaves out reads whose result nobody takes.
+    """
+    total = 0
+    for i in range(len(roots)):
+        total ^= sizes[roots[i, 0]] ^ sizes[roots[i, 1]]
+    return total
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -188,19 +216,22 @@ def _number(parents, labels):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _agree(ids, weights, width, least, most, labels):  # type: ignore[no-untyped-def]
+def _agree(ids, weights, width, least, most, parents, records, labels):  # type: ignore[no-untyped-def]
     """Write ``labels [H * W]`` of `Graph`, return its other arrays.
 
     Where the least ``k`` merges two components, all do; where the greatest does not, none does. Otherwise
     granularities differ: from then on both components are open, and so is every component that an edge joins
     to an open one. Edges of open components are left for `_segment`. A component that is not open is the same
     for all granularities.
+
+    ``parents [H * W]`` comes with each pixel as its own parent, ``records [H * W, 2]`` with zeros. The record
+    of a root lies in one place of memory, because images are larger than a processor's caches and each place
+    costs a wait: its number of pixels, below zero once the component is open, and the bits of ``Int``.
     """
     least, most = np.float32(least), np.float32(most)
     pixels = len(labels)
-    parents, sizes = np.arange(pixels).astype(np.int32), np.ones(pixels, np.int32)
-    heaviest = np.zeros(pixels, np.float32)  # of a root: Int
-    is_open = np.zeros(pixels, np.bool_)  # of a root
+    sizes, heaviest = records[:, 0], records.view(np.float32)[:, 1]
+    sizes[:] = 1
     left = np.empty(len(ids), np.int32)
     kept = 0
     ends, roots = np.empty((_BLOCK, 2), np.int32), np.empty((_BLOCK + 1, 2), np.int32)
@@ -210,21 +241,24 @@ def _agree(ids, weights, width, least, most, labels):  # type: ignore[no-untyped
         for i in range(count):
             ends[i, 0] = ids[start + i] >> 1
             ends[i, 1] = ends[i, 0] + (width if ids[start + i] & 1 else 1)
-        for i in range(_look_up(parents, ends[:count], roots, which)):
+        found = _look_up(parents, ends[:count], roots, which)
+        which[_BLOCK] = _fetch(sizes, roots[:found])
+        for i in range(found):
             a, b = _root(parents, roots[i, 0]), _root(parents, roots[i, 1])
             if a == b:
                 continue
             e = start + which[i]
             weight = weights[e]
-            if is_open[a] or is_open[b]:
-                is_open[a] = is_open[b] = True
-            else:
-                size_a, size_b = np.float32(sizes[a]), np.float32(sizes[b])
-                if weight <= heaviest[a] + least / size_a and weight <= heaviest[b] + least / size_b:
+            size_a, size_b = sizes[a], sizes[b]
+            opens = size_a < 0 or size_b < 0
+            if not opens:
+                part_a, part_b = np.float32(size_a), np.float32(size_b)
+                if weight <= heaviest[a] + least / part_a and weight <= heaviest[b] + least / part_b:
                     heaviest[_join(parents, sizes, a, b)] = weight
                     continue
-                if weight <= heaviest[a] + most / size_a and weight <= heaviest[b] + most / size_b:
-                    is_open[a] = is_open[b] = True
+                opens = weight <= heaviest[a] + most / part_a and weight <= heaviest[b] + most / part_b
+            if opens:
+                sizes[a], sizes[b] = -abs(size_a), -abs(size_b)
             left[kept] = e
             kept += 1
 
@@ -232,7 +266,7 @@ def _agree(ids, weights, width, least, most, labels):  # type: ignore[no-untyped
     component_sizes, inside = np.empty(count, np.int32), np.empty(count, np.float32)
     for pixel in range(pixels):
         if parents[pixel] == pixel:
-            component_sizes[labels[pixel]], inside[labels[pixel]] = sizes[pixel], heaviest[pixel]
+            component_sizes[labels[pixel]], inside[labels[pixel]] = abs(sizes[pixel]), heaviest[pixel]
     left_ends, left_weights = np.empty((kept, 2), np.int32), np.empty(kept, np.float32)
     for i in range(kept):
         e = left[i]
