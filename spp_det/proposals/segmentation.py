@@ -72,7 +72,7 @@ def agree(image: npt.NDArray[np.uint8], least: float, most: float) -> Graph:
     height, width = image.shape[:2]
     ids, weights = sort_edges(image)
     labels = np.empty(height * width, np.int32)
-    parents, records = np.arange(height * width, dtype=np.int32), np.zeros((height * width, 2), np.int32)
+    parents, records = np.empty(height * width, np.int32), np.empty((height * width, 2), np.int32)
     sizes, inside, ends, left = _agree(ids, weights, width, least, most, parents, records, labels)
     return Graph(labels.reshape(height, width), sizes, inside, ends, left)
 
@@ -202,14 +202,16 @@ def _join(parents, sizes, a, b):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _number(parents, labels):  # type: ignore[no-untyped-def]
-    """Write ``labels``, the components of the nodes, numbered by their first node; return their number."""
+def _number(parents, labels, root_of):  # type: ignore[no-untyped-def]
+    """Write ``labels``, the components of the nodes, numbered by their first node, and ``root_of`` the
+    components; return their number."""
     labels[:] = -1
     count = 0
     for node in range(len(labels)):
         root = _root(parents, node)
         if labels[root] < 0:
             labels[root] = count
+            root_of[count] = root
             count += 1
         labels[node] = labels[root]
     return count
@@ -224,14 +226,15 @@ def _agree(ids, weights, width, least, most, parents, records, labels):  # type:
     to an open one. Edges of open components are left for `_segment`. A component that is not open is the same
     for all granularities.
 
-    ``parents [H * W]`` comes with each pixel as its own parent, ``records [H * W, 2]`` with zeros. The record
-    of a root lies in one place of memory, because images are larger than a processor's caches and each place
-    costs a wait: its number of pixels, below zero once the component is open, and the bits of ``Int``.
+    ``parents [H * W]`` and ``records [H * W, 2]`` are room to work in. The record of a root lies in one place
+    of memory, because images are larger than a processor's caches and each place costs a wait: its number of
+    pixels, below zero once the component is open, and the bits of ``Int``.
     """
     least, most = np.float32(least), np.float32(most)
     pixels = len(labels)
     sizes, heaviest = records[:, 0], records.view(np.float32)[:, 1]
-    sizes[:] = 1
+    for pixel in range(pixels):
+        parents[pixel], sizes[pixel], heaviest[pixel] = pixel, 1, 0
     left = np.empty(len(ids), np.int32)
     kept = 0
     ends, roots = np.empty((_BLOCK, 2), np.int32), np.empty((_BLOCK + 1, 2), np.int32)
@@ -262,11 +265,12 @@ def _agree(ids, weights, width, least, most, parents, records, labels):  # type:
             left[kept] = e
             kept += 1
 
-    count = _number(parents, labels)
+    root_of = np.empty(pixels, np.int32)
+    count = _number(parents, labels, root_of)
     component_sizes, inside = np.empty(count, np.int32), np.empty(count, np.float32)
-    for pixel in range(pixels):
-        if parents[pixel] == pixel:
-            component_sizes[labels[pixel]], inside[labels[pixel]] = abs(sizes[pixel]), heaviest[pixel]
+    for component in range(count):
+        root = root_of[component]
+        component_sizes[component], inside[component] = abs(sizes[root]), heaviest[root]
     left_ends, left_weights = np.empty((kept, 2), np.int32), np.empty(kept, np.float32)
     for i in range(kept):
         e = left[i]
@@ -302,5 +306,5 @@ def _segment(sizes, inside, ends, weights, k, min_size):  # type: ignore[no-unty
         a, b = _root(parents, between[i, 0]), _root(parents, between[i, 1])
         if a != b and (sizes[a] < min_size or sizes[b] < min_size):
             _join(parents, sizes, a, b)
-    labels = np.empty(len(sizes), np.int32)
-    return labels, _number(parents, labels)
+    labels, root_of = np.empty((2, len(sizes)), np.int32)
+    return labels, _number(parents, labels, root_of)

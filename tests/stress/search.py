@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from spp_det.boxes import Boxes, iou
+from spp_det.commands.process import tune_process
 from spp_det.data.voc import read_voc
 from spp_det.images import RGB, read_image
 from spp_det.proposals.selective import selective_search
@@ -148,6 +149,7 @@ def main() -> None:
     missing = [name for name in SETS if not (DATA / name).is_dir()]
     if missing:
         raise SystemExit(f"absent: {', '.join(str(DATA / name) for name in missing)}")
+    tune_process()  # as every command does
     cv2.setNumThreads(1)
     if arguments.only in (None, "speed"):
         speed("fast", 500, 40)
