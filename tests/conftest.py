@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from types import CodeType
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from tests import splitting
@@ -28,6 +30,9 @@ COMPARISONS = {
 }
 
 splitting.split_where_asked()
+
+if not torch.cuda.is_available():  # kernels for a GPU are then interpreted; Triton looks when it is imported
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

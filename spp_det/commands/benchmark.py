@@ -76,8 +76,8 @@ def run_benchmark(
 ) -> Iterator[dict[str, Any]]:
     """Measure topics, and yield all figures so far whenever one is done.
 
-    The figures are the machine, rows by topic, the seconds that each topic took, and the names of the topics
-    that are not measured yet.
+    The figures are the machine, rows by topic, the seconds that each topic took, the peak memory of a CUDA
+    device by topic in MiB, and the names of the topics that are not measured yet.
 
     Args:
         backbone: the network of SPP-net and R-CNN alike.
@@ -89,7 +89,7 @@ def run_benchmark(
 
     from spp_det.commands import benchmark_stages as stages
     from spp_det.commands import benchmark_whole as whole
-    from spp_det.commands.benchmark_inputs import QUICK, WHOLE
+    from spp_det.commands.benchmark_inputs import QUICK, WHOLE, device_memory
     from spp_det.runtime.devices import has_bfloat16
 
     sizes = QUICK if quick else WHOLE
@@ -111,7 +111,8 @@ def run_benchmark(
         del topics["after the proposals, bfloat16"]
     wanted = list(topics) if chosen is None else [name for name in topics if name in set(chosen)]
     figures: dict[str, Any] = {"machine": machine(device), "backbone": backbone}
-    figures |= {"figures": {}, "seconds": {}, "not measured": wanted}
+    figures |= {"figures": {}, "seconds": {}, "device memory": {}, "not measured": wanted}
+    device_memory(device)  # of what was before
     for place, name in enumerate(wanted):
         left = timedelta(seconds=round(seconds_left(figures["seconds"], wanted[place:])))
         say(f"{place + 1} of {len(wanted)}, {name}: about {left} left")
@@ -119,6 +120,8 @@ def run_benchmark(
         rows = topics[name]()
         figures["figures"][name], figures["not measured"] = rows, wanted[place + 1 :]
         figures["seconds"][name] = time.perf_counter() - start
+        if (peak := device_memory(device)) is not None:
+            figures["device memory"][name] = peak
         yield figures
 
 
@@ -133,7 +136,7 @@ def machine(device: str) -> dict[str, Any]:
     """The processor, device and versions that the figures were measured on."""
     import torch
 
-    from spp_det.runtime.devices import bfloat16_pays
+    from spp_det.runtime.devices import bfloat16_pays, fast_floats
     from spp_det.runtime.opencv import cv2
     from spp_det.runtime.threads import cores
 
@@ -143,7 +146,7 @@ def machine(device: str) -> dict[str, Any]:
         "cores": cores(),
         "threads of torch": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "precision": f"auto is {'bfloat16' if pays else 'float32'}: {why}",
+        "precision": f"auto is {fast_floats(torch.device(device)) if pays else 'float32'}: {why}",
         "python": platform.python_version(),
         "torch": torch.__version__,
         "opencv": cv2.__version__,

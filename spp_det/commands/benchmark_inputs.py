@@ -136,13 +136,28 @@ def seconds_of(jobs: Sequence[Job], device: str, repeats: int, warm: bool = True
     times: list[list[float]] = [[] for _ in jobs]
     for turn in range(-1 if warm else 0, repeats):
         for job, found in zip(jobs, times, strict=True):
+            wait_for(device)
             start = time.perf_counter()
             job()
-            if device.startswith("cuda"):
-                torch.cuda.synchronize(device)
+            wait_for(device)
             if turn >= 0:
                 found.append(time.perf_counter() - start)
     return [float(np.median(found)) for found in times]
+
+
+def wait_for(device: str) -> None:
+    """Until the device has done all that was queued: a call that returns has not yet computed there."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def device_memory(device: str) -> int | None:
+    """The peak of the tensors on a CUDA device in MiB since this was last called; None on other devices."""
+    if not device.startswith("cuda"):
+        return None
+    peak = torch.cuda.max_memory_allocated(device) // 2**20
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak
 
 
 def row_of(name: str, seconds: float, **more: Any) -> Row:

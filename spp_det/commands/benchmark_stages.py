@@ -43,7 +43,7 @@ from spp_det.proposals.grouping import group
 from spp_det.proposals.presets import PRESETS, in_colour
 from spp_det.proposals.regions import describe, texture_of
 from spp_det.proposals.segmentation import agree, segment
-from spp_det.runtime.devices import bfloat16_pays, has_bfloat16
+from spp_det.runtime.devices import bfloat16_pays, fast_floats, has_bfloat16
 from spp_det.runtime.opencv import cv2
 from spp_det.runtime.threads import cores
 
@@ -141,7 +141,8 @@ def search_parts(sizes: Sizes) -> list[Row]:
 def network(backbone: str, device: str, sizes: Sizes) -> list[Row]:
     """conv5 of a photo in each precision that the device has; the first one is what ``auto`` chooses."""
     place = torch.device(device)
-    precisions: list[Precision] = ["float32", "bfloat16"] if has_bfloat16(place) else ["float32"]
+    precisions: list[Precision] = ["float32", *dict.fromkeys(["bfloat16", fast_floats(place)])]
+    precisions = precisions if has_bfloat16(place) else ["float32"]
     if bfloat16_pays(place)[0]:
         precisions.reverse()
     image = photo(0, sizes.photo)
@@ -191,6 +192,11 @@ def after_proposals(backbone: str, device: str, sizes: Sizes, precision: Precisi
         photos = [photo(seed, sizes.photo) for seed in range(number)]
         (batch,) = seconds_of([partial(one.features.maps_at, photos, 0)], device, min(3, sizes.repeats))
         rows.append(row_of(f"   conv5, 1 scale, {number} photos together, each", batch / number))
+        (batch,) = seconds_of(
+            [partial(one.detect_batch, photos, [windows] * number)], device, min(3, sizes.repeats)
+        )
+        each = batch / number
+        rows.append(row_of(f"SPP-net, 1 scale, {number} photos together, each", each, ratio=warped / each))
     width = sizes.fc
     whole = FC(layer="fc7", weights="random", width=width)
     exact = make(fc=whole)

@@ -53,7 +53,7 @@ def gather(device: str = "auto", cache: Path | None = None) -> dict[str, Any]:
 
     from spp_det.commands.benchmark import processor
     from spp_det.runtime.cache import Cache
-    from spp_det.runtime.devices import bfloat16_pays, choose_device
+    from spp_det.runtime.devices import bfloat16_pays, choose_device, fast_floats
     from spp_det.runtime.threads import cores
 
     chosen = choose_device(device)
@@ -72,7 +72,7 @@ def gather(device: str = "auto", cache: Path | None = None) -> dict[str, Any]:
         "device": str(chosen),
         "GPUs": gpus,
         "CUDA": torch.version.cuda,
-        "precision": "bfloat16" if pays else "float32",
+        "precision": fast_floats(chosen) if pays else "float32",
         "precision because": why,
         "cache": {stage: f"{one.artefacts} artefacts, {_mib(one.bytes)}" for stage, one in usage.items()},
         "weights": _weights(),

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from spp_det.config import values
-from spp_det.config.values import Precision, Run, Section
+from spp_det.config.values import LearningPrecision, Run, Section
 
 View = Literal["full", "multi_view"]
 
@@ -105,7 +105,7 @@ class PretrainRuntime(Section):
     """``auto``, ``cpu``, ``cuda``, ``cuda:1``... Under ``torchrun`` each process takes its own GPU."""
     workers: values.Workers = 0
     """Threads of each process that read images; 0 means one a core."""
-    precision: Precision = "float32"
+    precision: LearningPrecision = "float32"
     """Numbers that the convolutions compute with. Weights and their updates are always float32."""
 
 

@@ -214,7 +214,8 @@ class Runtime(Section):
     workers: values.Workers = 0
     """Images that are processed in parallel; 0 means one a core."""
     precision: Precision = "auto"
-    """``auto``: bfloat16 where it is faster and hardly changes conv5. A run keeps its first precision."""
+    """What the network multiplies in. ``auto``: float16 on a GPU and bfloat16 on a processor, where that is
+    faster and hardly changes conv5, else float32. A run keeps its first precision."""
     cache: values.UserPath | None = None
     """The folder for proposals, maps and other results; runs may share it. None means OUTPUT/cache."""
 

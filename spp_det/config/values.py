@@ -42,7 +42,8 @@ UserPath = Annotated[Path, BeforeValidator(at_home)]
 PathOrWord = Annotated[str, BeforeValidator(at_home)]
 
 PoolMode = Literal["max", "average"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+LearningPrecision = Literal["auto", "float32", "bfloat16"]  # float16 has no numbers for small gradients
 
 
 class Section(BaseModel):

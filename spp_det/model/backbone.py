@@ -6,8 +6,7 @@ The known networks, and how to add one, are in `spp_det.model.architectures`.
 from __future__ import annotations
 
 import logging
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +18,17 @@ from spp_det.model.geometry import derive_geometry
 from spp_det.model.sign import never_negative
 from spp_det.model.timm_networks import PREFIX, timm_recipe
 from spp_det.model.weights import check_finite, digest_of, randomise, state_of
-from spp_det.runtime.devices import bfloat16_pays
+from spp_det.runtime.devices import bfloat16_pays, fast_floats
 from spp_det.runtime.threads import on_one_core
 
 logger = logging.getLogger(__name__)
 
 HARMLESS = 0.05  # the error of conv5 in bfloat16, in parts of its norm; .026 (SqueezeNet) cost no detection
+_NAMES: dict[torch.dtype, Precision] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 
 
 class Backbone(nn.Module):
@@ -35,7 +39,8 @@ class Backbone(nn.Module):
         recipe: how it is built, and where its weights are.
         geometry: how its map lies over its input.
         channels: C of the map.
-        precision: ``torch.float32`` or ``torch.bfloat16``, to multiply in; the map is float32 in either case.
+        precision: ``torch.float32``, ``torch.bfloat16`` or ``torch.float16``, to multiply in; the map is
+            float32 in any case.
         reason: why the precision is this one, for the log.
     """
 
@@ -87,15 +92,17 @@ class Backbone(nn.Module):
         short = [max(0, self.geometry.smallest_input - side) for side in x.shape[2:]]
         if any(short):
             x = nn.functional.pad(x, (0, short[1], 0, short[0]))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == torch.bfloat16):
+        whole = self.precision == torch.float32
+        with torch.autocast(x.device.type, None if whole else self.precision, enabled=not whole):
             maps: Tensor = self.layers(x)
         return maps.float()
 
     def at(self, precision: Precision) -> Backbone:
         """Compute at a precision from now on; returns the network itself.
 
-        ``auto`` is bfloat16 where the device is faster in it (see `bfloat16_pays`) and it moves the map of an
-        image of soft noise by less than `HARMLESS`, else float32: the same choice in every run on a machine.
+        ``auto`` is float16 on a GPU and bfloat16 on a processor (see `fast_floats`), where the device is
+        faster in it (see `bfloat16_pays`) and it moves the map of an image of soft noise by less than
+        `HARMLESS`, else float32: the same choice in every run on a machine.
         On a GPU, TF32 is switched off for the convolutions of the whole process.
         """
         device = self.mean.device
@@ -105,25 +112,26 @@ class Backbone(nn.Module):
         if precision == "auto":
             pays, self.reason = bfloat16_pays(device)
             if pays:
-                error = on_one_core(self._error_in_bfloat16)
-                self.precision = torch.bfloat16 if error < HARMLESS else torch.float32
+                short = fast_floats(device)
+                error = on_one_core(partial(self._error_in, getattr(torch, short)))
+                self.precision = getattr(torch, short) if error < HARMLESS else torch.float32
                 if not error < HARMLESS:
-                    self.reason = f"bfloat16 would move conv5 by {error:.2g} of its norm"
+                    self.reason = f"{short} would move conv5 by {error:.2g} of its norm"
         return self
 
     @property
-    def precision_name(self) -> Literal["float32", "bfloat16"]:
+    def precision_name(self) -> Precision:
         """The precision as the setting ``runtime.precision`` has it."""
-        return "bfloat16" if self.precision == torch.bfloat16 else "float32"
+        return _NAMES[self.precision]
 
     @torch.inference_mode()
-    def _error_in_bfloat16(self) -> float:
-        """How far bfloat16 moves the map of an image of soft noise, in parts of its norm."""
+    def _error_in(self, short: torch.dtype) -> float:
+        """How far fewer bits move the map of an image of soft noise, in parts of its norm."""
         noise = 255 * torch.rand(1, 3, 28, 28, generator=torch.Generator().manual_seed(0))
         image = nn.functional.interpolate(noise.to(self.mean.device), size=(224, 224), mode="bilinear")
         self.precision = torch.float32
         exact = self(image)
-        self.precision = torch.bfloat16
+        self.precision = short
         return float((self(image) - exact).norm() / exact.norm())
 
     def digest(self) -> str:

@@ -28,6 +28,7 @@ from spp_det.data.records import Detections
 from spp_det.errors import UserError
 from spp_det.images import RGB, as_image
 from spp_det.model.bbox import BoxRegressor
+from spp_det.model.device_detection import DeviceDetection, fits_device
 from spp_det.model.features import ConvMap, WindowFeatures, images_at_once
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import ModelParts, ModelSettings, fingerprint, load_parts, save_parts
@@ -86,6 +87,9 @@ class Detector:
         """
         limits, detections = self.settings.detection, []
         all_maps = self.features.maps_of(images)  # of each image, one conv5 map [channels, h, w] a scale
+        if fits_device(self.features, windows):  # the same steps on a GPU, which nothing then waits for
+            parts = self.features, self.head, self.scorer, self.regressors, limits, self._check_finite
+            return DeviceDetection(*parts)(all_maps, windows, [image.shape[1::-1] for image in images])
         for image, maps, own in zip(images, all_maps, windows, strict=True):
             found = self.scored_boxes(maps, own, limits)  # boxes [C, 4], labels [C], scores [C]
             kept, scores = suppress(found.boxes, found.labels, found.scores, limits)  # rows of C: [n], [n]

@@ -24,8 +24,10 @@ from spp_det.model.backbone import Backbone
 from spp_det.model.projection import closest_scale, distinct_rectangles, project
 from spp_det.model.pyramid import num_bins, pool_windows, score_windows
 from spp_det.model.vectors import WindowVectors, chunk_size
+from spp_det.runtime.devices import uploaded
+from spp_det.runtime.threads import on_all_cores
 
-BATCH_PIXELS = 2 * 2**20  # of all images in a batch: VGG-16's first maps then take 1 GiB
+BATCH_PIXELS = 2 * 2**20  # of all images in a batch: VGG-16's first maps then take 1 GiB in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +131,16 @@ class SPPFeatures(WindowFeatures):
     @torch.inference_mode()
     def maps_at(self, images: Sequence[RGB], index: int) -> list[ConvMap]:
         """See `WindowFeatures`; images that get the same size pass the network together."""
-        resized = [resize_shorter_side(image, self.scales[index], self.max_side) for image in images]
+
+        def resize(image: RGB) -> RGB:
+            return resize_shorter_side(image, self.scales[index], self.max_side)
+
+        resized = on_all_cores(resize, images) if len(images) > 1 else [resize(image) for image in images]
+        device = self.backbone.mean.device
+        most = batch_pixels(device, self.backbone.precision)
         cells: dict[int, Tensor] = {}
-        for batch in batches([image.shape[:2] for image in resized]):
-            pixels = torch.from_numpy(np.stack([resized[i] for i in batch])).to(self.backbone.mean.device)
+        for batch in batches([image.shape[:2] for image in resized], most):
+            pixels = uploaded(np.stack([resized[i] for i in batch]), device)
             cells.update(zip(batch, self.backbone(pixels.permute(0, 3, 1, 2)), strict=True))
         return [
             ConvMap(cells[i], (large.shape[1] / image.shape[1], large.shape[0] / image.shape[0]))
@@ -161,14 +169,27 @@ class SPPFeatures(WindowFeatures):
 
     def pool(self, maps: Sequence[ConvMap], windows: ProjectedWindows) -> WindowVectors:
         """See `WindowFeatures`; D is ``bins * C``."""
-        cells = [conv_map.cells.float() for conv_map in maps]
-        if self.normalize == "hellinger":
-            cells = [each.sqrt() for each in cells]  # cells are fewer than the numbers of all vectors
-        elif self.normalize == "signed_root":
-            cells = [torch.copysign(each.abs().sqrt(), each) for each in cells]
+        cells = [self.normalised(conv_map.cells) for conv_map in maps]
         device = cells[0].device
         chunk = chunk_size(self.dimension, device)
         return PooledVectors(windows.of, chunk, device, self, cells, windows.rectangles, windows.map_of)
+
+    def normalised(self, cells: Tensor) -> Tensor:
+        """Cells of maps, of any shape, as they are pooled: float32, their roots where the pyramid says so.
+
+        Cells are fewer than the numbers of all vectors, of which the roots would be the same.
+        """
+        cells = cells.float()
+        if self.normalize == "hellinger":
+            return cells.sqrt()
+        return torch.copysign(cells.abs().sqrt(), cells) if self.normalize == "signed_root" else cells
+
+    def to_length(self, vectors: Tensor) -> Tensor:
+        """Pooled vectors ``[n, D]``, scaled in place to their common length where the pyramid says so."""
+        if self.length is not None:
+            norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+            vectors *= self.length / norms.clamp(min=1e-12)
+        return vectors
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,17 +222,23 @@ class PooledVectors(WindowVectors):
 
     def _pool(self, index: int, rows: Ints) -> Tensor:
         """The vectors ``[n, D]`` of rectangles of one map."""
-        levels, mode, length = self.features.levels, self.features.mode, self.features.length
-        vectors = pool_windows(self.cells[index], self.rectangles[rows], levels, mode).flatten(1)
-        if length is not None:
-            norms = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
-            vectors *= length / norms.clamp(min=1e-12)
-        return vectors
+        levels, mode = self.features.levels, self.features.mode
+        vectors = pool_windows(self.cells[index], self.rectangles[rows], levels, mode)
+        return self.features.to_length(vectors.flatten(1))
 
 
 def images_at_once(device: torch.device) -> int:
     """How many images to pass to `WindowFeatures.maps_of` at a time: on a CPU each core takes its own."""
     return 1 if device.type == "cpu" else 8
+
+
+def batch_pixels(device: torch.device, precision: torch.dtype) -> int:
+    """How many pixels pass the network together, at least one image.
+
+    On CUDA an image is alone in float32: there cuDNN computes VGG-16's convolutions without TF32 13 times as
+    fast for one image as for each of three or more, and little is gained with other networks.
+    """
+    return 0 if device.type == "cuda" and precision == torch.float32 else BATCH_PIXELS
 
 
 def batches(sizes: Sequence[tuple[int, ...]], most_pixels: int = BATCH_PIXELS) -> list[list[int]]:

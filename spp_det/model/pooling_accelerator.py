@@ -1,20 +1,55 @@
-"""Pooling windows by whole-tensor operations, for devices where the CPU's compiled kernels do not run.
+"""Pooling windows on devices where the CPU's compiled kernels do not run.
 
-The maxima equal those of `spp_det.model.pooling_cpu` to the bit, the means to rounding.
+On CUDA that is the kernel of `spp_det.model.pooling_triton`, elsewhere whole-tensor operations. The maxima
+equal those of `spp_det.model.pooling_cpu` to the bit, the means to rounding.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from spp_det.boxes import Ints
+from spp_det.errors import one_line
+
+logger = logging.getLogger(__name__)
+
+
+@cache
+def compiles_kernels(device: torch.device) -> bool:
+    """Whether Triton is there and compiles for the device: tried once, with a warning where it fails on CUDA.
+
+    It comes with torch's builds for CUDA, needs a C compiler, and knows no old devices.
+    """
+    if device.type != "cuda":
+        return False
+    try:
+        from spp_det.model.pooling_triton import pool_by_triton
+
+        cell, plan = torch.ones((1, 1, 1), device=device), np.array([[1, 0, 0, 0]])
+        return bool(pool_by_triton(cell, np.array([[0, 0, 1, 1]]), plan, average=False).item() == 1)
+    except Exception as error:  # whatever a driver, a compiler or another version has to say
+        logger.warning("Triton compiles nothing for this GPU, so it is slower: %s", one_line(str(error)))
+        return False
 
 
 def pool_on_accelerator(channels_last: Tensor, windows: Ints, plan: Ints, average: bool) -> Tensor:
+    """``[h, w, C], [N, 4] -> [N, bins, C]``; ``plan`` from `spp_det.model.pyramid.plan_of`."""
+    if compiles_kernels(channels_last.device):
+        from spp_det.model import pooling_triton
+
+        if pooling_triton.takes(channels_last, plan):
+            return pooling_triton.pool_by_triton(channels_last, windows, plan, average)
+    return pool_by_tensor_operations(channels_last, windows, plan, average)
+
+
+def pool_by_tensor_operations(channels_last: Tensor, windows: Ints, plan: Ints, average: bool) -> Tensor:
     """``[h, w, C], [N, 4] -> [N, bins, C]``; ``plan`` from `spp_det.model.pyramid.plan_of`."""
     channels = channels_last.shape[2]
     steps: list[list[int]] = plan.tolist()

@@ -8,6 +8,7 @@ SPP-net, so that speed and accuracy compare on equal terms.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,7 +94,10 @@ class WarpedVectors(WindowVectors):
             return self.made[:0]
         fill = self.backbone.mean.flatten().tolist()  # the colour that is 0 once the mean is subtracted
         warped = torch.from_numpy(np.stack([warp(self.image, box, fill) for box in self.windows[rows]]))
-        conv5 = self.backbone(warped.to(self.device).permute(0, 3, 1, 2))  # [n, C, 13, 13]
+        # All batches have one size, so that cuDNN may find its fastest algorithm by trying.
+        tried = torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
+        with tried if self.device.type == "cuda" else nullcontext():
+            conv5 = self.backbone(warped.to(self.device).permute(0, 3, 1, 2))  # [n, C, 13, 13]
         return F.adaptive_max_pool2d(conv5, LEVEL).flatten(2).transpose(1, 2).flatten(1)
 
 

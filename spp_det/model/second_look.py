@@ -36,13 +36,7 @@ def look_again(
         limits: what of the result is kept.
     """
     first, second = regressors
-    looks = Detection(
-        score_threshold=limits.score_threshold,
-        nms=SAME_PLACE_IOU,
-        max_per_image=LOOKS_A_DETECTION * limits.max_per_image,
-        max_all_classes=LOOKS_A_DETECTION * limits.max_all_classes,
-    )
-    best, _ = suppress(found.boxes, found.labels, found.scores, looks)  # [n]
+    best, _ = suppress(found.boxes, found.labels, found.scores, looks_of(limits))  # [n]
     labels = found.labels[best]
     moved = first.move(found.pool5, found.windows[best], labels, found.boxes[best])  # [n, 4]
     pool5 = pool(moved)  # [m, D]
@@ -56,3 +50,13 @@ def look_again(
     mean: Floats = np.mean([found.scores[best], scores], axis=0, dtype=np.float32)
     good = np.flatnonzero(mean > limits.score_threshold)
     return ScoredBoxes(boxes[good], labels[good], mean[good], pool5, good)
+
+
+def looks_of(limits: Detection) -> Detection:
+    """Which boxes are looked at again, from what of the result is kept."""
+    return Detection(
+        score_threshold=limits.score_threshold,
+        nms=SAME_PLACE_IOU,
+        max_per_image=LOOKS_A_DETECTION * limits.max_per_image,
+        max_all_classes=LOOKS_A_DETECTION * limits.max_all_classes,
+    )

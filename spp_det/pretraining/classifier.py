@@ -62,8 +62,11 @@ class PyramidClassifier(nn.Module):
         return [layer for layer in self.fc if isinstance(layer, nn.Linear)]
 
     def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.fc(self.pool(self.backbone(images)))
-        return scores
+        pooled = self.pool(self.backbone(images))
+        rounds = pooled.is_cuda and self.backbone.precision != torch.float32
+        with torch.autocast(pooled.device.type, torch.bfloat16, enabled=rounds):
+            scores: Tensor = self.fc(pooled)
+        return scores.float()
 
     @torch.inference_mode()
     def full_image(self, image: RGB, size: int, max_side: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +81,8 @@ def learn(
     for epoch in track(range(done, plan.epochs), "pre-training", plan.epochs, unit="epochs", done=done):
         network.train()
         size = plan.sizes[epoch % len(plan.sizes)]  # all sizes in turn (P section 2.3)
-        sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
+        sums = torch.zeros(3, dtype=torch.float64, device=next(network.parameters()).device)
+        start = time.perf_counter()
         for images, labels in batches(epoch, size):
             scores = parallel(images)
             loss = F.cross_entropy(scores, labels, label_smoothing=plan.label_smoothing)
@@ -88,8 +90,9 @@ def learn(
             loss.backward()
             optimiser.step()
             schedule.step()
-            correct = (scores.detach().argmax(1) == labels).sum()
-            sums += torch.tensor([len(labels) * loss.item(), correct.item(), len(labels)])
+            sums[0] += len(labels) * loss.detach().double()  # a device is not waited for
+            sums[1] += (scores.detach().argmax(1) == labels).sum()
+            sums[2] += len(labels)
         distributed.share_buffers(network)
         loss_sum, right, count = distributed.total(sums).tolist()
         if not math.isfinite(loss_sum):
@@ -99,7 +102,8 @@ def learn(
             )
         progress.epochs.append(Epoch(size, loss_sum / count, right / count))
         progress.optimizer = optimiser.state_dict()
-        logger.debug("epoch %d: size %d, accuracy %.3f", epoch + 1, size, right / count)
+        pace = steps / (time.perf_counter() - start)
+        logger.info("epoch %d: size %d, accuracy %.3f, %.1f steps/s", epoch + 1, size, right / count, pace)
         after_epoch(progress)
     return progress.epochs
 

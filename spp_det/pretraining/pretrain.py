@@ -62,6 +62,8 @@ def pretrain(config: PretrainConfig, device: torch.device) -> Pretrained:
         torch.manual_seed(config.seed)  # dropout and nn.Linear know no explicit generator
         network = _network(config, len(images.classes)).to(device)
         network.backbone.at(config.runtime.precision)
+        if network.backbone.precision == torch.float16:  # auto's, for networks that do not learn
+            network.backbone.at("bfloat16")
         settings["runtime.precision"] = network.backbone.precision_name  # others are refused
         checkpoint = config.output / "checkpoint.safetensors"
         progress = load_checkpoint(checkpoint, network, settings)

@@ -209,7 +209,8 @@ def benchmark_table(figures: Mapping[str, Any]) -> Table:
     table = _table(title, "what", "ms", "ratio", "images/s", "peak MiB")
     for topic, rows in figures["figures"].items():
         table.add_section()
-        table.add_row(topic, style="bold")
+        on_device = str(figures.get("device memory", {}).get(topic, ""))  # rows have that of a process
+        table.add_row(topic, "", "", "", on_device, style="bold")
         for row in rows:
             ratio = f"{row['ratio']:.2f}" if "ratio" in row else ""
             speed = f"{row['images_per_second']:.1f}" if "images_per_second" in row else ""

@@ -8,8 +8,12 @@ import sys
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from spp_det.errors import UserError
 
@@ -54,12 +58,28 @@ def bfloat16_pays(device: torch.device) -> tuple[bool, str]:
     if not has_bfloat16(device):
         return False, f"the {_NAMES.get(device.type, device.type)} has no bfloat16 that we know of"
     if device.type == "cuda":
-        return True, "the GPU has bfloat16 in hardware"
+        return True, "the GPU has 16-bit floats in hardware"
     if "amx_bf16" in _processor():
         return True, "the processor has AMX"
     if "AuthenticAMD" in _processor():
         return True, "AMD's AVX-512 BF16 is faster than float32"
     return False, "AVX-512 BF16 without AMX is slower than float32"
+
+
+def fast_floats(device: torch.device) -> Literal["float16", "bfloat16"]:
+    """The floats that a frozen network is to compute with where `bfloat16_pays`.
+
+    A GPU multiplies both kinds at one speed. float16 has 11 bits for the digits of a number where bfloat16
+    has 8: in it no figure of zoo6 moved, while bfloat16 moves AP75 by half a point and more
+    (docs/figures.md). Few processors are fast in float16.
+    """
+    return "float16" if device.type == "cuda" else "bfloat16"
+
+
+def uploaded(array: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device. A GPU's copy is queued behind its other work, and the caller goes on."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 _NAMES = {"cpu": "processor", "cuda": "GPU"}
@@ -75,6 +95,14 @@ def _processor() -> frozenset[str]:
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     told = {name.strip(): value.split() for name, value in fields.items()}
     return frozenset(told.get("vendor_id", []) + told.get("flags", []))
+
+
+def has_room(device: torch.device, size: int) -> bool:
+    """Whether so many bytes are free on the device; of a CPU it is taken for granted."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)  # torch's own cache, which could be emptied, does not count
+    return size < free
 
 
 def give_back_memory() -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from dataclasses import replace
 from functools import partial
 
@@ -25,6 +26,7 @@ from torch.nn import functional as F
 from spp_det.boxes import Ints
 from spp_det.config.settings import FineTune
 from spp_det.errors import UserError
+from spp_det.model.backbone import Backbone
 from spp_det.model.head import FCHead
 from spp_det.model.pyramid import mirrored_bins
 from spp_det.model.softmax import SoftmaxScorer
@@ -68,7 +70,7 @@ def finetune(
     scales = len(images.features.scales)
     sampler = BatchSampler(candidates, learnt, len(classes), scales, settings, seed)
     device = images.features.backbone.mean.device
-    training = _Training(head.at(None), classes, settings, seed, device)
+    training = _Training(head.at(None), classes, settings, seed, images.features.backbone)
     checkpoint = Checkpoint(images.cache, "finetune", key)
     total = settings.steps + settings.last_steps
     state = checkpoint.cache.load_checked(checkpoint.stage, key, partial(training.check, total=total))
@@ -143,9 +145,12 @@ class _Training:
     """
 
     def __init__(
-        self, head: FCHead, classes: tuple[str, ...], settings: FineTune, seed: int, device: torch.device
+        self, head: FCHead, classes: tuple[str, ...], settings: FineTune, seed: int, backbone: Backbone
     ) -> None:
+        device = backbone.mean.device
         self.settings = settings
+        self.rounding = torch.autocast(device.type, torch.bfloat16, enabled=rounds(backbone))
+        self.paced = 0, time.perf_counter()  # steps at the last row of the log, and its time
         self.network = _Network(head, len(classes) + 1, settings.dropout, seed).to(device)
         self.network.requires_grad_(True)
         self.parallel = distributed.parallel(self.network)
@@ -165,7 +170,8 @@ class _Training:
         rate = self.settings.learning_rate * (1 if number < self.settings.steps else 0.1)
         self.optimiser.param_groups[0]["lr"] = rate
         self.network.train()
-        logits = self.parallel(vectors)
+        with self.rounding:
+            logits = self.parallel(vectors).float()
         share = distributed.world_size() / self.settings.batch  # gradients are averaged over the processes
         loss = share * F.cross_entropy(logits, targets, reduction="sum")
         self.optimiser.zero_grad()
@@ -181,7 +187,9 @@ class _Training:
             row |= self._measure(*held_out)
         self.log.append(row)
         shown = (f"{name} {value:.4g}" for name, value in row.items() if name != "step" and value is not None)
-        logger.info("fine-tuning: step %d, %s", done, ", ".join(shown))
+        pace = (done - self.paced[0]) / (time.perf_counter() - self.paced[1])
+        self.paced = done, time.perf_counter()
+        logger.info("fine-tuning: step %d, %s, %.1f steps/s", done, ", ".join(shown), pace)
         if any(value is not None and not math.isfinite(value) for value in row.values()):
             rate = self.settings.learning_rate
             raise UserError(f"finetune.learning_rate = {rate:g}: the loss is no longer finite; lower it")
@@ -223,7 +231,7 @@ class _Training:
     @torch.no_grad()
     def restore(self, arrays: Arrays) -> int:
         """Go back to a state that `check` has passed. Returns the number of steps that led to it."""
-        self.log = from_json(arrays, "log")
+        self.log, self.paced = from_json(arrays, "log"), (int(arrays["step"]), time.perf_counter())
         self.sums.copy_(torch.from_numpy(arrays["sums"]))
         self.network.centre.copy_(torch.from_numpy(arrays["centre"]))
         for name, parameter in self.network.named_parameters():
@@ -231,6 +239,14 @@ class _Training:
             momentum = torch.from_numpy(arrays[f"momentum.{name}"]).to(parameter.device)
             self.optimiser.state[parameter]["momentum_buffer"] = momentum.clone()
         return int(arrays["step"])
+
+
+def rounds(network: Backbone) -> bool:
+    """Whether products are rounded to bfloat16 in training: on a GPU whose network computes in 16 bits.
+
+    Weights and their updates stay float32. float16 would lose small gradients.
+    """
+    return network.mean.device.type == "cuda" and network.precision != torch.float32
 
 
 def _own(images: TrainingImages, batch: Batch) -> Batch:

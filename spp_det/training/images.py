@@ -135,7 +135,7 @@ class TrainingImages:
         shared = self._share(order)
         at_once = images_at_once(self.features.backbone.mean.device)
         groups = _grouped(shared.own, at_once)
-        networks = self.workers if at_once == 1 else 2  # at a GPU one thread computes, one reads and writes
+        networks = self.workers if at_once == 1 else min(self.workers, 4)  # beside a GPU's, files
         title = f"conv5 maps ({self.features.backbone.name})"
         made = chain.from_iterable(ahead(self._make_missing, groups, networks, waiting=networks))
         errors = track(Shared(made, shared.owners).in_order(), title, len(order))

@@ -186,4 +186,4 @@ def _hard_negatives(svms: LinearSVMs, example: Example, settings: SVM) -> Arrays
         kept = spread_out(example.windows.boxes, scores[:, label], hard[:, label], settings.duplicate_iou)
         signs[vector_of[kept], label] = -1
     rows = np.flatnonzero(signs.any(axis=1))
-    return {"vectors": example.vectors.of_rows(rows).cpu().half().numpy(), "signs": signs[rows]}
+    return {"vectors": example.vectors.of_rows(rows).half().cpu().numpy(), "signs": signs[rows]}

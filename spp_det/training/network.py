@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import get_args
 
 import numpy as np
-import torch
 
 from spp_det.config.settings import Config
 from spp_det.config.values import Precision
@@ -22,9 +22,10 @@ def ready(network: Backbone, config: Config) -> Backbone:
     All processes compute at the precision that the first one chooses: their machines may differ.
     """
     network.to(choose_device(config.runtime.device)).at(config.runtime.precision)
-    chosen = distributed.from_first({"rounded": np.array(network.precision == torch.bfloat16)})
+    names = get_args(Precision)
+    chosen = distributed.from_first({"precision": np.array(names.index(network.precision_name))})
     assert chosen is not None
-    precision: Precision = "bfloat16" if chosen["rounded"] else "float32"
+    precision: Precision = names[int(chosen["precision"])]
     network = network if network.precision_name == precision else network.at(precision)
     logger.info("%s computes in %s: %s", network.name, network.precision_name, network.reason)
     return network

@@ -18,12 +18,14 @@ from spp_det.config.settings import BoxRegression
 from spp_det.errors import UserError
 from spp_det.model.bbox import BoxRegressor, fit_ridge
 from spp_det.runtime.cache import Arrays, check_form, digest
+from spp_det.runtime.devices import has_room
 from spp_det.runtime.progress import track
 from spp_det.runtime.sharing import Shared, rounds, share, shared_map
 from spp_det.runtime.threads import on_one_core
 from spp_det.training.checkpoint import CommonCache
 from spp_det.training.windows import LabelledWindows
 
+CPU = torch.device("cpu")
 Which = tuple[int, int]  # a label, and a pass from 0
 Fitted = Mapping[str, npt.NDArray[Any]]  # one class's ``weight`` and ``bias``, ``left_out``: see `fit_ridge`
 
@@ -75,6 +77,7 @@ def train_regressors(
     settings: BoxRegression,
     generator: np.random.Generator,
     kept: dict[Which, Fitted] | CachedRegressors | None = None,
+    device: torch.device = CPU,
 ) -> tuple[BoxRegressor, ...]:
     """Fit each class's regressor on windows that overlap one of its objects by ``settings.min_iou``.
 
@@ -92,6 +95,7 @@ def train_regressors(
         mean_norm: as for the SVMs; ``settings.ridge`` is meant for vectors of mean norm ``settings.norm``.
         generator: draws ``settings.max_windows`` examples where a class has more.
         kept: holds regressors by (label, pass): missing ones are fitted and added. None keeps nothing.
+        device: where a class is fitted, if its memory suffices, else on the CPU.
 
     Returns one regressor for each pass.
     """
@@ -105,7 +109,7 @@ def train_regressors(
         for number in range(settings.passes):
             drawn = {label: examples for label, examples in drawn.items() if examples}
             last = number == settings.passes - 1
-            for label, fitted in _fitted(drawn, number, vectors_of, ridge, not last, kept).items():
+            for label, fitted in _fitted(drawn, number, vectors_of, ridge, not last, kept, device).items():
                 weights[number, label] = torch.from_numpy(fitted["weight"])
                 biases[number, label] = torch.from_numpy(fitted["bias"])
                 if not last:
@@ -120,6 +124,7 @@ def _fitted(
     ridge: float,
     leave_out: bool,
     kept: dict[Which, Fitted] | CachedRegressors,
+    device: torch.device,
 ) -> dict[int, Fitted]:
     """The regressors of some classes in one pass: kept ones, and new ones, each fitted by one process."""
     found = {}
@@ -138,7 +143,7 @@ def _fitted(
             deque(vectors, maxlen=0)  # only to send the vectors of this process's images
 
     def fit(label: int) -> Fitted:
-        return _fit(drawn[label], parts.pop(label), ridge, leave_out)
+        return _fit(drawn[label], parts.pop(label), ridge, leave_out, device)
 
     results = shared_map(fit, missing)
     for label, fitted in zip(missing, results, strict=True):
@@ -147,17 +152,24 @@ def _fitted(
 
 
 def _fit(
-    examples: Sequence[Examples], parts: Sequence[tuple[Tensor, Ints]], ridge: float, leave_out: bool
+    examples: Sequence[Examples],
+    parts: Sequence[tuple[Tensor, Ints]],
+    ridge: float,
+    leave_out: bool,
+    device: torch.device,
 ) -> Fitted:
     """The regression of one class on the vectors of each image's boxes; see `fit_ridge` for ``left_out``."""
     vectors = torch.cat([part for part, _ in parts])
+    squares = 5 if leave_out else 3  # m x m matrices in float64 at a time: the factors, an inverse, a copy
+    if has_room(device, squares * 8 * len(vectors) ** 2 + 2 * vectors.numel()):
+        vectors = vectors.to(device)
     counts = [len(part) for part, _ in parts]
     starts = np.cumsum(counts) - counts
     vector_of = np.concatenate([of + start for (_, of), start in zip(parts, starts, strict=True)])
     groups = np.repeat([each.image for each in examples], counts) if leave_out else None
     targets = np.concatenate([encode_deltas(each.boxes, each.objects) for each in examples])
     fitted = fit_ridge(vectors, targets, ridge, vector_of, groups)
-    arrays = {"weight": fitted.weight.numpy(), "bias": fitted.bias.numpy()}
+    arrays = {"weight": fitted.weight.cpu().numpy(), "bias": fitted.bias.cpu().numpy()}
     return arrays if fitted.left_out is None else arrays | {"left_out": fitted.left_out}
 
 

@@ -247,8 +247,10 @@ class _Stages:
         dimension = images.features.dimension
         key = keys.regressors_key(self.vectors, norm, generator, settings)
         kept = CachedRegressors(self.cache, key, dimension, settings.passes)
-        windows, vectors_of = images.windows(), images.distinct_vectors
-        return train_regressors(windows, vectors_of, self.classes, dimension, norm, settings, generator, kept)
+        return train_regressors(
+            *(images.windows(), images.distinct_vectors, self.classes, dimension, norm, settings, generator),
+            *(kept, images.features.backbone.mean.device),
+        )
 
 
 class _Clock:

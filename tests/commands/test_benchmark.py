@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -113,8 +114,42 @@ def test_where_images_pass_together_the_time_is_that_of_each(monkeypatch):
     monkeypatch.setattr(benchmark_stages, "images_at_once", lambda _: 3)
     monkeypatch.setattr(benchmark_stages, "seconds_of", lambda jobs, *_, **__: [6.0] * len(jobs))
     rows = benchmark_stages.after_proposals("zf5_small", "cpu", benchmark_inputs.QUICK)
-    (row,) = (row for row in rows if "3 photos together" in row["name"])
-    assert row["seconds"] == 2
+    network, whole = (row for row in rows if "3 photos together" in row["name"])
+    assert network["seconds"] == whole["seconds"] == 2
+    assert whole["ratio"] == 3  # R-CNN's 6 seconds of one photo
+
+
+def test_a_device_is_waited_for_before_and_after_each_job(monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: said.append(device))
+    benchmark_inputs.seconds_of([lambda: said.append("job")] * 2, "cuda:1", repeats=1, warm=False)
+    assert said == ["cuda:1", "job", "cuda:1"] * 2
+    said.clear()
+    benchmark_inputs.seconds_of([lambda: said.append("job")], "cpu", repeats=1, warm=False)
+    assert said == ["job"]
+
+
+def test_a_devices_peak_is_that_of_each_topic(monkeypatch):
+    peaks = iter([7, 300, 100])
+    monkeypatch.setattr(benchmark_inputs, "device_memory", lambda _: next(peaks))
+    monkeypatch.setattr(benchmark_stages, "pooling", lambda *_: [{"name": "it", "seconds": 1.0}])
+    monkeypatch.setattr(benchmark_stages, "network", lambda *_: [{"name": "it", "seconds": 1.0}])
+    *_, figures = benchmark.run_benchmark("zf5_small", quick=True, chosen=["pooling", "network"])
+    assert figures["device memory"] == {"pooling": 300, "network": 100}
+    console = Console(width=120, record=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+    console.print(benchmark_table(figures))
+    assert [
+        line.split()[-2] for line in console.export_text().splitlines() if " 300 " in line or " 100 " in line
+    ] == ["300", "100"]
+
+
+def test_a_device_without_a_count_has_no_peak(monkeypatch):
+    assert benchmark_inputs.device_memory("cpu") is None
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 5 * 2**20)
+    reset: list[str] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    assert benchmark_inputs.device_memory("cuda") == 5
+    assert reset == ["cuda"]
 
 
 def test_speeds_are_those_of_the_times(figures):

@@ -108,12 +108,14 @@ def scored(run_folder, tmp_path) -> Config:
 
 
 def read_by(config: Config, monkeypatch) -> tuple[list[str], dict]:
-    """The test images that another call reads, and its figures of the test."""
+    """The test images that another call reads, sorted, because threads read them in any order; and its
+    figures of the test."""
     read = []
     monkeypatch.setattr(
         "spp_det.inference.read_image", lambda path: read.append(path.stem) or read_image(path)
     )
-    return read, run_training(config)["test"]
+    figures = run_training(config)["test"]
+    return sorted(read), figures
 
 
 def test_a_run_that_was_stopped_in_its_test_goes_on_there(run_folder, scored, tmp_path, monkeypatch):

@@ -16,13 +16,30 @@ from spp_det.data.synthetic import scene
 from spp_det.errors import UserError
 from spp_det.images import resize_shorter_side
 from spp_det.model.backbone import Backbone
-from spp_det.model.features import ConvMap, SPPFeatures, batches
+from spp_det.model.features import BATCH_PIXELS, ConvMap, SPPFeatures, batch_pixels, batches
 from spp_det.model.model_file import ModelSettings
 from spp_det.model.projection import project
 from spp_det.model.pyramid import pool_windows
 from tests.vectors import all_of, random_windows, spp_features
 
 LEVELS = (6, 3, 2, 1)
+
+
+def test_images_are_alone_in_float32_on_cuda_only():
+    assert batch_pixels(torch.device("cuda"), torch.float32) == 0
+    assert batches([(480, 640)] * 3, 0) == [[0], [1], [2]]
+    for device, precision in (("cuda", torch.float16), ("cuda", torch.bfloat16), ("cpu", torch.float32)):
+        assert batch_pixels(torch.device(device), precision) == BATCH_PIXELS
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_images_that_are_resized_side_by_side_keep_their_places(backbone, images):
+    features = spp_features(backbone, (96, 128))
+    together = features.maps_of([*images, images[0]])
+    for image, maps in zip([*images, images[0]], together, strict=True):
+        for one, alone in zip(maps, features.maps(image), strict=True):
+            assert one.enlargement == alone.enlargement
+            torch.testing.assert_close(one.cells, alone.cells, atol=1e-4, rtol=1e-4)
 
 
 def test_a_map_is_the_network_on_the_resized_image(backbone, image):

@@ -60,7 +60,7 @@ def test_the_backbone_comes_back_trained_frozen_and_in_evaluation_mode(backbone)
 
 
 def accuracies(caplog) -> list[float]:
-    found = [re.search(r"^epoch .* accuracy ([\d.]+)$", record.getMessage()) for record in caplog.records]
+    found = [re.search(r"^epoch .* accuracy ([\d.]+),", record.getMessage()) for record in caplog.records]
     return [float(match[1]) for match in found if match]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from spp_det.config.pretrain import Training
 from spp_det.errors import UserError
+from spp_det.pretraining import learning
 from spp_det.pretraining.learning import Progress, learn
 
 STEPS = 3
@@ -41,6 +43,14 @@ class Seen:
 def plan(**changes) -> Training:
     modern = {"optimizer": "adamw", "schedule": "one_cycle", "drops": ()}
     return Training(**{"sizes": (16, 17, 18), "epochs": 4, "learning_rate": 0.02, **modern, **changes})
+
+
+def test_the_log_says_how_many_steps_a_second_there_were(caplog, monkeypatch):
+    monkeypatch.setattr(learning.time, "perf_counter", iter(range(0, 100, 2)).__next__)
+    with caplog.at_level(logging.INFO):
+        learn(network(), Seen(), STEPS, plan(epochs=2))
+    told = [message for message in caplog.messages if "steps/s" in message]
+    assert [message.rpartition(", ")[2] for message in told] == ["1.5 steps/s"] * 2
 
 
 SETTINGS = [

@@ -7,13 +7,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import spp_det
 from spp_det.errors import UserError
 from spp_det.runtime import devices
-from spp_det.runtime.devices import bfloat16_pays, choose_device, has_bfloat16, peak_memory
+from spp_det.runtime.devices import (
+    bfloat16_pays,
+    choose_device,
+    fast_floats,
+    has_bfloat16,
+    peak_memory,
+    uploaded,
+)
 
 
 def test_names_are_torchs_own_and_auto_takes_what_there_is():
@@ -101,6 +109,15 @@ def test_a_gpu_is_asked_for_its_own_and_emulation_is_none(monkeypatch, there):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
     assert has_bfloat16(torch.device("cuda")) is there
     assert bfloat16_pays(torch.device("cuda"))[0] is there
+
+
+def test_a_gpu_is_given_float16_and_a_processor_bfloat16():
+    assert fast_floats(torch.device("cuda:1")) == "float16"
+    assert fast_floats(torch.device("cpu")) == "bfloat16"
+
+
+def test_an_upload_keeps_the_numbers():
+    assert uploaded(np.arange(6.0).reshape(2, 3).T, torch.device("cpu")).tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
 def test_this_machine_has_an_answer_that_stays():

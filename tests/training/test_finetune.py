@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -368,6 +369,44 @@ def test_a_training_that_was_stopped_ends_in_the_same_bytes_and_the_same_log(emp
     assert equal(resumed, whole)
     assert resumed_figures == figures
     assert began == list(range(steps // 5 * 5, 24))
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "rounds"),
+    [
+        ("cuda", "float16", True),
+        ("cuda", "bfloat16", True),
+        ("cuda", "float32", False),
+        ("cpu", "bfloat16", False),
+    ],
+)
+def test_products_are_rounded_where_a_gpus_network_computes_in_16_bits(device, precision, rounds):
+    network = SimpleNamespace(
+        mean=SimpleNamespace(device=torch.device(device)), precision=getattr(torch, precision)
+    )
+    assert module.rounds(network) is rounds
+
+
+def test_rounded_products_teach_nearly_the_same_float32_weights(empty, monkeypatch, tmp_path):
+    exact = tune(empty)
+    monkeypatch.setattr(module, "rounds", lambda _network: True)
+    monkeypatch.setattr(empty, "cache", Cache(tmp_path / "another"))
+    rounded = tune(empty)
+    assert not equal(rounded[0], exact[0])
+    for name, tensor in exact[0].items():
+        assert rounded[0][name].dtype == torch.float32
+        torch.testing.assert_close(rounded[0][name], tensor, rtol=0, atol=3e-3)
+    for row, other in zip(rounded[1]["log"], exact[1]["log"], strict=True):
+        assert row["held_out_loss"] == pytest.approx(other["held_out_loss"], abs=0.03)
+
+
+def test_the_log_says_how_many_steps_a_second_there_were(empty, caplog, monkeypatch):
+    clock = iter(range(0, 1000, 2))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
+    with caplog.at_level(logging.INFO):
+        tune(empty)
+    paces = [message.rpartition(", ")[2] for message in caplog.messages if "fine-tuning: step" in message]
+    assert paces == ["0.0 steps/s", *["4.0 steps/s"] * 3]  # rows at 0, 8, 16 and 24, two ticks apart
 
 
 def test_a_finished_training_is_only_read(empty, monkeypatch, caplog):
