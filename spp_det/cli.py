@@ -27,13 +27,16 @@ from spp_det.commands.pretrain import pretrain
 from spp_det.commands.process import run_app
 from spp_det.commands.proposals import proposals
 from spp_det.commands.report import report
+from spp_det.commands.serve import serve
+from spp_det.commands.suggest import suggest
 from spp_det.commands.train import train
+from spp_det.commands.tune import tune
 from spp_det.errors import UserError
 from spp_det.version import __version__
 
 COMMANDS = (
-    *(inspect_data, train, detect, evaluate, report, proposals, inspect),
-    *(convert, info, download, demo, pretrain, cache, ablate, benchmark),
+    *(inspect_data, train, detect, evaluate, report, proposals, inspect, serve),
+    *(tune, suggest, convert, info, download, demo, pretrain, cache, ablate, benchmark),
 )
 BY_SEVERAL = ("train", "detect", "pretrain")  # commands that several processes (torchrun) can share
 

@@ -212,7 +212,7 @@ def after_proposals(backbone: str, device: str, sizes: Sizes, precision: Precisi
 
 def _finish(spp: Detector, found: ScoredBoxes, limits: Detection, image: RGB) -> Detections:
     kept, scores = suppress(found.boxes, found.labels, found.scores, limits)
-    return ranked(spp.refined(found, kept), found.labels[kept], scores, image)
+    return ranked(spp.refined(found, kept), found.labels[kept], scores, image.shape[1], image.shape[0])
 
 
 def growth_with_windows(backbone: str, device: str, sizes: Sizes) -> list[Row]:

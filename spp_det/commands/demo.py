@@ -54,7 +54,7 @@ def run_demo(folder: Path, seed: int = 0, begun: Callable[[], object] = lambda: 
     from spp_det.config.settings import SVM, BoxRegression, Config, Data
     from spp_det.data.synthetic import generate_voc
     from spp_det.data.voc import read_voc
-    from spp_det.detections.writer import Output
+    from spp_det.detections.output import Output
     from spp_det.evaluation.results import evaluate, read_results
     from spp_det.model.detector import Detector
     from spp_det.pretraining.crops import pretrain_on_crops

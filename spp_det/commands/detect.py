@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -20,14 +20,17 @@ from spp_det.errors import UserError
 
 if TYPE_CHECKING:
     from spp_det.config.settings import Proposals
+    from spp_det.detections.output import Output
     from spp_det.detections.types import Result
-    from spp_det.detections.writer import Output
     from spp_det.images import Skipped
     from spp_det.model.ensemble import AnyDetector
+    from spp_det.model.probability import Probabilities
     from spp_det.proposals.source import WindowSource
     from spp_det.runtime.cache import Cache
 
 logger = logging.getLogger(__name__)
+
+ScoreKind = Literal["margin", "probability"]
 
 
 def detect(
@@ -42,7 +45,7 @@ def detect(
     draw: Annotated[bool, typer.Option("--draw", help="Also pictures with boxes.")] = False,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="Also coco (always written), voc, yolo, csv or devkit; repeatable."),
+        typer.Option("--format", help="Also voc, yolo, csv, devkit, cvat or label-studio; repeatable."),
     ] = None,
     no_scores: Annotated[
         bool, typer.Option("--no-scores", help="YOLO's lines without a score, as labelling tools want them.")
@@ -52,6 +55,9 @@ def detect(
         bool, typer.Option("--resume", help="Go on with what the same command left unfinished there.")
     ] = False,
     score: Annotated[float | None, typer.Option(help="Leave out what scores less.")] = None,
+    score_kind: Annotated[
+        ScoreKind, typer.Option("--score-kind", help="What --score and every file mean by a score.")
+    ] = "margin",
     classes: Annotated[str | None, typer.Option(help="Only these, as a,b,c.")] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
@@ -63,12 +69,15 @@ def detect(
 ) -> None:
     """Find objects in images. Scores above 0 say yes: pictures show those unless --score is given.
 
+    With --score-kind probability a score is the share of such detections that are right: pictures show .5 and
+    more.
+
     Of several models the windows are pooled by NMS: the model that scores higher decides. What an earlier run
     wrote to the folder is removed, unless --resume goes on with it. By N processes or on N GPUs: torchrun
     --nproc-per-node N -m spp_det detect MODEL IMAGES --out DIR.
     """
     from spp_det.data.folder import Refused, find_images
-    from spp_det.detections.writer import Output
+    from spp_det.detections.output import Output
     from spp_det.images import skipped
     from spp_det.model.ensemble import load_detector
     from spp_det.runtime import distributed
@@ -84,7 +93,8 @@ def detect(
     for error in linked.values():
         logger.warning("skipped: %s", error)
     own_device = choose_device(device)
-    output = Output(formats or (), draw, save_crops, score, scores=not no_scores)
+    lowest = 0.5 if score_kind == "probability" else 0.0
+    output = Output(formats or (), draw, save_crops, score, draw_score=lowest, scores=not no_scores)
     goes_on("the same command goes on after the images that are done" + ("" if resume else ", with --resume"))
     with distributed.process_group(own_device):
         detector = load_detector([model, *others], str(own_device), precision)
@@ -96,6 +106,7 @@ def detect(
             strict=strict,
             source=source,
             resume=resume,
+            score_kind=score_kind,
         )
     if not distributed.is_first():
         return
@@ -136,6 +147,7 @@ def detect_to_folder(
     cache: Cache | None = None,
     resume: bool = False,
     run: Mapping[str, object] | None = None,
+    score_kind: ScoreKind = "margin",
 ) -> Summary:
     """Detect in every file and write the detections to a folder, whose files `DetectionWriter` describes.
 
@@ -150,15 +162,17 @@ def detect_to_folder(
         cache: where the windows of ``source`` are looked up and kept.
         resume: go on with what an interrupted run left in the folder. Raises CannotResumeError where that run
             had another model, other windows, images or options.
+        score_kind: ``probability`` writes that in the place of the detector's scores.
         run: whatever else must be equal for two runs to be the same, by name, as JSON can hold it.
 
-    Raises UserError where another run is at work in the folder.
+    Raises UserError where another run is at work in the folder, and for probabilities that the model lacks.
     """
     import numpy as np
 
     from spp_det.data.records import select
+    from spp_det.detections.output import Output
     from spp_det.detections.types import DetectedImage
-    from spp_det.detections.writer import DetectionWriter, Output
+    from spp_det.detections.writer import DetectionWriter
     from spp_det.images import UnreadableImageError
     from spp_det.inference import detect_files
     from spp_det.model.detector import label_of
@@ -168,6 +182,10 @@ def detect_to_folder(
     from spp_det.runtime.run_folder import alone_in
     from spp_det.runtime.threads import cores
 
+    meaning = meaning_of(detector, score_kind)
+    output = replace(
+        output or Output(), probability=detector.probability, are_probabilities=meaning is not None
+    )
     names = detector.classes if only is None else [name.strip() for name in only.split(",")]
     labels = [label_of(detector.classes, name) for name in names]
     source = source or windows_for(detector.searches)
@@ -187,9 +205,10 @@ def detect_to_folder(
         "windows": source.identity(),
         "--classes": [detector.classes[label] for label in labels],
         "--strict": strict,
+        **({} if meaning is None else {"--score-kind": score_kind}),
         **(run or {}),
     }
-    writer = DetectionWriter(folder, detector.classes, paths, output or Output(), resume, about)
+    writer = DetectionWriter(folder, detector.classes, paths, output, resume, about)
     with alone_in(folder), naming(folder), writer:
         done, before = writer.done, writer.images
         shown = track(results(done), "detection", len(paths), done=done)
@@ -197,9 +216,26 @@ def detect_to_folder(
             if isinstance(result, UnreadableImageError):
                 writer.skip(path, result)
                 continue
-            wanted = np.isin(result.detections["labels"], labels)
-            writer.add(DetectedImage(path, result.image, select(result.detections, wanted)))
+            found = result.detections if meaning is None else meaning.of(result.detections)
+            wanted = np.isin(found["labels"], labels)
+            writer.add(DetectedImage(path, result.image, select(found, wanted)))
     return Summary(writer.images, writer.found, writer.skipped, writer.images - before)
+
+
+def meaning_of(detector: AnyDetector, score_kind: ScoreKind) -> Probabilities | None:
+    """What turns the detector's scores into the wanted ones; None for scores as they are.
+
+    Raises UserError where the model has no probabilities.
+    """
+    if score_kind == "margin":
+        return None
+    if detector.probability is None:
+        raise UserError(
+            f"--score-kind probability: {detector.name} has no probabilities (models of earlier versions, of "
+            "fine-tuning, of R-CNN and of very few photos have none, nor have several together): train "
+            "it again, or leave --score-kind out"
+        )
+    return detector.probability
 
 
 def windows_for(

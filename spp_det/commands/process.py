@@ -28,7 +28,7 @@ FROM_CACHE = "the same command goes on from what the cache holds"
 GRACE = 5.0  # seconds for threads and processes to end in; nothing on disk needs them to
 FIRST = os.environ.get("RANK", "0") == "0"  # whether this is the first or only process (torchrun)
 _goes_on = ""  # how the command goes on after an interruption; empty for a command that does not
-KEPT_BLOCK, KEPT_FREE = 32 * 2**20, 256 * 2**20  # bytes; 32 MiB is glibc's limit for the first
+KEPT_BLOCK, KEPT_FREE = 32 * 2**20, 64 * 2**20  # bytes; 32 MiB is glibc's limit for the first
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's numbers of these settings
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of click, or of typer's own copy of click
 
@@ -91,7 +91,7 @@ def tune_process() -> None:
       cores for which the threads of the next stage have work.
     - Selective search works in arrays of the size of the image, which it allocates and frees for each colour
       space. glibc gives each back to the system, which then clears the same pages again and again. Now the
-      process keeps up to `KEPT_FREE` of free memory a thread instead: that much an image of 1280x960 needs.
+      process keeps up to `KEPT_FREE` of free memory a thread instead.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

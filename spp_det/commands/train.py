@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,10 @@ from spp_det.runtime.files import MOST_BYTES
 if TYPE_CHECKING:
     from spp_det.config.settings import Config
     from spp_det.data.dataset import Split, Splits
+    from spp_det.data.records import Detections
     from spp_det.model.backbone import Backbone
     from spp_det.model.ensemble import AnyDetector
+    from spp_det.model.probability import Probabilities
     from spp_det.proposals.source import WindowSource
     from spp_det.training.inputs import Inputs
     from spp_det.training.stages import Trained
@@ -170,8 +172,30 @@ def _score(detector: AnyDetector, config: Config, test: Split, source: WindowSou
     seconds = time.perf_counter() - start
     found = read_results(config.output / "test" / "detections.json", test.dataset)
     figures = evaluate(test.dataset, found, test.instances).figures()
+    if detector.probability is not None:
+        figures["probability"] = _reliability(detector.probability, test, found.detections)
     timed = {"seconds": round(seconds, 2), "timed_images": summary.read_now}
     return figures | {"skipped": summary.skipped, **timed}
+
+
+def _reliability(
+    probability: Probabilities, test: Split, detections: Sequence[Detections]
+) -> dict[str, float | int | None]:
+    """How well the probabilities of the detections in the test images fit."""
+    import numpy as np
+
+    from spp_det.data.matching import Outcome
+    from spp_det.evaluation.undefined import as_json
+    from spp_det.evaluation.voc import match
+    from spp_det.model.probability import reliability
+
+    outcome = match(test.dataset, detections).outcome
+    counted = outcome != Outcome.IGNORED
+    p = np.concatenate([probability(found["scores"], found["labels"]) for found in detections])
+    figures: dict[str, float | int | None] = as_json(
+        reliability(p[counted], outcome[counted] == Outcome.TRUE)
+    )
+    return figures
 
 
 def _detect(detector: AnyDetector, config: Config, test: Split, source: WindowSource) -> Summary:

@@ -192,6 +192,22 @@ class BoxRegression(Section):
     are then the means of both passes. The paper has 1."""
 
 
+class Probability(Section):
+    """From scores to probabilities, learnt from images that the SVMs and regressors have not learnt from."""
+
+    folds: Annotated[int, Field(ge=0, le=10)] = 3
+    """The training images in so many parts; each is judged by what the others teach. 0: no probabilities."""
+    images: values.Count = 400
+    """Images that are judged at most, drawn at random."""
+
+    @field_validator("folds")
+    @classmethod
+    def _no_or_several(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("must be 0, or at least 2: the images of one part are judged by another")
+        return folds
+
+
 class Detection(Section):
     """From scores to detections (P section 4.1, R)."""
 
@@ -238,6 +254,7 @@ class Config(Run):
     log-odds, above 0 where the class is more likely than all other classes and background together."""
     svm: SVM = SVM()
     bbox: BoxRegression = BoxRegression()
+    probability: Probability = Probability()
     detection: Detection = Detection()
     runtime: Runtime = Runtime()
 

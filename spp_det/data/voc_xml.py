@@ -162,12 +162,24 @@ class _NoDoctype(ElementTree.TreeBuilder):
         raise ValueError("it declares a DOCTYPE, which is refused")
 
 
-def _parse(path: Path) -> ElementTree.Element:
+def xml_tree(data: bytes | str) -> ElementTree.Element:
+    """The tree of an XML text from anybody.
+
+    Raises ParseError, ValueError or LookupError, for an unknown encoding, where it is none or has a DOCTYPE.
+    """
+    return ElementTree.fromstring(data, ElementTree.XMLParser(target=_NoDoctype()))
+
+
+def parse_xml(path: Path, most: int) -> ElementTree.Element:
+    """The tree of an XML file of at most so many bytes. Raises UserError for any other, or a DOCTYPE."""
     try:
-        data = read_bytes(path, MOST_XML_BYTES)
-        root = ElementTree.fromstring(data, ElementTree.XMLParser(target=_NoDoctype()))
+        return xml_tree(read_bytes(path, most))
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: its encoding
         raise UserError(f"{path}: not a readable XML file: {error}") from error
+
+
+def _parse(path: Path) -> ElementTree.Element:
+    root = parse_xml(path, MOST_XML_BYTES)
     if root.tag != "annotation":
         raise UserError(f"{path}: not a VOC annotation: it holds <{root.tag}>, not <annotation>")
     return root

@@ -5,8 +5,7 @@ result files, pictures and crops.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 
@@ -15,50 +14,17 @@ import numpy as np
 from spp_det.data.names import Stems, check_class_names, folder_names, leads_out
 from spp_det.data.records import Detections, select
 from spp_det.data.voc_xml import annotation_xml, writable
-from spp_det.data.yolo import CLASS_FILES, class_files
-from spp_det.detections.coco import DETECTIONS, LISTING, write_listing, write_results
-from spp_det.detections.csv import write_csv
-from spp_det.detections.devkit import devkit_name, write_devkit
 from spp_det.detections.journal import Entry, Journal
-from spp_det.detections.text import shortest, whole_text
-from spp_det.detections.types import DetectedImage, Found
+from spp_det.detections.lists import list_names, place_of, write_lists
+from spp_det.detections.output import PLAIN, PRE_LABELS, Output
+from spp_det.detections.text import shortest
+from spp_det.detections.types import DetectedImage
 from spp_det.detections.yolo import yolo_text
 from spp_det.drawing.draw import draw_detections, visible_pixels
 from spp_det.errors import CannotResumeError, UserError
 from spp_det.images import RGB, Skipped, UnreadableImageError, encode_jpeg, skipped
 from spp_det.runtime.cache import digest, write_whole
-from spp_det.runtime.files import unlinked
 from spp_det.version import __version__
-
-FORMATS = ("coco", "voc", "yolo", "csv", "devkit")
-CSV = "detections.csv"
-
-
-@dataclass(frozen=True)
-class Output:
-    """What a folder of detections holds beside the COCO results list. Names of formats are checked.
-
-    Attributes:
-        formats: any of `FORMATS`.
-        draw: pictures of the images with their detections.
-        crops: every detected object, cut out of its image.
-        score: detections that score less are left out of everything; None keeps all.
-        draw_score: without ``score``, the least score of detections in pictures and crops.
-        scores: YOLO's lines end in a score; labelling tools want none.
-    """
-
-    formats: Sequence[str] = ()
-    draw: bool = False
-    crops: bool = False
-    score: float | None = None
-    draw_score: float = 0.0
-    scores: bool = True
-
-    def __post_init__(self) -> None:
-        """Raise UserError for a format that is none of `FORMATS`."""
-        unknown = sorted(set(self.formats) - set(FORMATS))
-        if unknown:
-            raise UserError(f"no format is called {unknown[0]!r}; there are {', '.join(FORMATS)}")
 
 
 class DetectionWriter:
@@ -68,10 +34,11 @@ class DetectionWriter:
     ``categories`` of COCO, and the ``skipped`` files) are always written. They appear when all images are
     done; until then the journal ``detections.jsonl`` holds the detections. ``voc`` adds ``voc/NAME.xml``,
     ``yolo`` ``yolo/NAME.txt`` with ``classes.txt`` and ``data.yaml``, ``csv`` ``detections.csv``, ``devkit``
-    ``devkit/comp4_det_test_CLASS.txt``; ``draw`` adds ``pictures/NAME.jpg``, ``crops``
+    ``devkit/comp4_det_test_CLASS.txt``, ``cvat`` ``cvat.xml``, ``label-studio`` ``label-studio.json`` with
+    ``label-studio.xml``; ``draw`` adds ``pictures/NAME.jpg``, ``crops``
     ``crops/CLASS/NAME-1.jpg`` and so on, in the order of the scores. NAME keeps the folders below the deepest
-    folder that holds all images (see also `Stems`). All
-    formats read back to the same boxes, see `spp_det.detections.reader`.
+    folder that holds all images (see also `Stems`). All formats but the last two read back to the same boxes,
+    see `spp_det.detections.reader`.
 
     The folder holds one run. The files of an earlier run are removed first; other files are left alone. With
     ``resume`` the same run is continued instead, and ends in the same bytes as an unbroken one.
@@ -88,7 +55,7 @@ class DetectionWriter:
         folder: Path,
         classes: Sequence[str],
         paths: Sequence[Path],
-        output: Output = Output(),
+        output: Output = PLAIN,
         resume: bool = False,
         run: Mapping[str, object] | None = None,
     ) -> None:
@@ -110,11 +77,10 @@ class DetectionWriter:
                 f"{taken[0]}: its YOLO file would be classes.txt, the list of class names: rename the photo"
             )
         check_class_names(classes, folder)
-        odd = [name for name in classes if writable(name) != name] if "voc" in formats else []
+        in_xml = bool(formats & {"voc", *PRE_LABELS})
+        odd = [name for name in classes if writable(name) != name] if in_xml else []
         if odd:
-            raise UserError(
-                f"class {odd[0]!r} has characters that VOC's XML cannot hold: leave the format out"
-            )
+            raise UserError(f"class {odd[0]!r} has characters that XML cannot hold: leave the format out")
         self.folder = folder
         self.classes = tuple(classes)
         self.formats = formats
@@ -180,7 +146,7 @@ class DetectionWriter:
         files = dict(self._files(entry, stem, found.image, detections))
         with self._journal.entry({**entry, "files": list(files)}):
             for file, data in files.items():
-                write_whole(_place(self.folder, file), data)
+                write_whole(place_of(self.folder, file), data)
 
     def _files(
         self, entry: Entry, stem: str, image: RGB, detections: Detections
@@ -212,7 +178,7 @@ class DetectionWriter:
     ) -> None:
         self._journal.close()
         if kind is None:
-            write_lists(self.folder, self._read, self.classes, self.formats, self.skipped)
+            write_lists(self.folder, self._read, self.classes, self.formats, self.skipped, self.output)
 
     def _read(self) -> Iterator[Entry]:
         return (entry for entry in self._journal.entries() if "skipped" not in entry)
@@ -242,57 +208,3 @@ def _is_row(row: object, classes: int) -> bool:
 def _absolute(path: Path) -> Path:
     """Without ``..``, which would lead out of the output folder; links stay: outputs are named after them."""
     return Path(os.path.normpath(path.absolute()))
-
-
-def _place(folder: Path, name: str) -> Path:
-    """A file of the run, whose folders are no links."""
-    path = PurePosixPath(name)
-    return unlinked(folder, path.parent) / path.name
-
-
-# ---- the lists of all images' detections, written from the journal one image at a time ----
-
-
-def list_names(classes: Sequence[str], formats: frozenset[str]) -> list[str]:
-    """The files, below the folder of the run, that `write_lists` writes.
-
-    Raises UserError for a class that cannot name a file of the devkit.
-    """
-    devkit = [f"devkit/{devkit_name(name)}" for name in classes] if "devkit" in formats else []
-    yolo = [f"yolo/{name}" for name in CLASS_FILES] if "yolo" in formats else []
-    return [LISTING, *([CSV] if "csv" in formats else []), *yolo, *devkit, DETECTIONS]
-
-
-def write_lists(
-    folder: Path,
-    entries: Callable[[], Iterator[Entry]],
-    classes: Sequence[str],
-    formats: frozenset[str],
-    skipped: Sequence[Skipped] = (),
-) -> None:
-    """Write each list whole from ``entries()``, the images that could be read. The results list comes last:
-    its ids are then those of the listing beside it."""
-    places = {name: _place(folder, name) for name in list_names(classes, formats)}
-    places[DETECTIONS].unlink(missing_ok=True)
-    with whole_text(places[LISTING]) as file:
-        write_listing(entries(), classes, skipped, file)
-    if "csv" in formats:
-        with whole_text(places[CSV]) as file:
-            write_csv(_found(entries(), classes), file)
-    if "yolo" in formats:
-        for name, text in class_files(classes).items():
-            write_whole(places[f"yolo/{name}"], text)
-    if "devkit" in formats:
-        write_devkit(folder / "devkit", lambda: _found(entries(), classes, Stems()), classes)
-    with whole_text(places[DETECTIONS]) as file:
-        write_results(entries(), file)
-
-
-def _found(
-    entries: Iterator[Entry], classes: Sequence[str], name: Callable[[str], str] = str
-) -> Iterator[Found]:
-    """All detections of a journal, their images called by what ``name`` makes of their file name."""
-    for entry in entries:
-        image = name(entry["file_name"])
-        for label, score, x1, y1, x2, y2 in entry["found"]:
-            yield Found(image, classes[label], score, (x1, y1, x2, y2))

@@ -31,8 +31,9 @@ import numpy as np
 import numpy.typing as npt
 
 from spp_det.boxes import Doubles, Ints, exact_iou
+from spp_det.data.matching import Outcome
 from spp_det.data.records import Dataset, Detections, Record
-from spp_det.evaluation.voc import Outcome, match
+from spp_det.evaluation.voc import match
 
 LOOSE = 0.1  # IoU from which a box is badly localised rather than background
 

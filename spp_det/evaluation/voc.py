@@ -1,12 +1,7 @@
 """Pascal VOC average precision, as the devkit's ``VOCevaldet`` defines it.
 
 The detections of one class are ranked by score over all images. Each is compared with the object
-of its class and image that it overlaps most. The first line that fits counts:
-
-    no object, or IoU below the threshold     false positive        Outcome.FALSE
-    the object is difficult (or COCO crowd)   counts nothing        Outcome.IGNORED
-    the object is not found yet               true positive         Outcome.TRUE
-    the object is found already               false positive        Outcome.DUPLICATE
+of its class and image that it overlaps most, as `spp_det.data.matching` says.
 
 Equal scores rank in the order given: images in the order of the data set, then detections in the
 order of the image. Scores are never rounded.
@@ -16,43 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from spp_det.boxes import Doubles, Ints, exact_iou
+from spp_det.boxes import Doubles, Ints
+from spp_det.data.matching import Matches, Outcome, match_image
 from spp_det.data.records import Dataset, Detections
 from spp_det.detections.types import check_detections
 from spp_det.errors import UserError
 
 Flags = npt.NDArray[np.bool_]
-
-
-class Outcome(IntEnum):
-    """The outcome of a detection by the devkit's rules; see the table above."""
-
-    FALSE = 0
-    IGNORED = 1
-    TRUE = 2
-    DUPLICATE = 3
-
-
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """The detections of all images, image by image, each with the object that it is compared with.
-
-    Attributes:
-        outcome: int8 ``[N]``, the `Outcome` of each detection.
-        target: int64 ``[N]``, the object of the same class and image that is overlapped most, as an
-            index among the objects of all images; -1 where the image has no object of the class.
-        overlap: float64 ``[N]``, the IoU with that object; -inf where there is none.
-    """
-
-    outcome: npt.NDArray[np.int8]
-    target: Ints
-    overlap: Doubles
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,40 +113,17 @@ def match(dataset: Dataset, detections: Sequence[Detections], iou_threshold: flo
     if not 0 < iou_threshold <= 1:
         raise UserError(f"the IoU threshold must lie in (0, 1], got {iou_threshold}")
     check_detections(dataset, detections)
-    scores = _join([found["scores"] for found in detections], np.float32)
-    object_ignored = _join([record.difficult | record.crowd for record in dataset.records], np.bool_)
-    overlap, target = _best_objects(dataset, detections)
-
-    outcome = np.full(len(target), Outcome.FALSE, np.int8)
-    on_object = np.flatnonzero(overlap >= iou_threshold)
-    outcome[on_object] = Outcome.DUPLICATE
-    # The best-ranked detection of an object finds it; the others are duplicates.
-    ranked = on_object[_ranking(scores[on_object])]
-    _, first = np.unique(target[ranked], return_index=True)
-    outcome[ranked[first]] = Outcome.TRUE
-    outcome[on_object[object_ignored[target[on_object]]]] = Outcome.IGNORED
-    return Matches(outcome, target, overlap)
-
-
-def _best_objects(dataset: Dataset, detections: Sequence[Detections]) -> tuple[Doubles, Ints]:
-    """For all N detections of all images: the largest IoU with an object of the same class and image,
-    and that object's index among all objects; -inf and -1 where there is none. Of equal IoUs the
-    first object wins.
-    """
-    overlaps, targets, first = [], [], 0
+    parts, first = [], 0
     for record, found in zip(dataset.records, detections, strict=True):
-        if len(record) and len(found["scores"]):
-            same_class = found["labels"][:, None] == record.labels[None, :]
-            overlap = np.where(same_class, exact_iou(found["boxes"], record.boxes), -np.inf)  # [N, G]
-            best = overlap.argmax(axis=1)
-            best_overlap = np.take_along_axis(overlap, best[:, None], axis=1)[:, 0]
-            overlaps.append(best_overlap)
-            targets.append(np.where(best_overlap > -np.inf, first + best, -1))
-        else:
-            overlaps.append(np.full(len(found["scores"]), -np.inf))
-            targets.append(np.full(len(found["scores"]), -1))
+        matches = match_image(record, found, iou_threshold)
+        target = np.where(matches.target < 0, -1, first + matches.target)
+        parts.append(Matches(matches.outcome, target, matches.overlap))
         first += len(record)
-    return _join(overlaps, np.float64), _join(targets, np.int64)
+    return Matches(
+        _join([part.outcome for part in parts], np.int8),
+        _join([part.target for part in parts], np.int64),
+        _join([part.overlap for part in parts], np.float64),
+    )
 
 
 def _ranking(scores: npt.NDArray[np.floating]) -> Ints:

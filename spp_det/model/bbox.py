@@ -51,11 +51,14 @@ class Ridge:
         bias: float32 ``[4]``.
         left_out: float32 ``[n, 4]``, the predictions by regressions without the example's group; None where
             there were no groups.
+        fold_weight, fold_bias: float32 ``[F, 4, D]`` and ``[F, 4]``, the regressions without each of F folds.
     """
 
     weight: Tensor
     bias: Tensor
     left_out: Floats | None
+    fold_weight: Tensor
+    fold_bias: Tensor
 
 
 def fit_ridge(
@@ -64,6 +67,8 @@ def fit_ridge(
     ridge: float,
     vector_of: Ints | None = None,
     group_of: Ints | None = None,
+    fold_of: Ints | None = None,
+    folds: int = 0,
 ) -> Ridge:
     """Ridge regression of whitened, centred targets: ``[m, D], [n, 4] -> weight [4, D], bias [4]``.
 
@@ -81,14 +86,13 @@ def fit_ridge(
     its group. All groups need one inverse: with ``A = (X X' + ridge I)^-1`` and ``a = A T y``, the residuals
     of the rows g are ``A_gg^-1 a_g`` where these rows are left out. Means and whitening remain those of all
     examples.
+
+    With the fold of each vector, ``fold_of [m]`` below ``folds``, the regression without each fold is solved
+    from the same products.
     """
     vector_of = np.arange(len(vectors)) if vector_of is None else vector_of
     row_of = torch.from_numpy(vector_of).to(vectors.device)
     y = torch.from_numpy(targets).to(vectors.device, torch.float64)
-    target_mean = on_one_core(lambda: y.mean(0))
-    centred_targets = y - target_mean
-    whiten, unwhiten = on_one_core(partial(_whitening, centred_targets))
-    whitened = on_one_core(lambda: centred_targets @ whiten)
     number = torch.bincount(row_of, minlength=len(vectors)).double()  # examples of each vector
     root = number.sqrt()[:, None]
     share = (number / len(y)).float()
@@ -109,8 +113,39 @@ def fit_ridge(
             gram[rows, columns], gram[columns, rows] = product, product.T
 
         on_all_cores(fill, blocks[: index + 1])  # the rest is symmetric
+    duals, target_mean, left_out = solve_dual(gram, y, row_of, ridge, group_of, fold_of, folds)
+    every = duals.transpose(0, 1).flatten(1)  # [m, 4 (1 + F)]
+    weight = _total(on_all_cores(lambda rows: every[rows].float().T @ centred(rows), blocks))
+    bias = target_mean.float().repeat(1 + folds) - on_one_core(lambda: weight @ vector_mean)
+    weights, biases = weight.reshape(1 + folds, 4, -1), bias.reshape(1 + folds, 4)
+    return Ridge(weights[0], biases[0], left_out, weights[1:], biases[1:])
+
+
+def solve_dual(
+    gram: Tensor,
+    y: Tensor,
+    row_of: Tensor,
+    ridge: float,
+    group_of: Ints | None = None,
+    fold_of: Ints | None = None,
+    folds: int = 0,
+) -> tuple[Tensor, Tensor, Floats | None]:
+    """The dual variables of `fit_ridge`, ``[1 + folds, m, 4]``: of all vectors, then without each fold; the
+    mean target ``[4]``; and the predictions ``[n, 4]`` without each example's group.
+
+    Args:
+        gram: float64 ``[m, m]``, changed in place: products of the centred vectors, each vector times the
+            root of the number of its examples.
+        y: float64 ``[n, 4]``, the targets.
+        row_of: int64 ``[n]``, the vector of each example.
+    """
+    target_mean = on_one_core(lambda: y.mean(0))
+    centred_targets = y - target_mean
+    whiten, unwhiten = on_one_core(partial(_whitening, centred_targets))
+    whitened = on_one_core(lambda: centred_targets @ whiten)
+    root = torch.bincount(row_of, minlength=len(gram)).double().sqrt()[:, None]
     gram.diagonal().add_(ridge)
-    sums = torch.zeros(len(vectors), 4, dtype=torch.float64, device=vectors.device)
+    sums = torch.zeros(len(gram), 4, dtype=torch.float64, device=gram.device)
     sums.index_add_(0, row_of, whitened)
     sums /= root.clamp(min=1)
     left_out = None
@@ -123,10 +158,15 @@ def fit_ridge(
         fitted = (sums - _left_out_residuals(inverse, dual, group_of)) / root.clamp(min=1)
         moves = on_one_core(lambda: fitted @ unwhiten)
         left_out = (moves[row_of] + target_mean).float().cpu().numpy()
-    dual = on_one_core(lambda: dual @ unwhiten)
-    weight = _total(on_all_cores(lambda rows: dual[rows].float().T @ centred(rows), blocks))  # [4, D]
-    bias = target_mean.float() - on_one_core(lambda: weight @ vector_mean)
-    return Ridge(weight, bias, left_out)
+
+    def without(fold: int) -> Tensor:
+        rows = torch.from_numpy(np.flatnonzero(fold_of != fold)).to(gram.device)
+        part = torch.zeros_like(dual)
+        part[rows] = torch.linalg.solve(gram[rows][:, rows], sums[rows])
+        return part
+
+    duals = torch.stack([dual, *on_all_cores(without, range(folds))])  # [1 + F, m, 4]
+    return on_one_core(lambda: duals @ unwhiten), target_mean, left_out
 
 
 _BLOCK = 512  # rows

@@ -1,6 +1,6 @@
 """The SPP-net detector (He et al., arXiv 1406.4729, section 4.1): one line is one step of the method.
 
-Read `detect_batch`, then `scored_boxes`, `score` and `refined`. The sizes in their comments: an image has N
+Read `detect_on`, then `scored_boxes`, `score` and `refined`. The sizes in their comments: an image has N
 windows, float32 ``[N, 4]`` as (x1, y1, x2, y2) in its pixels. Windows a few pixels apart may project to the
 same rectangle of conv5 cells: N windows give M <= N distinct rectangles. Each is pooled once, to pool5, a
 vector of D float32 numbers: bins of the pyramid (50 in the paper) times channels. Of the N x K pairs of a
@@ -32,6 +32,7 @@ from spp_det.model.device_detection import DeviceDetection, fits_device
 from spp_det.model.features import ConvMap, WindowFeatures, images_at_once
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import ModelParts, ModelSettings, fingerprint, load_parts, save_parts
+from spp_det.model.probability import Probabilities
 from spp_det.model.second_look import look_again
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.suppression import ScoredBoxes, above, suppress
@@ -63,9 +64,11 @@ class Detector:
         scorer: LinearSVMs | SoftmaxScorer,
         regressors: Sequence[BoxRegressor],
         settings: ModelSettings,
+        probability: Probabilities | None = None,
     ) -> None:
         """``head``: the fc layers; None where pool5 itself is scored. ``regressors``: none, one, which moves
-        the detections, or two, for a second look at moved windows (`look_again`)."""
+        the detections, or two, for a second look at moved windows (`look_again`). ``probability``: what
+        scores mean; None where no training has found that out."""
         if isinstance(scorer, SoftmaxScorer) != (settings.scorer == "softmax"):
             raise ValueError(f"the settings say {settings.scorer}, but the scorer is {type(scorer).__name__}")
         device = features.backbone.mean.device
@@ -75,6 +78,7 @@ class Detector:
         self.scorer = scorer.to(device)
         self.regressors = tuple(regressor.to(device) for regressor in regressors)
         self.settings = settings
+        self.probability = probability
         self.name = "the model"  # in errors; its file, where it was loaded from one
 
     # ------------------------------------------------------------ the steps
@@ -85,17 +89,22 @@ class Detector:
 
         Images of one size pass the network together, which is faster on a GPU and may change last bits there.
         """
-        limits, detections = self.settings.detection, []
         all_maps = self.features.maps_of(images)  # of each image, one conv5 map [channels, h, w] a scale
         if fits_device(self.features, windows):  # the same steps on a GPU, which nothing then waits for
-            parts = self.features, self.head, self.scorer, self.regressors, limits, self._check_finite
-            return DeviceDetection(*parts)(all_maps, windows, [image.shape[1::-1] for image in images])
-        for image, maps, own in zip(images, all_maps, windows, strict=True):
-            found = self.scored_boxes(maps, own, limits)  # boxes [C, 4], labels [C], scores [C]
-            kept, scores = suppress(found.boxes, found.labels, found.scores, limits)  # rows of C: [n], [n]
-            boxes = self.refined(found, kept)  # box regression: [n, 4]
-            detections.append(ranked(boxes, found.labels[kept], scores, image))
-        return detections
+            parts = self.features, self.head, self.scorer, self.regressors
+            on_device = DeviceDetection(*parts, self.settings.detection, self._check_finite)
+            return on_device(all_maps, windows, [image.shape[1::-1] for image in images])
+        every = zip(images, all_maps, windows, strict=True)
+        return [self.detect_on(maps, own, image.shape[1], image.shape[0]) for image, maps, own in every]
+
+    @torch.inference_mode()
+    def detect_on(self, maps: Sequence[ConvMap], windows: Boxes, width: int, height: int) -> Detections:
+        """Detect in windows ``[N, 4]`` of an image of ``width x height`` pixels, of which there are maps."""
+        limits = self.settings.detection
+        found = self.scored_boxes(maps, windows, limits)  # boxes [C, 4], labels [C], scores [C]
+        kept, scores = suppress(found.boxes, found.labels, found.scores, limits)  # rows of C: [n], [n]
+        boxes = self.refined(found, kept)  # box regression: [n, 4]
+        return ranked(boxes, found.labels[kept], scores, width, height)
 
     @torch.inference_mode()
     def scored_boxes(self, maps: Sequence[ConvMap], windows: Boxes, limits: Detection) -> ScoredBoxes:
@@ -198,12 +207,13 @@ class Detector:
         return detector
 
     def _parts(self) -> ModelParts:
-        return ModelParts(self.classes, self.features, self.head, self.scorer, self.regressors, self.settings)
+        parts = (self.features, self.head, self.scorer, self.regressors, self.settings, self.probability)
+        return ModelParts(self.classes, *parts)
 
 
-def ranked(boxes: Boxes, labels: Ints, scores: Floats, image: RGB) -> Detections:
-    """Detections ``[n]`` clipped to their image, best score first."""
-    boxes = clip(boxes, image.shape[1], image.shape[0])
+def ranked(boxes: Boxes, labels: Ints, scores: Floats, width: int, height: int) -> Detections:
+    """Detections ``[n]`` clipped to their image of ``width x height`` pixels, best score first."""
+    boxes = clip(boxes, width, height)
     best = np.argsort(-scores, kind="stable")
     return Detections(boxes=boxes[best], labels=labels[best], scores=scores[best])
 

@@ -43,6 +43,8 @@ class Ensemble:
         self.models = tuple(models)
         self.classes = models[0].classes
         self.settings = models[0].settings
+        self.name = "the combination"  # in errors
+        self.probability = None  # each model's holds for its own scores, not for the best of several
         for number, model in enumerate(models[1:], 2):
             _check_classes(self.classes, model.classes, number)
         # For each model, the ensemble's label of each of the model's labels.
@@ -92,7 +94,7 @@ class Ensemble:
             mine = mine[np.argsort(part.labels[kept[mine] - start], kind="stable")]  # a run for each label
             boxes[mine] = model.refined(part, kept[mine] - start)
             start += len(part.boxes)
-        return ranked(boxes, labels[kept], lowered, image)
+        return ranked(boxes, labels[kept], lowered, image.shape[1], image.shape[0])
 
     @classmethod
     def load(

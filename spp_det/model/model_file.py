@@ -28,6 +28,7 @@ from spp_det.model.bbox import BoxRegressor
 from spp_det.model.features import SPPFeatures, WindowFeatures
 from spp_det.model.geometry import Geometry
 from spp_det.model.head import FCHead
+from spp_det.model.probability import Probabilities
 from spp_det.model.rcnn import RCNNFeatures
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
@@ -67,6 +68,7 @@ class ModelParts(NamedTuple):
     scorer: LinearSVMs | SoftmaxScorer
     regressors: Sequence[BoxRegressor]
     settings: ModelSettings
+    probability: Probabilities | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +78,8 @@ class ModelFile:
     Attributes:
         classes: names, in the order of the scorer's rows.
         geometry: of the backbone's map, as derived when the model was trained.
-        tensors: all weights by name, under ``backbone.``, ``fc.``, ``svm.`` or ``fc8.``, and ``bbox.``.
+        tensors: all weights by name, under ``backbone.``, ``fc.``, ``svm.`` or ``fc8.``, ``bbox.``,
+            and, where scores have probabilities, ``probability.``.
     """
 
     classes: tuple[str, ...]
@@ -130,6 +133,9 @@ def _taken_apart(parts: ModelParts) -> ModelFile:
     linear = {prefix: parts.scorer, **dict(zip(REGRESSORS, parts.regressors, strict=False))}
     for name, part in linear.items():
         tensors |= {f"{name}.weight": part.weight, f"{name}.bias": part.bias}
+    if (curves := parts.probability) is not None:
+        numbers = {"slope": curves.slope, "intercept": curves.intercept}
+        tensors |= {f"probability.{name}": torch.from_numpy(each) for name, each in numbers.items()}
     return ModelFile(tuple(parts.classes), parts.settings, backbone.geometry, tensors)
 
 
@@ -161,7 +167,18 @@ def _put_together(model: ModelFile, device: torch.device, precision: Precision) 
         for name in REGRESSORS
         if f"{name}.weight" in model.tensors
     ]
-    return ModelParts(model.classes, features, head, scorer, regressors, settings)
+    return ModelParts(model.classes, features, head, scorer, regressors, settings, _probability(model))
+
+
+def _probability(model: ModelFile) -> Probabilities | None:
+    """None where the file has no ``probability.``, as files of versions before 0.2 have none."""
+    if not model.part("probability."):
+        return None
+    names = ("probability.slope", "probability.intercept")
+    slope, intercept = (model.tensor(name, len(model.classes)).numpy() for name in names)
+    if not (slope > 0).all():
+        raise ValueError("probability.slope holds a number that is not above 0")
+    return Probabilities(slope, intercept)
 
 
 # ---------------------------------------------------------------- the file

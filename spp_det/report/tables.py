@@ -253,3 +253,50 @@ def _ablation_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     detection = NOT_DEFINED if each is None else f"{each:.2f}"
     training = f"{row['train_seconds']:.0f}"
     return row["name"], scales, percent(row["mAP50"]), percent(row["mAP75"]), training, detection
+
+
+TUNING_COLUMNS = ("settings", "mAP@.5 %", "mAP@.75 %", "spread", "s")
+TUNING_CAPTION = (
+    "Means over the folds. Settings are chosen by the mean of both columns; the spread is its standard "
+    "deviation over the folds."
+)
+
+
+def tuning_table(figures: Mapping[str, Any]) -> Table:
+    """Every trial of `run_tuning` in the order of the search; the chosen one is bold."""
+    table = _table(_tuning_title(figures), *TUNING_COLUMNS)
+    table.caption, table.caption_justify = TUNING_CAPTION, "left"
+    for trial in figures["trials"]:
+        style = "bold" if trial["settings"] == figures["chosen"] else None
+        table.add_row(*map(escape, _tuning_cells(trial)), style=style)
+    return table
+
+
+def tuning_markdown(figures: Mapping[str, Any]) -> str:
+    """The same table in Markdown."""
+    rows = []
+    for trial in figures["trials"]:
+        name, *numbers = _tuning_cells(trial)
+        rows.append((f"**{name}**" if trial["settings"] == figures["chosen"] else name, *numbers))
+    return f"# {_tuning_title(figures)}\n\n{markdown_table(TUNING_COLUMNS, rows)}\n\n{TUNING_CAPTION}\n"
+
+
+def _tuning_title(figures: Mapping[str, Any]) -> str:
+    return f"Settings tried on {figures['folds']} folds of {figures['photos']} training photos"
+
+
+def _tuning_cells(trial: Mapping[str, Any]) -> tuple[str, ...]:
+    values = ", ".join(f"{key.split('.')[1]} {value}" for key, value in trial["settings"].items())
+    numbers = (trial["mAP50"], trial["mAP75"], trial["spread"])
+    return (values, *map(percent, numbers), f"{trial['seconds']:.0f}")
+
+
+def suggestion_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Photos to label next, best first: the fields of `Suggestion`."""
+    table = _table("Photos to label next", "rank", "photo", "corrections", "novelty", "found", left=2)
+    for row in rows:
+        figures = [row["doubt"], row["novelty"]]
+        numbers = [NOT_DEFINED if figure is None else f"{figure:.2f}" for figure in figures]
+        found = NOT_DEFINED if row["found"] is None else str(row["found"])
+        table.add_row(str(row["rank"]), escape(printable(row["file"])), *numbers, found)
+    return table

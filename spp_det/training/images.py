@@ -29,13 +29,14 @@ from spp_det.model.head import FCHead
 from spp_det.model.rcnn import RCNNFeatures
 from spp_det.model.vectors import WindowVectors
 from spp_det.proposals.source import WindowSource
+from spp_det.runtime import sharing
 from spp_det.runtime.cache import Arrays, Cache, check_form, digest
 from spp_det.runtime.progress import track
-from spp_det.runtime.sharing import Shared, owned, share, shared_map, turns
+from spp_det.runtime.sharing import Shared, owned, shared_map, turns
 from spp_det.runtime.threads import ahead, on_one_core
 from spp_det.training.keys import VERSIONS, maps_key
 from spp_det.training.mining import Example
-from spp_det.training.windows import LabelledWindows
+from spp_det.training.windows import LabelledWindows, signs_of
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +133,7 @@ class TrainingImages:
         """
         self._owners = np.empty(len(self), np.int64)
         self._owners[order] = turns(len(self))
-        shared = self._share(order)
+        shared = self.share(order)
         at_once = images_at_once(self.features.backbone.mean.device)
         groups = _grouped(shared.own, at_once)
         networks = self.workers if at_once == 1 else min(self.workers, 4)  # beside a GPU's, files
@@ -147,10 +148,10 @@ class TrainingImages:
         self._check_any()
         return not vanished
 
-    def _share(self, indices: Iterable[int]) -> Shared[int]:
+    def share(self, indices: Iterable[int]) -> Shared[int]:
         """Images shared out so that each process has the images whose maps it makes."""
         every = [int(index) for index in indices]
-        return share(every, self._owners[every].tolist())
+        return sharing.share(every, self._owners[every].tolist())
 
     def owned(self, images: Ints) -> npt.NDArray[np.bool_]:
         """Bool ``[n]``, of images ``[n]``: whether this process owns each, and makes its vectors."""
@@ -187,7 +188,7 @@ class TrainingImages:
         image, device = self.images[index], self.features.backbone.mean.device.type
         return [maps_key(image.key, scale, self._network, device) for scale in self.features.keys]
 
-    def _maps(self, index: int) -> list[ConvMap]:
+    def maps(self, index: int) -> list[ConvMap]:
         """The maps of one image. Each is an artefact of its own, so a run with one more scale adds one map.
 
         A map that has vanished or is damaged is computed again on one core, to the bits of `make_maps`.
@@ -225,13 +226,11 @@ class TrainingImages:
 
     def vectors(self, index: int) -> WindowVectors:
         """The pool5 vectors of one image's windows."""
-        return self.features.vectors(self._maps(index), self.images[index].windows.boxes)
+        return self.features.vectors(self.maps(index), self.images[index].windows.boxes)
 
     def vectors_at(self, index: int, windows: Ints, scale_of: Ints | None = None) -> Tensor:
         """The pool5 vectors ``[n, D]`` of windows ``[n]`` of one image, each from a given map ``[n]``."""
-        vectors = self.features.vectors(
-            self._maps(index), self.images[index].windows.boxes[windows], scale_of
-        )
+        vectors = self.features.vectors(self.maps(index), self.images[index].windows.boxes[windows], scale_of)
         return vectors.of_rows(vectors.of)
 
     def key(self) -> str:
@@ -250,7 +249,7 @@ class TrainingImages:
         def example(index: int) -> Example:
             return Example(self.images[index].windows, self.vectors(index).through(head))
 
-        shared = self._share(order)
+        shared = self.share(order)
         return Shared(ahead(example, shared.own, workers=1, waiting=1), shared.owners)
 
     def positives(
@@ -264,15 +263,11 @@ class TrainingImages:
         offers = {index: image.windows.positives(min_iou) for index, image in enumerate(self.images)}
 
         def found(index: int) -> Arrays:
-            windows, labels = offers[index]
             vectors = self.vectors(index)
-            rows, vector_of = np.unique(vectors.of[windows], return_inverse=True)
-            signs = np.zeros((len(rows), self.classes), np.int64)
-            np.add.at(signs, (vector_of, labels), 1)
-            made = vectors.through(head).of_rows(rows).half().cpu()
-            return {"vectors": made.numpy(), "signs": np.minimum(signs, 127).astype(np.int8)}
+            rows, signs = signs_of(vectors.of, *offers[index], self.classes)
+            return {"vectors": vectors.through(head).of_rows(rows).half().cpu().numpy(), "signs": signs}
 
-        arriving = self._share(index for index, (windows, _) in offers.items() if len(windows))
+        arriving = self.share(index for index, (windows, _) in offers.items() if len(windows))
         for arrays in track(arriving.map(found), "positives", len(arriving)):
             yield torch.from_numpy(arrays["vectors"]), arrays["signs"]
 
@@ -289,7 +284,7 @@ class TrainingImages:
             vectors = self.sample(index, most, np.random.default_rng(seeds[index]))
             return vectors if head is None else head(vectors)
 
-        shared = self._share(seeds)
+        shared = self.share(seeds)
         at_once = self.workers if self.features.backbone.mean.device.type == "cpu" else 1
         return Shared(ahead(sample, shared.own, at_once, waiting=at_once), shared.owners)
 
@@ -304,7 +299,7 @@ class TrainingImages:
 
         def found(one: tuple[int, Boxes]) -> Arrays:
             index, boxes = one
-            vectors = self.features.vectors(self._maps(index), boxes)
+            vectors = self.features.vectors(self.maps(index), boxes)
             made = vectors.of_rows(np.arange(len(vectors))).half().cpu()
             return {"vectors": made.numpy(), "of": vectors.of}
 

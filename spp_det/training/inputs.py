@@ -41,7 +41,7 @@ def read_inputs(config: Config) -> Inputs:
     check_positives(splits.train.classes, splits.train.records)
     network = Backbone(config.backbone.name, config.backbone.stride)
     network.load_weights(config.backbone.weights, config.seed)
-    return Inputs(splits, network, _pretrained_fc(config, features_of(network, model_settings(config))))
+    return Inputs(splits, network, pretrained_fc(config, features_of(network, model_settings(config))))
 
 
 def model_settings(config: Config) -> ModelSettings:
@@ -66,7 +66,7 @@ def check_positives(classes: Sequence[str], records: Sequence[Record]) -> None:
         )
 
 
-def _pretrained_fc(config: Config, features: WindowFeatures) -> FCHead | None:
+def pretrained_fc(config: Config, features: WindowFeatures) -> FCHead | None:
     """The pre-trained fully connected layers on the CPU, with layers that only the fine-tuning needs.
 
     None where pool5 itself is scored.

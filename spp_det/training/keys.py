@@ -12,16 +12,18 @@ import numpy as np
 
 from spp_det.boxes import Ints
 from spp_det.config.network import Pyramid
-from spp_det.config.settings import SVM, BoxRegression, FineTune
+from spp_det.config.settings import SVM, BoxRegression, Detection, FineTune
 from spp_det.model.head import FCHead
 from spp_det.runtime.cache import digest
+from spp_det.training.folds import Folds
 
 VERSIONS = {
     "maps": 2,  # conv5 of given pixels, weights and scale
     "finetune": 1,  # the fc layers, of given vectors and settings
     "norms": 3,  # the mean norm of given vectors
-    "svms": 4,  # the SVMs, of given windows, vectors and settings
-    "regressors": 4,  # the box regressors, of given examples
+    "svms": 5,  # the SVMs, of given windows, vectors and settings
+    "regressors": 5,  # the box regressors, of given examples
+    "probabilities": 1,  # the curves from scores to probabilities, of given detectors
 }
 
 
@@ -48,14 +50,29 @@ def norm_key(vectors: str, samples: Sequence[tuple[int, int]], most: int, head: 
 
 
 def svms_key(
-    vectors: str, head: FCHead | None, classes: Sequence[str], order: Ints, norm: float, settings: SVM
+    vectors: str,
+    head: FCHead | None,
+    classes: Sequence[str],
+    order: Ints,
+    norm: float,
+    settings: SVM,
+    folds: Folds,
 ) -> str:
-    """The key of the SVMs: the vectors that they learn from, their scale, and the order of the images."""
-    about = (classes, order.tolist(), norm, settings.model_dump(mode="json"))
+    """The key of the SVMs: the vectors that they learn from, their scale, the images' order and folds."""
+    about = (classes, order.tolist(), norm, settings.model_dump(mode="json"), folds.key())
     return digest(VERSIONS["svms"], vectors, head and head.digest(), *about)
 
 
-def regressors_key(vectors: str, norm: float, generator: np.random.Generator, settings: BoxRegression) -> str:
-    """The key of the box regressors: the vectors, their scale, and the generator that draws examples."""
+def regressors_key(
+    vectors: str, norm: float, generator: np.random.Generator, settings: BoxRegression, folds: Folds
+) -> str:
+    """The key of the box regressors: the vectors, their scale, the generator that draws examples, folds."""
     state: Mapping[str, object] = generator.bit_generator.state
-    return digest(VERSIONS["regressors"], vectors, norm, state, settings.model_dump(mode="json"))
+    about = (norm, state, settings.model_dump(mode="json"), folds.key())
+    return digest(VERSIONS["regressors"], vectors, *about)
+
+
+def probabilities_key(parts: Sequence[str], settings: Detection, sample: Ints) -> str:
+    """The key of the curves from scores to probabilities: the keys of SVMs and regressors, the suppression,
+    and the images that are looked at."""
+    return digest(VERSIONS["probabilities"], parts, settings.model_dump(mode="json"), sample.tolist())

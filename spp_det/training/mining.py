@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from itertools import repeat
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,6 +41,13 @@ class Example:
     vectors: WindowVectors
 
 
+class FoldsOf(NamedTuple):
+    """The folds of the images that have positives, in their order, and of all images in their order."""
+
+    positives: Sequence[int]
+    images: Sequence[int]
+
+
 @dataclass(eq=False)
 class Mining:
     """The state of the pass over the images. With the images still to come, it determines the SVMs.
@@ -71,6 +79,7 @@ class Mining:
             "vectors": self.pool.vectors.numpy(),
             "signs": self.pool.signs,
             "alpha": self.pool.alpha,
+            "folds": self.pool.folds,
             "weight": self.svms.weight.numpy(),
             "bias": self.svms.bias.numpy(),
             "new": self.new,
@@ -90,7 +99,7 @@ class Mining:
             shape = form.shape if len(form) else rows + form.shape[1:]  # a new state has no examples
             if (array.dtype, array.shape) != (form.dtype, shape):
                 raise ValueError(f"{name} is {array.dtype} {array.shape}, not {form.dtype} {shape}")
-        state.pool.add(torch.from_numpy(arrays["vectors"]), arrays["signs"])
+        state.pool.add(torch.from_numpy(arrays["vectors"]), arrays["signs"], arrays["folds"])
         state.pool.alpha = arrays["alpha"]
         state.svms = LinearSVMs(torch.from_numpy(arrays["weight"]), torch.from_numpy(arrays["bias"]))
         state.new = arrays["new"]
@@ -107,6 +116,8 @@ def train_svms(
     settings: SVM,
     state: Mining | None = None,
     after_image: Callable[[Mining], None] = lambda _: None,
+    at_end: Callable[[ExamplePool, Hinge], object] = lambda *_: None,
+    folds: FoldsOf | None = None,
 ) -> tuple[LinearSVMs, dict[str, object]]:
     """Train one SVM a class.
 
@@ -125,6 +136,8 @@ def train_svms(
             the first ``state.images``. None is the beginning.
         after_image: called with the state whenever an image is done. A training that goes on from there ends
             in the same bits as one that was never interrupted.
+        at_end: called with the examples and the objective after the last fit.
+        folds: of the images of ``positives`` and of all images; None puts all into fold 0.
 
     Returns the SVMs, for unscaled vectors, and figures for the log. Raises UserError where the positives
     alone exceed the memory.
@@ -132,7 +145,7 @@ def train_svms(
     objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
     if state is None:
         state = Mining.begin(dimension, len(classes), settings)
-        _add_positives(state.pool, positives, settings)
+        _add_positives(state.pool, positives, settings, folds.positives if folds else repeat(0))
     pool, done = state.pool, state.images
     mined = images.map_latest(partial(_hard_negatives, settings=settings), lambda: state.svms)
     for found in track(mined, "hard negatives", done + len(images), done=done):
@@ -140,7 +153,7 @@ def train_svms(
         if pool.size + len(vectors) > pool.capacity and state.fits:
             pool.make_room(state.svms, max(len(vectors), pool.capacity // 10))
         room = pool.capacity - pool.size
-        pool.add(vectors[:room], signs[:room])
+        pool.add(vectors[:room], signs[:room], folds.images[state.images] if folds else 0)
         state.new += (signs[:room] < 0).sum(axis=0)
         full = pool.size == pool.capacity
         if state.new.max() >= settings.retrain_after or (full and state.new.any()):
@@ -152,6 +165,7 @@ def train_svms(
         state.images += 1
         after_image(state)
     fit = pool.fit(objective, settings.tolerance)
+    at_end(pool, objective)
     negatives = (pool.signs < 0).sum(axis=0)
     logger.info("mining: final fit on %d examples, duality gap %.1e", pool.size, fit.gap.max())
     return fit.svms, {
@@ -163,20 +177,29 @@ def train_svms(
 
 
 def _add_positives(
-    pool: ExamplePool, positives: Iterable[tuple[Tensor, npt.NDArray[np.int8]]], settings: SVM
+    pool: ExamplePool,
+    positives: Iterable[tuple[Tensor, npt.NDArray[np.int8]]],
+    settings: SVM,
+    folds: Iterable[int],
 ) -> None:
-    for vectors, signs in positives:
+    for (vectors, signs), fold in zip(positives, folds, strict=False):
         if pool.size + len(vectors) > pool.capacity:
             raise UserError(
                 f"svm.memory_mb = {settings.memory_mb}: too little for the positives alone; raise it, or "
                 "svm.positive_iou"
             )
-        pool.add(vectors, signs)
+        pool.add(vectors, signs, fold)
 
 
 def _hard_negatives(svms: LinearSVMs, example: Example, settings: SVM) -> Arrays:
-    """The windows of an image that the SVMs take for objects or nearly do: ``vectors`` float16 ``[n, D]`` and
-    ``signs`` ``[n, K]``, as they are sent to other processes."""
+    """`hard_negatives` as they are sent to other processes: ``vectors`` float16 ``[n, D]`` and ``signs``."""
+    rows, signs = hard_negatives(svms, example, settings)
+    return {"vectors": example.vectors.of_rows(rows).half().cpu().numpy(), "signs": signs}
+
+
+def hard_negatives(svms: LinearSVMs, example: Example, settings: SVM) -> tuple[Ints, npt.NDArray[np.int8]]:
+    """The windows of an image that the SVMs take for objects or nearly do: the numbers ``[n]`` of their
+    vectors among those of the image, and their signs ``[n, K]``, -1 or 0."""
     vector_of = example.vectors.of
     scores = example.vectors.scores(svms.to(example.vectors.device)).cpu().numpy()[vector_of]  # [N, K]
     negative = example.windows.class_overlaps(scores.shape[1]) < settings.negative_iou
@@ -186,4 +209,4 @@ def _hard_negatives(svms: LinearSVMs, example: Example, settings: SVM) -> Arrays
         kept = spread_out(example.windows.boxes, scores[:, label], hard[:, label], settings.duplicate_iou)
         signs[vector_of[kept], label] = -1
     rows = np.flatnonzero(signs.any(axis=1))
-    return {"vectors": example.vectors.of_rows(rows).half().cpu().numpy(), "signs": signs[rows]}
+    return rows, signs[rows]

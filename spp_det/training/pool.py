@@ -24,6 +24,8 @@ SCORED = 256  # examples that a core scores at a time, their vectors converted t
 class ExamplePool:
     """Examples of all classes: vectors in half precision in one array, and the sign of each for each class.
 
+    Each example knows the fold of its image, so that SVMs can be fitted without a fold.
+
     The array is allocated whole, but memory that was never written to costs nothing.
 
     Half precision loses nothing of max-pooled vectors, because conv5 maps are stored in it and a maximum adds
@@ -35,6 +37,7 @@ class ExamplePool:
         self.capacity = capacity
         self.signs = np.zeros((0, classes), np.int8)
         self.alpha = np.zeros((0, classes))
+        self.folds = np.zeros(0, np.int64)
         self._vectors = torch.from_numpy(np.empty((capacity, dimension), np.float16))
 
     @property
@@ -42,8 +45,11 @@ class ExamplePool:
         """float16 ``[size, D]``."""
         return self._vectors[: self.size]
 
-    def add(self, vectors: Tensor, signs: npt.NDArray[np.int8]) -> None:
-        """Append ``[n, D]`` vectors and their ``[n, K]`` signs. Raises ValueError where they do not fit."""
+    def add(self, vectors: Tensor, signs: npt.NDArray[np.int8], fold: int | Ints = 0) -> None:
+        """Append ``[n, D]`` vectors, their ``[n, K]`` signs, and the fold of all or of each ``[n]``.
+
+        Raises ValueError where they do not fit.
+        """
         total = self.size + len(vectors)
         if total > self.capacity:
             raise ValueError(f"{total} examples do not fit in the room for {self.capacity}")
@@ -51,12 +57,28 @@ class ExamplePool:
         self.size = total
         self.signs = np.concatenate([self.signs, signs])
         self.alpha = np.concatenate([self.alpha, np.zeros(signs.shape)])
+        self.folds = np.concatenate([self.folds, np.broadcast_to(fold, len(signs)).astype(np.int64)])
 
     def fit(self, objective: Hinge, tolerance: float) -> Fit:
         """Train on all examples, starting from the last fit; the processes share the classes out."""
+        fit = self._fit(objective, tolerance, self.signs)
+        self.alpha = fit.alpha
+        return fit
 
+    def fit_without(
+        self, fold: int, objective: Hinge, tolerance: float, signs: npt.NDArray[np.int8] | None = None
+    ) -> Fit:
+        """The same without the examples of a fold; the next fit starts from `fit`'s solution nevertheless.
+
+        ``signs [size, K]`` take the place of the pool's own.
+        """
+        signs = self.signs if signs is None else signs
+        return self._fit(objective, tolerance, np.where(self.folds[:, None] == fold, 0, signs))
+
+    def _fit(self, objective: Hinge, tolerance: float, every: npt.NDArray[np.int8]) -> Fit:
         def fitted(labels: Sequence[int]) -> Arrays:
-            signs, alpha = self.signs[:, labels], self.alpha[:, labels]
+            signs = every[:, labels]
+            alpha = np.where(signs != 0, self.alpha[:, labels], 0)
             fit = fit_svms(self.vectors, signs, objective, tolerance, alpha)
             weights = {"weight": fit.svms.weight.numpy(), "bias": fit.svms.bias.numpy()}
             return weights | {"alpha": fit.alpha.T, "gap": fit.gap, "primal": fit.primal}
@@ -65,11 +87,10 @@ class ExamplePool:
         found = list(shared_map(fitted, parts))
         back = np.argsort(np.concatenate(parts))  # from the order of the parts to that of the labels
         whole = {name: np.concatenate([part[name] for part in found])[back] for name in found[0]}
-        self.alpha = np.ascontiguousarray(whole["alpha"].T)
         for label in np.flatnonzero(whole["gap"] > tolerance):
             logger.warning("SVM %d: the relative duality gap is still %.1e", label, whole["gap"][label])
         svms = LinearSVMs(torch.from_numpy(whole["weight"]), torch.from_numpy(whole["bias"]))
-        return Fit(svms, self.alpha, whole["gap"], whole["primal"])
+        return Fit(svms, np.ascontiguousarray(whole["alpha"].T), whole["gap"], whole["primal"])
 
     def evict(self, svms: LinearSVMs, below: float) -> None:
         """Forget negatives below a score that are no support vectors, and rows that no class then needs."""
@@ -99,4 +120,5 @@ class ExamplePool:
     def _keep(self, used: Ints) -> None:
         for row, source in enumerate(used):  # in place: the vectors are most of the memory
             self._vectors[row] = self._vectors[source]
-        self.signs, self.alpha, self.size = self.signs[used], self.alpha[used], len(used)
+        self.signs, self.alpha, self.folds = self.signs[used], self.alpha[used], self.folds[used]
+        self.size = len(used)

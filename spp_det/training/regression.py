@@ -23,28 +23,33 @@ from spp_det.runtime.progress import track
 from spp_det.runtime.sharing import Shared, rounds, share, shared_map
 from spp_det.runtime.threads import on_one_core
 from spp_det.training.checkpoint import CommonCache
+from spp_det.training.folds import Folds
 from spp_det.training.windows import LabelledWindows
 
 CPU = torch.device("cpu")
 Which = tuple[int, int]  # a label, and a pass from 0
-Fitted = Mapping[str, npt.NDArray[Any]]  # one class's ``weight`` and ``bias``, ``left_out``: see `fit_ridge`
+Fitted = Mapping[str, npt.NDArray[Any]]  # one class's ``weight``, ``bias``, ``left_out`` ...: see `fit_ridge`
 
 
 class CachedRegressors:
     """Regressors on vectors ``[D]`` that were fitted in earlier runs, as artefacts of the cache."""
 
-    def __init__(self, cache: CommonCache, key: str, dimension: int, passes: int) -> None:
+    def __init__(self, cache: CommonCache, key: str, dimension: int, passes: int, folds: int = 0) -> None:
         self.cache = cache
         self.key = key
         self.dimension = dimension
         self.passes = passes
+        self.folds = folds
 
     def get(self, which: Which) -> Fitted | None:
         """The regressor; None where it is absent or damaged."""
 
         def check(arrays: Arrays) -> None:
             weight = np.broadcast_to(np.float32(0), (4, self.dimension))
+            fold_weight = np.broadcast_to(np.float32(0), (self.folds, 4, self.dimension))
+            fold_bias = np.zeros((self.folds, 4), np.float32)
             check_form(arrays, weight=weight, bias=np.zeros(4, np.float32))
+            check_form(arrays, fold_weight=fold_weight, fold_bias=fold_bias)
             left_out = arrays.get("left_out")
             if which[1] < self.passes - 1 and (left_out is None or left_out.shape[1:] != (4,)):
                 raise ValueError("left_out is not [n, 4]")
@@ -77,8 +82,9 @@ def train_regressors(
     settings: BoxRegression,
     generator: np.random.Generator,
     kept: dict[Which, Fitted] | CachedRegressors | None = None,
+    folds: Folds | None = None,
     device: torch.device = CPU,
-) -> tuple[BoxRegressor, ...]:
+) -> list[tuple[BoxRegressor, ...]]:
     """Fit each class's regressor on windows that overlap one of its objects by ``settings.min_iou``.
 
     With two passes, a second regressor learns from the boxes that the first regressor makes of the same
@@ -95,26 +101,34 @@ def train_regressors(
         mean_norm: as for the SVMs; ``settings.ridge`` is meant for vectors of mean norm ``settings.norm``.
         generator: draws ``settings.max_windows`` examples where a class has more.
         kept: holds regressors by (label, pass): missing ones are fitted and added. None keeps nothing.
+        folds: of the images; None: there are none.
         device: where a class is fitted, if its memory suffices, else on the CPU.
 
-    Returns one regressor for each pass.
+    Returns one regressor for each pass; then, for each fold, those that have not learnt from its images.
     """
     pairs = [image.near(settings.min_iou) for image in windows]
     ridge = settings.ridge * (mean_norm / settings.norm) ** 2  # for the vectors as they are
-    weights = torch.zeros(settings.passes, len(classes), 4, dimension)
-    biases = torch.zeros(settings.passes, len(classes), 4)
+    folds = folds or Folds.none(len(windows))
+    weights = torch.zeros(1 + folds.count, settings.passes, len(classes), 4, dimension)
+    biases = torch.zeros(1 + folds.count, settings.passes, len(classes), 4)
     kept = {} if kept is None else kept
     for labels in rounds(range(len(classes))):
         drawn = {label: _draw(windows, pairs, label, settings.max_windows, generator) for label in labels}
         for number in range(settings.passes):
             drawn = {label: examples for label, examples in drawn.items() if examples}
             last = number == settings.passes - 1
-            for label, fitted in _fitted(drawn, number, vectors_of, ridge, not last, kept, device).items():
-                weights[number, label] = torch.from_numpy(fitted["weight"])
-                biases[number, label] = torch.from_numpy(fitted["bias"])
+            fits = _fitted(drawn, number, vectors_of, ridge, not last, kept, folds, device)
+            for label, fitted in fits.items():
+                weights[0, number, label] = torch.from_numpy(fitted["weight"])
+                biases[0, number, label] = torch.from_numpy(fitted["bias"])
+                weights[1:, number, label] = torch.from_numpy(fitted["fold_weight"])
+                biases[1:, number, label] = torch.from_numpy(fitted["fold_bias"])
                 if not last:
-                    drawn[label] = _moved(drawn[label], fitted["left_out"], settings.min_iou)
-    return tuple(BoxRegressor(*parameters) for parameters in zip(weights, biases, strict=True))
+                    drawn[label] = moved_examples(drawn[label], fitted["left_out"], settings.min_iou)
+    return [
+        tuple(BoxRegressor(*parameters) for parameters in zip(*passes, strict=True))
+        for passes in zip(weights, biases, strict=True)
+    ]
 
 
 def _fitted(
@@ -124,6 +138,7 @@ def _fitted(
     ridge: float,
     leave_out: bool,
     kept: dict[Which, Fitted] | CachedRegressors,
+    folds: Folds,
     device: torch.device,
 ) -> dict[int, Fitted]:
     """The regressors of some classes in one pass: kept ones, and new ones, each fitted by one process."""
@@ -143,7 +158,7 @@ def _fitted(
             deque(vectors, maxlen=0)  # only to send the vectors of this process's images
 
     def fit(label: int) -> Fitted:
-        return _fit(drawn[label], parts.pop(label), ridge, leave_out, device)
+        return _fit(drawn[label], parts.pop(label), ridge, leave_out, folds, device)
 
     results = shared_map(fit, missing)
     for label, fitted in zip(missing, results, strict=True):
@@ -156,9 +171,10 @@ def _fit(
     parts: Sequence[tuple[Tensor, Ints]],
     ridge: float,
     leave_out: bool,
+    folds: Folds,
     device: torch.device,
 ) -> Fitted:
-    """The regression of one class on the vectors of each image's boxes; see `fit_ridge` for ``left_out``."""
+    """The regression of one class on the vectors of each image's boxes; see `fit_ridge` for its names."""
     vectors = torch.cat([part for part, _ in parts])
     squares = 5 if leave_out else 3  # m x m matrices in float64 at a time: the factors, an inverse, a copy
     if has_room(device, squares * 8 * len(vectors) ** 2 + 2 * vectors.numel()):
@@ -166,14 +182,16 @@ def _fit(
     counts = [len(part) for part, _ in parts]
     starts = np.cumsum(counts) - counts
     vector_of = np.concatenate([of + start for (_, of), start in zip(parts, starts, strict=True)])
-    groups = np.repeat([each.image for each in examples], counts) if leave_out else None
+    image_of = np.repeat([each.image for each in examples], counts)
+    groups = image_of if leave_out else None
     targets = np.concatenate([encode_deltas(each.boxes, each.objects) for each in examples])
-    fitted = fit_ridge(vectors, targets, ridge, vector_of, groups)
-    arrays = {"weight": fitted.weight.cpu().numpy(), "bias": fitted.bias.cpu().numpy()}
+    fitted = fit_ridge(vectors, targets, ridge, vector_of, groups, folds.of[image_of], folds.count)
+    names = ("weight", "bias", "fold_weight", "fold_bias")
+    arrays = {name: getattr(fitted, name).cpu().numpy() for name in names}
     return arrays if fitted.left_out is None else arrays | {"left_out": fitted.left_out}
 
 
-def _moved(examples: Sequence[Examples], deltas: Floats, min_iou: float) -> list[Examples]:
+def moved_examples(examples: Sequence[Examples], deltas: Floats, min_iou: float) -> list[Examples]:
     """The examples with their boxes moved, without boxes that then overlap their object too little.
 
     ``deltas`` are ``[n, 4]`` for the n boxes of all examples.

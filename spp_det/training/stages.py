@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from spp_det.boxes import Ints
 from spp_det.config.settings import Config
 from spp_det.data.records import Dataset
 from spp_det.model.backbone import Backbone
@@ -29,24 +28,29 @@ from spp_det.model.detector import Detector
 from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import features_of
+from spp_det.model.probability import Probabilities
 from spp_det.model.softmax import SoftmaxScorer
-from spp_det.model.svm import LinearSVMs
+from spp_det.model.svm import Hinge, LinearSVMs
 from spp_det.runtime.cache import Arrays, Cache, check_form
 from spp_det.runtime.devices import give_back_memory, peak_memory
 from spp_det.runtime.files import unlinked
 from spp_det.runtime.threads import cores
 from spp_det.training import keys
 from spp_det.training.checkpoint import Checkpoint, CommonCache, as_json, from_json
+from spp_det.training.draws import Draws
 from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
 from spp_det.training.inputs import Inputs, check_positives, model_settings, read_inputs
-from spp_det.training.mining import Mining, train_svms
+from spp_det.training.mining import FoldsOf, Mining, train_svms
 from spp_det.training.network import ready
+from spp_det.training.pool import ExamplePool
 from spp_det.training.regression import CachedRegressors, mean_vector_norm, train_regressors
+from spp_det.training.reliability import judged, learn_probabilities
 
 logger = logging.getLogger(__name__)
 
-NORM_IMAGES, NORM_WINDOWS = 200, 200  # at most; images, and windows of each, sampled for the mean norm
+FOLD_TOLERANCE = 1e-2  # of the duality gap of SVMs that only tell what scores mean
+NORM_WINDOWS = 200  # of an image at most, sampled for the mean norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,28 +84,36 @@ def train(
     network = ready(inputs.network, config)
     begun(network)
     features = features_of(network, settings)
-    images, draws = _images(dataset, features, config)  # of each: windows [N, 4], conv5 [C, h, w] a scale
+    images, draws = training_images(
+        dataset, features, config
+    )  # of each: windows [N, 4], conv5 [C, h, w] a scale
     clock.lap("proposals_and_maps")
     stages = _Stages(config, dataset.classes, images, draws)
     softmax = None
     if config.finetune.enabled and head is not None:
         softmax = stages.finetune(head)  # fc6, fc7 and a new fc8 of K + 1 outputs
         clock.lap("finetune")
-    head = _scored_layers(head, config, features)  # up to fc6 or fc7; None: pool5 itself is scored
+    head = scored_layers(head, config, features)  # up to fc6 or fc7; None: pool5 itself is scored
     pool5_norm = stages.mean_norm(None)
     norm = pool5_norm if head is None else stages.mean_norm(head)
     clock.lap("norm")
-    scorer: LinearSVMs | SoftmaxScorer
+    scorers: list[LinearSVMs | SoftmaxScorer] = []  # of all images first, then without each fold of them
     if config.scorer == "softmax" and softmax is not None:
-        scorer = softmax
+        scorers.append(softmax)
     else:
-        scorer = stages.svms(head, norm)  # [K, D], positives against hard negatives
+        scorers += stages.svms(head, norm)  # [K, D], positives against hard negatives
         clock.lap("svm")
-    regressors: tuple[BoxRegressor, ...] = ()
+    regressors: list[tuple[BoxRegressor, ...]] = [()] * len(scorers)
     if config.bbox.enabled:
         regressors = stages.regressors(pool5_norm)  # one a pass: pool5 -> a move for each class [K, 4]
         clock.lap("bbox")
-    detector = Detector(dataset.classes, features, head, scorer, regressors, settings)
+    detector, *of_folds = (
+        Detector(dataset.classes, features, head, *parts, settings)
+        for parts in zip(scorers, regressors, strict=True)
+    )
+    if of_folds:
+        detector.probability = stages.probability(of_folds)  # score -> probability, a curve for each class
+        clock.lap("probability")
     metrics = {"images": len(images), "skipped": images.skipped, "precision": network.precision_name}
     metrics |= stages.figures
     return Trained(detector, metrics | {"seconds": clock.laps, "peak_memory_mb": peak_memory()})
@@ -112,7 +124,7 @@ def cache_of(config: Config) -> Cache:
     return Cache(config.runtime.cache or unlinked(config.output, "cache"))
 
 
-def _scored_layers(head: FCHead | None, config: Config, features: WindowFeatures) -> FCHead | None:
+def scored_layers(head: FCHead | None, config: Config, features: WindowFeatures) -> FCHead | None:
     """The fc layers up to ``fc.layer``, compressed if the settings say so, on the network's device."""
     if head is None or config.fc.layer == "pool5":
         return None
@@ -121,39 +133,17 @@ def _scored_layers(head: FCHead | None, config: Config, features: WindowFeatures
     return head.to(features.backbone.mean.device).at(features.backbone.precision)
 
 
-@dataclass(frozen=True, eq=False)
-class _Draws:
-    """The random choices of a training, from its one seed.
-
-    Attributes:
-        sample: at most `NORM_IMAGES` pairs: an image's index, and the seed that draws its windows. The mean
-            norm is measured on them.
-        order: int64 ``[images]``, their indices in the order in which mining meets them.
-        generator: draws the examples of the box regressors.
-    """
-
-    sample: list[tuple[int, int]]
-    order: Ints
-    generator: np.random.Generator
-
-    @classmethod
-    def of(cls, seed: int, images: int) -> _Draws:
-        """The choices of a training on so many images."""
-        generator = np.random.default_rng(seed)
-        drawn = generator.permutation(images)[:NORM_IMAGES].tolist()
-        seeds = generator.integers(2**32, size=len(drawn)).tolist()
-        return cls(list(zip(drawn, seeds, strict=True)), generator.permutation(images), generator)
-
-
-def _images(dataset: Dataset, features: WindowFeatures, config: Config) -> tuple[TrainingImages, _Draws]:
+def training_images(
+    dataset: Dataset, features: WindowFeatures, config: Config
+) -> tuple[TrainingImages, Draws]:
     """The training images: windows as ``config.proposals`` says, and their conv5 maps in the cache."""
     cache = cache_of(config)
     cache.sweep()
     workers = config.runtime.workers or cores()
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
-    draws = _Draws.of(config.seed, len(images))
+    draws = Draws.of(config, len(images))
     while not images.make_maps(draws.order):  # images have vanished: choose again among the others
-        draws = _Draws.of(config.seed, len(images))
+        draws = Draws.of(config, len(images))
     check_positives(dataset.classes, [image.record for image in images.images])
     give_back_memory()
     return images, draws
@@ -167,7 +157,7 @@ class _Stages:
     """
 
     def __init__(
-        self, config: Config, classes: tuple[str, ...], images: TrainingImages, draws: _Draws
+        self, config: Config, classes: tuple[str, ...], images: TrainingImages, draws: Draws
     ) -> None:
         self.config = config
         self.classes = classes
@@ -177,6 +167,7 @@ class _Stages:
         self.vectors = keys.vectors_key(images.key(), config.pyramid, device)
         self.cache = CommonCache(images.cache.folder)
         self.figures: dict[str, Any] = {}
+        self.keys: list[str] = []  # of SVMs and regressors
 
     def finetune(self, head: FCHead) -> SoftmaxScorer:
         """Fine-tune the fc layers, in place: windows on objects against background (P section 4.1)."""
@@ -205,16 +196,20 @@ class _Stages:
         self.figures["mean_norm"] = norm
         return norm
 
-    def svms(self, head: FCHead | None, norm: float) -> LinearSVMs:
-        """One SVM a class, in one pass over the images (P section 4.1).
+    def svms(self, head: FCHead | None, norm: float) -> list[LinearSVMs]:
+        """One SVM a class, in one pass over the images (P section 4.1); then those without each fold.
 
         Positives are the objects' own boxes (and windows near them, where ``svm.positive_iou`` is below 1);
         negatives are windows that the SVMs of the moment score too high.
         """
         images, order, settings = self.images, self.draws.order, self.config.svm
+        folds = self.draws.folds
         dimension = images.features.dimension if head is None else head.dimension
-        key = keys.svms_key(self.vectors, head, self.classes, order, norm, settings)
+        key = keys.svms_key(self.vectors, head, self.classes, order, norm, settings, folds)
+        self.keys.append(key)
         checkpoint = Checkpoint(images.cache, "mining", key)
+
+        teaching = [i for i, windows in enumerate(images.windows()) if len(windows.positives(1.0)[0])]
 
         def make() -> Arrays:
             read = partial(Mining.of, dimension=dimension, classes=len(self.classes), settings=settings)
@@ -224,33 +219,68 @@ class _Stages:
                 logger.info("mining: going on after %d of %d images", done, len(order))
             positives = images.positives(settings.positive_iou, head)
             rest = images.stream(order[done:], head)
+            found: list[LinearSVMs] = []
+
+            def fit_folds(pool: ExamplePool, objective: Hinge) -> None:
+                rough = max(settings.tolerance, FOLD_TOLERANCE)
+                found.extend(pool.fit_without(fold, objective, rough).svms for fold in range(folds.count))
+
             svms, figures = train_svms(
                 *(positives, rest, self.classes, dimension, norm, settings, state),
                 after_image=lambda state: checkpoint.offer(state.arrays),
+                at_end=fit_folds,
+                folds=FoldsOf(folds.of[teaching].tolist(), folds.of[order].tolist()),
             )
-            return {"weight": svms.weight.numpy(), "bias": svms.bias.numpy(), "figures": as_json(figures)}
+            found.insert(0, svms)
+            weights = {"weight": torch.stack([each.weight for each in found]).numpy()}
+            weights |= {"bias": torch.stack([each.bias for each in found]).numpy()}
+            return weights | {"figures": as_json(figures)}
 
         def check(arrays: Arrays) -> None:
-            bias = np.zeros(len(self.classes), np.float32)
-            check_form(arrays, weight=np.broadcast_to(bias[:, None], (len(bias), dimension)), bias=bias)
+            bias = np.zeros((1 + folds.count, len(self.classes)), np.float32)
+            check_form(arrays, weight=np.broadcast_to(bias[..., None], (*bias.shape, dimension)), bias=bias)
             if not isinstance(from_json(arrays, "figures"), dict):
                 raise ValueError("its figures are no table")
 
         found = self.cache.load_or_make("svms", key, make, check)
         checkpoint.remove()
         self.figures["svm"] = from_json(found, "figures")
-        return LinearSVMs(torch.from_numpy(found["weight"]), torch.from_numpy(found["bias"]))
+        pairs = zip(torch.from_numpy(found["weight"]), torch.from_numpy(found["bias"]), strict=True)
+        return [LinearSVMs(weight, bias) for weight, bias in pairs]
 
-    def regressors(self, norm: float) -> tuple[BoxRegressor, ...]:
-        """One box regressor a pass, each for all classes: pool5 of windows near objects (P section 4.1)."""
+    def regressors(self, norm: float) -> list[tuple[BoxRegressor, ...]]:
+        """One box regressor a pass, each for all classes: pool5 of windows near objects (P section 4.1); then
+        those without each fold."""
         images, settings, generator = self.images, self.config.bbox, self.draws.generator
         dimension = images.features.dimension
-        key = keys.regressors_key(self.vectors, norm, generator, settings)
-        kept = CachedRegressors(self.cache, key, dimension, settings.passes)
+        folds = self.draws.folds
+        key = keys.regressors_key(self.vectors, norm, generator, settings, folds)
+        self.keys.append(key)
+        kept = CachedRegressors(self.cache, key, dimension, settings.passes, folds.count)
+        learnt = (images.windows(), images.distinct_vectors, self.classes, dimension, norm)
         return train_regressors(
-            *(images.windows(), images.distinct_vectors, self.classes, dimension, norm, settings, generator),
-            *(kept, images.features.backbone.mean.device),
+            *learnt, settings, generator, kept, folds, images.features.backbone.mean.device
         )
+
+    def probability(self, detectors: Sequence[Detector]) -> Probabilities | None:
+        """What scores mean, by the detections of each fold's detector in images of that fold."""
+        draws = self.draws
+        key = keys.probabilities_key(self.keys, self.config.detection, draws.judged)
+
+        def make() -> Arrays:
+            found = judged(self.images, draws.judged, draws.folds, detectors)
+            return learn_probabilities(found, self.classes, draws.folds.count)
+
+        def check(arrays: Arrays) -> None:
+            size = len(self.classes) if len(arrays.get("slope", ())) else 0
+            curve = np.zeros(size, np.float32)
+            check_form(arrays, slope=curve, intercept=curve)
+            if not isinstance(from_json(arrays, "figures"), dict):
+                raise ValueError("its figures are no table")
+
+        found = self.cache.load_or_make("probabilities", key, make, check)
+        self.figures["probability"] = from_json(found, "figures")
+        return Probabilities(found["slope"], found["intercept"]) if len(found["slope"]) else None
 
 
 class _Clock:

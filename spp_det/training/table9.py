@@ -97,6 +97,7 @@ def _row(config: Config, kind: str, label: str, backbone: BackboneSettings) -> R
         "backbone": backbone,
         "fc": FC() if layer == "pool5" else _changed(config.fc, layer=layer),
         "finetune": _changed(config.finetune, enabled=True, layer="fc7") if tuned else FineTune(),
+        "probability": _changed(config.probability, folds=0),  # the table has no use for it
         "bbox": _changed(config.bbox, enabled=True) if kind.endswith("+bb") else BoxRegression(enabled=False),
         "runtime": _changed(config.runtime, cache=cache_of(config).folder),
     }

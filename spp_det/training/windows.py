@@ -91,6 +91,18 @@ class LabelledWindows:
         return np.asarray(shared / np.maximum(area(self.boxes), 1)[:, None], dtype=np.float32)
 
 
+def signs_of(vector_of: Ints, windows: Ints, labels: Ints, classes: int) -> tuple[Ints, npt.NDArray[np.int8]]:
+    """Positives ``[P]`` with labels ``[P]`` by their vectors: the distinct numbers ``[n]`` of these, and
+    signs ``[n, K]`` that count the windows of a class with this vector, 127 at most.
+
+    ``vector_of [N]`` is the vector of each window of the image.
+    """
+    rows, row_of = np.unique(vector_of[windows], return_inverse=True)
+    signs = np.zeros((len(rows), classes), np.int64)
+    np.add.at(signs, (row_of, labels), 1)
+    return rows, np.minimum(signs, 127).astype(np.int8)
+
+
 def spread_out(boxes: Boxes, scores: Floats, candidates: npt.NDArray[np.bool_], max_iou: float) -> Ints:
     """The candidates among windows ``[N]`` without duplicates, which overlap a better candidate by more than
     ``max_iou`` (P section 4.1: 0.7)."""

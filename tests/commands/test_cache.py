@@ -18,7 +18,7 @@ def test_the_cache_is_shown_and_pruned(cli_folder, tmp_path):
     shutil.copytree(cli_folder / "run" / "cache", kept)
     shown = spp_det("cache", kept)
     assert shown.code == 0
-    stages = ("maps", "norms", "proposals", "regressors", "svms")
+    stages = ("maps", "norms", "probabilities", "proposals", "regressors", "svms")
     assert all(stage in shown.out for stage in (*stages, "MiB", "all"))
     assert "mining" not in shown.out  # the checkpoint has gone
     assert Cache(kept).stages() == stages
@@ -27,7 +27,7 @@ def test_the_cache_is_shown_and_pruned(cli_folder, tmp_path):
     pruned = spp_det("cache", kept, "--prune", "maps")
     assert "removed 6 artefacts of maps" in pruned.err
     assert Cache(kept).stages() == stages[1:]
-    assert_one_line(spp_det("cache", kept, "--prune", "maps"), "maps", "norms, proposals")
+    assert_one_line(spp_det("cache", kept, "--prune", "maps"), "maps", "norms, probabilities, proposals")
     assert_one_line(spp_det("cache", kept, "--older-than", "1"), "--prune")
     assert_one_line(spp_det("cache", tmp_path / "nosuch"), "nosuch")
     assert spp_det("cache", kept, "--prune", "all").code == 0

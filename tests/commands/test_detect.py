@@ -19,10 +19,14 @@ from spp_det.commands.detect import Summary, detect_to_folder, windows_for
 from spp_det.config.settings import Proposals
 from spp_det.data.synthetic import CLASSES
 from spp_det.data.voc_xml import read_annotation
-from spp_det.detections.writer import DetectionWriter, Output
-from spp_det.errors import UserError
+from spp_det.detections.output import Output
+from spp_det.detections.reader import read_detections
+from spp_det.detections.writer import DetectionWriter
+from spp_det.errors import CannotResumeError, UserError
 from spp_det.images import UnreadableImageError, read_image
 from spp_det.model.detector import Detector
+from spp_det.model.ensemble import Ensemble
+from spp_det.model.probability import Probabilities
 from spp_det.proposals.files import write_proposals
 from spp_det.runtime.threads import on_one_core
 from tests.command_line import assert_one_line, names_of, rows_of, spp_det
@@ -422,3 +426,63 @@ def test_a_device_that_is_not_there_is_no_damage_of_the_model(model, split, tmp_
     for device in ("mps", "meta", "cuda:99"):
         ended = spp_det("detect", model, split, "--out", tmp_path / "out", "--device", device)
         assert_one_line(ended, f"device '{device}': this machine has", "say auto, cpu, cuda or cuda:N")
+
+
+# ---------------------------------------------------------------- what a score means
+
+
+def with_curves(detector: Detector, known: bool = True) -> Detector:
+    """The same detector with another curve for each class, or with none."""
+    numbers = np.arange(1, len(detector.classes) + 1, dtype=np.float32)
+    parts = (detector.features, detector.head, detector.scorer, detector.regressors, detector.settings)
+    return Detector(detector.classes, *parts, Probabilities(numbers, -numbers / 2) if known else None)
+
+
+def test_probabilities_are_in_every_file_and_the_threshold_is_one_of_them(run_detector, run_paths, tmp_path):
+    detector = with_curves(run_detector)
+    detect_to_folder(detector, run_paths, tmp_path / "margins")
+    every = []
+    for row in rows_of(tmp_path / "margins"):
+        k = row["category_id"]
+        every.append((row["image_id"], k, 1 / (1 + np.exp(-(k * row["score"] - k / 2)))))
+    lowest = float(np.mean([p for _, _, p in every]))  # which lies between two of them
+    expected = sorted(row for row in every if row[2] >= lowest)
+    output = Output(["csv", "voc", "yolo", "devkit"], score=lowest)
+    detect_to_folder(detector, run_paths, tmp_path / "p", output, score_kind="probability")
+    found = [(row["image_id"], row["category_id"], row["score"]) for row in rows_of(tmp_path / "p")]
+    assert 0 < len(found) < len(every)
+    np.testing.assert_allclose(sorted(found), expected, atol=1e-6)
+    for name in ("detections.csv", "voc", "yolo", "devkit"):
+        folder = tmp_path / "p" / name
+        results = read_detections(folder)
+        assert sorted(row["score"] for row in results.results) == sorted(row[2] for row in found)
+
+
+def test_a_model_without_probabilities_is_refused_before_anything_is_written(
+    run_detector, run_paths, tmp_path
+):
+    bare = with_curves(run_detector, known=False)
+    with pytest.raises(UserError, match="has no probabilities"):
+        detect_to_folder(bare, run_paths, tmp_path / "out", score_kind="probability")
+    both = Ensemble([with_curves(run_detector)] * 2)
+    with pytest.raises(UserError, match="the combination has no probabilities"):
+        detect_to_folder(both, run_paths, tmp_path / "out", score_kind="probability")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_margins_is_not_resumed_with_probabilities(run_detector, run_paths, tmp_path):
+    detector = with_curves(run_detector)
+    detect_to_folder(detector, run_paths, tmp_path / "out")
+    with pytest.raises(CannotResumeError, match="--score-kind"):
+        detect_to_folder(detector, run_paths, tmp_path / "out", score_kind="probability", resume=True)
+
+
+def test_the_command_takes_the_kind_of_score(model, split, tmp_path):
+    ended = spp_det(
+        "detect", model, split, "--out", tmp_path / "p", "--score-kind", "probability", "--score", "0"
+    )
+    if ended.code:  # six photos may teach too little
+        assert_one_line(ended, "has no probabilities")
+    else:
+        assert all(0 <= row["score"] <= 1 for row in rows_of(tmp_path / "p"))
+    assert spp_det("detect", model, split, "--out", tmp_path / "q", "--score-kind", "odds").code == 2

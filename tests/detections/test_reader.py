@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp_det.data.records import Dataset, Record
+from spp_det.detections.output import FORMATS, Output
 from spp_det.detections.types import DetectedImage
-from spp_det.detections.writer import FORMATS, DetectionWriter, Output
+from spp_det.detections.writer import DetectionWriter
 from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate, read_results
 

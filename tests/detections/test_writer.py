@@ -20,8 +20,10 @@ from PIL import Image
 from spp_det.data.records import Detections
 from spp_det.data.voc_xml import read_annotation
 from spp_det.detections.devkit import OPEN_AT_ONCE
+from spp_det.detections.lists import list_names, write_lists
+from spp_det.detections.output import FORMATS, Output
 from spp_det.detections.types import DetectedImage
-from spp_det.detections.writer import FORMATS, DetectionWriter, Output, list_names, write_lists
+from spp_det.detections.writer import DetectionWriter
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError
 

@@ -17,8 +17,9 @@ from spp_det.data.download import download_voc
 from spp_det.data.records import Dataset, Detections, Record
 from spp_det.data.voc import write_voc
 from spp_det.data.yolo import write_yolo
+from spp_det.detections.output import FORMATS, Output
 from spp_det.detections.types import DetectedImage
-from spp_det.detections.writer import FORMATS, DetectionWriter, Output
+from spp_det.detections.writer import DetectionWriter
 from spp_det.errors import UserError
 from spp_det.runtime.cache import Cache, write_json
 from spp_det.runtime.files import open_regular, unlinked

@@ -12,7 +12,8 @@ from spp_det.config.file import load_config
 from spp_det.data.coco import read_coco
 from spp_det.data.names import LONGEST_STEM, Stems
 from spp_det.data.voc_xml import read_annotation
-from spp_det.detections.writer import FORMATS, DetectionWriter, Output
+from spp_det.detections.output import FORMATS, Output
+from spp_det.detections.writer import DetectionWriter
 from spp_det.errors import MOST_SHOWN, UserError, one_line, printable
 from spp_det.evaluation.results import evaluate_files
 from spp_det.model.model_file import read_model, write_model

@@ -105,6 +105,24 @@ def test_left_out_examples_are_predicted_as_by_a_fit_without_their_group(seed, m
     assert plain.left_out is None
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(3, 30), st.integers(1, 60), st.sampled_from([1.0, 4000.0]))
+def test_the_regression_without_a_fold_predicts_the_fold_as_left_out_groups_are_predicted(seed, m, d, ridge):
+    """Two ways to one result: each fold solved by itself, and all from one inverse."""
+    rng = np.random.default_rng(seed)
+    vectors, _ = examples(seed, m, d)
+    vector_of, fold_of = rng.integers(0, m, rng.integers(2, 80)), rng.integers(0, 3, m)
+    _, targets = examples(seed + 1, len(vector_of), 1)
+    fitted = fit_ridge(vectors, targets, ridge, vector_of, fold_of, fold_of, 3)
+    for fold in range(3):
+        mine = fold_of[vector_of] == fold
+        moved = vectors.float().numpy() @ fitted.fold_weight[fold].T.numpy() + fitted.fold_bias[fold].numpy()
+        np.testing.assert_allclose(moved[vector_of[mine]], fitted.left_out[mine], rtol=2e-3, atol=2e-3)
+    plain = fit_ridge(vectors, targets, ridge, vector_of)
+    torch.testing.assert_close(fitted.weight, plain.weight, rtol=1e-3, atol=1e-5)
+    assert len(plain.fold_weight) == len(plain.fold_bias) == 0
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 100))
 def test_whitening_and_its_inverse_cancel(seed, n):

@@ -21,6 +21,7 @@ from spp_det import Detector
 from spp_det.config.settings import Detection, Proposals
 from spp_det.model.backbone import Backbone
 from spp_det.model.model_file import FORMAT, read_model, write_model
+from spp_det.model.probability import Probabilities
 from tests.model_files import SETTINGS, SMALL, contents, refused, rewritten
 
 # ---------------------------------------------------------------- round trips
@@ -70,6 +71,41 @@ def test_any_reader_of_safetensors_can_open_it(model, detector):
     assert torch.equal(tensors["svm.weight"], detector.scorer.weight)
     assert json.loads(metadata["classes"]) == list(detector.classes)
     assert metadata["format"] == FORMAT
+
+
+def test_probabilities_come_back_and_a_file_without_them_is_a_model(build_detector, tmp_path):
+    plain = build_detector()
+    plain.save(tmp_path / "plain.safetensors")
+    assert not any(name.startswith("probability") for name in contents(tmp_path / "plain.safetensors")[0])
+    assert Detector.load(tmp_path / "plain.safetensors").probability is None
+    slope, intercept = np.float32([1, 2, 3]), np.float32([-1, 0, 0.5])
+    plain.probability = Probabilities(slope, intercept)
+    plain.save(tmp_path / "curves.safetensors")
+    back = Detector.load(tmp_path / "curves.safetensors").probability
+    assert np.array_equal(back.slope, slope)
+    assert np.array_equal(back.intercept, intercept)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"probability.slope": [1.0, 0.0, 1.0]}, "probability.slope holds a number that is not above 0"),
+        ({"probability.slope": [1.0, 1.0]}, "probability.slope is torch.float32 [2]"),
+        ({"probability.intercept": None}, "probability.intercept"),
+    ],
+)
+def test_odd_curves_are_damage(build_detector, tmp_path, change, reason):
+    detector = build_detector()
+    detector.probability = Probabilities(np.ones(3, np.float32), np.zeros(3, np.float32))
+    detector.save(tmp_path / "m.safetensors")
+
+    def damage(tensors, _):
+        for name, values in change.items():
+            del tensors[name]
+            if values is not None:
+                tensors[name] = torch.tensor(values)
+
+    refused(rewritten(tmp_path / "m.safetensors", tmp_path / "odd.safetensors", damage), reason)
 
 
 # ---------------------------------------------------------------- equal models, equal bytes

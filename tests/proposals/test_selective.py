@@ -262,7 +262,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts other units elsewhere")
-@pytest.mark.parametrize("shape", [(1, 1_000_000), (1_000_000, 1), (10, 65_000), (1000, 1000)])
+@pytest.mark.parametrize("shape", [(1, 300_000), (300_000, 1), (10, 65_000), (1000, 1000)])
 def test_memory_grows_with_the_pixels_whatever_the_shape(shape):
     command = [sys.executable, "-c", MEMORY, *map(str, shape)]
     kilobytes = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)

@@ -15,8 +15,11 @@ from spp_det.config.settings import Data
 from spp_det.data.bounds import fit_record
 from spp_det.data.coco import coco_instances
 from spp_det.data.convert import Format, write_dataset
+from spp_det.data.corrected import Labelled
+from spp_det.data.cvat_xml import read_cvat, write_cvat
 from spp_det.data.dataset import read_all, read_split, read_splits
 from spp_det.data.folder import find_images
+from spp_det.data.label_studio import read_label_studio, task
 from spp_det.data.records import Dataset
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
@@ -173,6 +176,32 @@ def _convert(folder: Path, out: Path) -> None:
         write_dataset(read_all(folder)[1], out / format_, format_)
 
 
+def _write_exports(folder: Path) -> None:
+    """What CVAT and Label Studio export of the training photos, which lie in a folder beside."""
+    train = _photos()["train"]
+    (folder / "photos").mkdir()
+    labelled, tasks = [], []
+    for record in train.records:
+        shutil.copy(record.path, folder / "photos")
+        boxes = [(x1, y1, x2, y2) for x1, y1, x2, y2 in record.boxes.tolist()]
+        names = [train.classes[label] for label in record.labels]
+        labelled.append(Labelled("", record.path.name, record.size, boxes, names))
+        made = json.loads(task(labelled[-1], [1.0] * len(boxes), "fuzz"))
+        (prediction,) = made.pop("predictions")
+        tasks.append(made | {"id": len(tasks), "annotations": [{"result": prediction["result"]}]})
+    with (folder / "annotations.xml").open("w") as file:
+        write_cvat(labelled, train.classes, file)
+    (folder / "project.json").write_text(json.dumps(tasks))
+
+
+def _reads_export(name: str) -> Callable[[Path, Path], None]:
+    def read(folder: Path, _out: Path) -> None:
+        reader = read_cvat if name.endswith(".xml") else read_label_studio
+        _decode(reader(folder / name, folder / "photos"))
+
+    return read
+
+
 _YOLO = ("**/*.txt", "*.yaml", "*.data", "*.names", "**/*.jpg")
 _VOC = ("**/*.xml", "ImageSets/Main/*.txt", "**/*.jpg")
 DATA_SETS: Mapping[str, Reader] = {
@@ -182,6 +211,10 @@ DATA_SETS: Mapping[str, Reader] = {
     "yolo data.yaml": Reader(_writes("yolo"), _reads("yolo"), _YOLO),
     "yolo classes.txt": Reader(_writes("yolo", _plain_names), _reads("yolo", "auto"), _YOLO),
     "yolo obj.data": Reader(_writes("yolo", _darknet), _reads("yolo"), _YOLO),
+    **{
+        f"export {name}": Reader(_write_exports, _reads_export(name), (name,))
+        for name in ("annotations.xml", "project.json")
+    },
     "coco layouts": Reader(_write_odd_coco, _reads("coco"), ("*/*.json", "*/*.json", "**/*.jpg")),
     **{f"convert {format_}": Reader(_writes(format_), _convert, share=0.34) for format_ in SETS},
 }

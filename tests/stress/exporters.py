@@ -38,6 +38,7 @@ from spp_det.data.dataset import read_all, read_splits
 from spp_det.data.records import Dataset
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
+from spp_det.detections.output import FORMATS, PRE_LABELS
 from spp_det.errors import UserError
 
 PACKAGES: Mapping[str, Sequence[Sequence[str]]] = {
@@ -189,7 +190,7 @@ def main() -> None:
 
 def detect(model: Path, photos: Path, out: Path) -> None:
     command = ["-m", "spp_det", "detect", str(model), str(photos), "--out", str(out), "--no-scores"]
-    formats = [f"--format={name}" for name in ("voc", "yolo", "csv", "devkit")]
+    formats = [f"--format={name}" for name in (*FORMATS, *PRE_LABELS)]
     subprocess.run(
         [sys.executable, *command, *formats, "--score=-1.0"], check=True, stdout=subprocess.DEVNULL
     )

@@ -27,6 +27,10 @@ def _hook(event: str, arguments: tuple[object, ...]) -> None:
     if event == "os.rename" and arguments[1:2] != arguments[:1]:
         _hook(event, (arguments[1], arguments[1]))
     path = arguments[0]
+    if event == "os.link":  # a second name: the first may be anywhere but outside
+        if Path(os.path.realpath(os.fsdecode(path))).is_relative_to(box / "outside"):  # type: ignore[arg-type]
+            found.append(f"{event} {path!r}")
+        path = arguments[1]
     if not isinstance(path, str | bytes | os.PathLike):
         return  # a descriptor, opened before
     folder, name = os.path.split(os.fsdecode(path))  # what changes names does not follow the last link

@@ -13,8 +13,9 @@ from spp_det.data.coco import coco_instances
 from spp_det.data.records import Dataset, Detections, Record
 from spp_det.data.voc import write_voc
 from spp_det.data.yolo import write_yolo
+from spp_det.detections.output import FORMATS, Output
 from spp_det.detections.types import DetectedImage
-from spp_det.detections.writer import FORMATS, DetectionWriter, Output
+from spp_det.detections.writer import DetectionWriter
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, image_size, read_image
 from spp_det.proposals.source import WindowSource, proposals_of

@@ -36,8 +36,9 @@ from spp_det.data.folder import find_images
 from spp_det.data.records import Dataset, Detections, Record
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
+from spp_det.detections.output import FORMATS, Output
 from spp_det.detections.types import DetectedImage
-from spp_det.detections.writer import FORMATS, DetectionWriter, Output
+from spp_det.detections.writer import DetectionWriter
 from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate, evaluate_files, read_results
 from spp_det.images import UnreadableImageError, image_size, read_image
@@ -63,6 +64,7 @@ from spp_det.training.stages import train
 from spp_det.training.table9 import table_rows
 from tests.proposals.conftest import edge_model_text
 from tests.stress.data_sets import DATA_SETS, Reader, write_voc
+from tests.stress.endpoints import ENDPOINTS
 from tests.stress.outputs import OUTPUTS
 
 SHAPE = (24, 32, 3)  # of the images here
@@ -422,6 +424,7 @@ _COCO = ("instances.json", "detections.json", "images.json")
 READERS = {
     **DATA_SETS,
     **OUTPUTS,
+    **ENDPOINTS,
     "coco": Reader(_write_coco, _read_coco, ("instances.json",)),
     "detections": Reader(_write_coco, _read_results, _COCO),
     "coco_eval": Reader(_write_coco, _read_any_results, _COCO[:2]),

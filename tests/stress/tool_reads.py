@@ -106,6 +106,23 @@ def _label_studio_reads_yolo(found: Found) -> Iterator[Row]:
             yield stem, value["rectanglelabels"][0], *found.fractions(stem, *box)
 
 
+def _label_studio_reads_tasks(found: Found) -> Iterator[Row]:
+    """The tasks with predictions and the labelling configuration, each as the server checks it."""
+    interface = importlib.import_module("label_studio_sdk.label_interface").LabelInterface
+    config = interface((found.coco / "label-studio.xml").read_text())
+    config.validate()
+    for task in json.loads((found.coco / "label-studio.json").read_text()):
+        (prediction,) = task["predictions"]
+        errors = config.validate_prediction(prediction, return_errors=True)
+        if errors or not config.validate_task(task, validate_only_regions=False):
+            raise ValueError(f"not valid: {errors}")
+        stem = Path(task["data"]["image"]).stem
+        for result in prediction["result"]:
+            value = result["value"]
+            box = (value[key] / 100 for key in ("x", "y", "width", "height"))
+            yield stem, value["rectanglelabels"][0], *found.fractions(stem, *box)
+
+
 # ---------------------------------------------------------------- supervision
 def _supervision_rows(dataset: Any) -> Iterator[Row]:
     for path, _image, detections in dataset:
@@ -144,6 +161,13 @@ def _datumaro_reads_voc(found: Found) -> Iterator[Row]:
     (lists / "default.txt").write_text("".join(f"{stem}\n" for stem in found.sizes))
     (found.work / "labelmap.txt").write_text("".join(f"{name}:::\n" for name in found.classes))
     yield from _datumaro_rows(found.work, "voc_detection")
+
+
+def _datumaro_reads_cvat(found: Found) -> Iterator[Row]:
+    """CVAT's own XML, as CVAT exports it, beside the photos."""
+    found.photos("images")
+    shutil.copyfile(found.coco / "cvat.xml", found.work / "annotations.xml")
+    yield from _datumaro_rows(found.work, "cvat")
 
 
 # ---------------------------------------------------------------- labelformat
@@ -227,11 +251,12 @@ def _fiftyone_reads(found: Found, type_: str) -> Iterator[Row]:
 
 READS: dict[str, Formats] = {
     "labelImg": {"voc": _labelimg_reads_voc, "yolo": _labelimg_reads_yolo},
-    "label-studio-sdk": {"yolo": _label_studio_reads_yolo},
+    "label-studio-sdk": {"yolo": _label_studio_reads_yolo, "label-studio": _label_studio_reads_tasks},
     "supervision": {"voc": _supervision_reads_voc, "yolo": _supervision_reads_yolo},
     "datumaro": {
         "voc": _datumaro_reads_voc,
         "yolo": lambda found: _datumaro_rows(found.yolo_set(), "yolo"),
+        "cvat": _datumaro_reads_cvat,
     },
     "labelformat": {
         "voc": lambda found: _labelformat_reads(

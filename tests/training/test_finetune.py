@@ -55,8 +55,8 @@ def images(dataset, features, tmp_path_factory) -> TrainingImages:
 @pytest.fixture
 def empty(images, tmp_path, monkeypatch) -> TrainingImages:
     """The same images, with a cache that knows of no fine-tuning yet: not even the maps' is asked."""
-    maps = {index: images._maps(index) for index in range(len(images))}
-    monkeypatch.setattr(images, "_maps", maps.__getitem__)
+    maps = {index: images.maps(index) for index in range(len(images))}
+    monkeypatch.setattr(images, "maps", maps.__getitem__)
     monkeypatch.setattr(images, "cache", Cache(tmp_path / "cache"))
     return images
 
@@ -249,7 +249,7 @@ def test_examples_are_the_windows_at_their_scales_some_mirrored(images, features
     vectors, labels = module._examples(images, batch)
     assert labels.tolist() == list(range(40))
     for row, (i, window) in enumerate(zip(index, windows, strict=True)):
-        conv_map = images._maps(i)[batch.scales[row]]
+        conv_map = images.maps(i)[batch.scales[row]]
         alone = spp_features(features.backbone, (64,), 400, (3, 1), "max")
         box = images.windows()[i].boxes[[window]]
         expected = alone.vectors([conv_map], box).make(np.array([0])).view(10, -1)

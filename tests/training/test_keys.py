@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from spp_det.config.network import Pyramid
-from spp_det.config.settings import SVM, BoxRegression, FineTune
+from spp_det.config.settings import SVM, BoxRegression, Detection, FineTune
 from spp_det.model.head import FCHead
 from spp_det.training import keys
+from spp_det.training.folds import Folds
 from spp_det.training.keys import (
     finetune_key,
     maps_key,
     norm_key,
+    probabilities_key,
     regressors_key,
     svms_key,
     vectors_key,
@@ -40,13 +42,18 @@ CASES = {
     "norms": (norm_key, ("vectors", [(1, 5)], 200, HEAD), ("other", [(1, 6)], 100, None)),
     "svms": (
         svms_key,
-        ("vectors", HEAD, ("a", "b"), ORDER, 20.0, SVM()),
-        ("other", None, ("a", "c"), ORDER[::-1], 21.0, SVM(C=1.0)),
+        ("vectors", HEAD, ("a", "b"), ORDER, 20.0, SVM(), Folds.none(3)),
+        ("other", None, ("a", "c"), ORDER[::-1], 21.0, SVM(C=1.0), Folds.draw(3, 2, 0)),
     ),
     "regressors": (
         regressors_key,
-        ("vectors", 20.0, SEED, BoxRegression()),
-        ("other", 21.0, NEXT, BoxRegression(ridge=1)),
+        ("vectors", 20.0, SEED, BoxRegression(), Folds.none(3)),
+        ("other", 21.0, NEXT, BoxRegression(ridge=1), Folds.draw(3, 2, 0)),
+    ),
+    "probabilities": (
+        probabilities_key,
+        (["svms", "regressors"], Detection(), ORDER),
+        (["svms", "others"], Detection(nms=0.4), ORDER[:2]),
     ),
     "vectors": (
         vectors_key,

@@ -251,8 +251,8 @@ def test_with_little_room_it_keeps_to_it_and_learns_about_the_same(monkeypatch, 
         def __init__(self, dimension: int, classes: int, _capacity: int) -> None:
             super().__init__(dimension, classes, capacity)
 
-        def add(self, vectors, signs) -> None:
-            super().add(vectors, signs)
+        def add(self, vectors, signs, fold=0) -> None:
+            super().add(vectors, signs, fold)
             sizes.append(self.size)
 
     exhaustive, _ = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=100_000))

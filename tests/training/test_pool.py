@@ -105,6 +105,26 @@ def test_a_fit_of_the_pool_is_a_fit_of_its_vectors():
     assert pool.size < 280
 
 
+def test_a_fit_without_a_fold_is_a_fit_of_the_other_examples():
+    """Also of examples that moved when others were forgotten; the fit of all goes on as if nothing was."""
+    rng = np.random.default_rng(2)
+    pool = ExamplePool(40, 2, capacity=280)
+    for fold in (0, 1, 2, 0):
+        signs = rng.integers(-1, 2, (70, 2)).astype(np.int8)
+        pool.add(rows(np.zeros(70)) + torch.from_numpy(signs[:, [0]].astype(np.float32)), signs, fold)
+    pool.evict(pool.fit(OBJECTIVE, 1e-5).svms, below=-1.05)
+    assert len(pool.folds) == pool.size < 280
+    alpha = pool.alpha.copy()
+    for fold in range(3):
+        rest = pool.folds != fold
+        alone = fit_svms(pool.vectors[torch.from_numpy(rest)], pool.signs[rest], OBJECTIVE, 1e-6)
+        without = pool.fit_without(fold, OBJECTIVE, 1e-6)
+        np.testing.assert_allclose(without.primal, alone.primal, rtol=1e-5)
+        torch.testing.assert_close(without.svms.weight, alone.svms.weight, rtol=0.05, atol=0.01)
+    assert np.array_equal(pool.alpha, alpha)
+    assert np.bincount(pool.folds).tolist() == [(pool.folds == fold).sum() for fold in range(3)]
+
+
 def test_a_fit_that_does_not_end_is_named(caplog):
     pool = ExamplePool(40, 2, capacity=100)
     pool.add(rows(np.zeros(60)), np.where(np.arange(120).reshape(60, 2) % 3, -1, 1).astype(np.int8))

@@ -14,6 +14,7 @@ from spp_det.data.records import Record
 from spp_det.errors import UserError
 from spp_det.model.bbox import BoxRegressor, fit_ridge
 from spp_det.runtime.sharing import share
+from spp_det.training.folds import Folds
 from spp_det.training.regression import mean_vector_norm, train_regressors
 from spp_det.training.windows import LabelledWindows
 
@@ -84,7 +85,7 @@ def train_all(images, vectors=None, seed: int = 0, mean_norm: float = 20.0, **se
         mean_norm,
         BoxRegression.model_validate(settings),
         np.random.default_rng(seed),
-    )
+    )[0]
 
 
 def refine(regressor, images, index: int):
@@ -292,7 +293,7 @@ def test_a_class_that_was_fitted_before_is_not_fitted_again(in_ranks):
             BoxRegression(max_windows=15, passes=2),
             np.random.default_rng(3),
             kept,
-        )
+        )[0]
 
     kept = [Noted(), Noted()]
     whole = fitted(kept[0])
@@ -306,3 +307,18 @@ def test_a_class_that_was_fitted_before_is_not_fitted_again(in_ranks):
             assert torch.equal(one.weight, other.weight)
             assert torch.equal(one.bias, other.bias)
     assert kept[0].fits == kept[1].fits == [(1, 1), (2, 0)]
+
+
+def test_each_fold_has_regressors_of_its_own_and_the_whole_is_as_without_folds():
+    images = [image(seed, labels=(0, 1, 2)) for seed in range(6)]
+    folds = Folds(np.array([0, 1, 0, 1, 0, 1]), 2)
+    learnt = (images, Vectors(images), CLASSES, DIMENSION, 20.0, BoxRegression(passes=2))
+    whole, *without = train_regressors(*learnt, np.random.default_rng(0), folds=folds)
+    plain = train_regressors(*learnt, np.random.default_rng(0))
+    assert (len(plain), len(without)) == (1, 2)
+    for one, other in zip(whole, plain[0], strict=True):
+        torch.testing.assert_close(one.weight, other.weight)
+    for number in range(2):  # passes
+        first, second = (each[number].weight for each in without)
+        assert first.shape == second.shape == whole[number].weight.shape
+        assert (first != second).flatten(1).any(dim=1).all()  # of every class

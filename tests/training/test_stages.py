@@ -79,9 +79,9 @@ def test_pool5_windows_are_scored_by_svms_and_moved_by_regressors(folder):
     assert isinstance(detector.scorer, LinearSVMs)
     assert detector.scorer.weight.shape == (6, detector.features.dimension)
     assert [regressor.weight.shape for regressor in detector.regressors] == [(6, 4, 5 * 96)]
-    figures = ["images", "skipped", "precision", "mean_norm", "svm", "seconds", "peak_memory_mb"]
-    assert list(metrics) == figures
-    assert list(metrics["seconds"]) == ["proposals_and_maps", "norm", "svm", "bbox"]
+    figures = ["images", "skipped", "precision", "mean_norm", "svm", "probability", "seconds"]
+    assert list(metrics) == [*figures, "peak_memory_mb"]
+    assert list(metrics["seconds"]) == ["proposals_and_maps", "norm", "svm", "bbox", "probability"]
     assert metrics["images"] == 5
     assert metrics["skipped"] == []
 
@@ -94,6 +94,24 @@ def test_fc_layers_are_tuned_first_and_regressors_see_pool5_all_the_same(folder)
     assert list(metrics["seconds"]) == ["proposals_and_maps", "finetune", "norm", "svm", "bbox"]
     assert metrics["finetune"]["steps"] == 3
     assert metrics["mean_norm"] != train(configure(folder)).metrics["mean_norm"]  # of fc6, not of pool5
+
+
+def test_a_training_without_folds_has_no_probabilities_and_the_same_svms(folder):
+    without = train(configure(folder, probability={"folds": 0}))
+    assert without.detector.probability is None
+    assert "probability" not in without.metrics
+    weight = train(configure(folder)).detector.scorer.weight
+    assert torch.equal(without.detector.scorer.weight, weight)
+
+
+def test_the_probabilities_are_read_from_the_cache(folder, stored):
+    config = configure(folder, seed=3)
+    first = train(config)
+    assert stored["probabilities"] == 1
+    again = train(config)
+    assert stored["probabilities"] == 1
+    assert again.metrics["probability"] == first.metrics["probability"]
+    assert same(first, again, folder)
 
 
 def test_the_mean_norm_is_that_of_all_windows_where_they_are_few(folder, monkeypatch):

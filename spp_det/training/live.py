@@ -1,0 +1,144 @@
+"""A training that never ends: photos are annotated, corrected and removed, and each time it learns in
+seconds.
+
+Windows, maps and vectors of a photo are computed once. The SVMs start from their last solution
+(`spp_det.training.live_svms`), the box regressors from the products of vectors that they have
+(`spp_det.training.live_regression`). The result is close to that of `stages.train` on the same photos, not
+equal: the photos were mined in the order in which they were annotated, by the SVMs of that moment.
+docs/figures.md says how close.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import numpy as np
+import torch
+
+from spp_det.config.settings import Config
+from spp_det.data.records import Dataset
+from spp_det.errors import UserError
+from spp_det.model.backbone import Backbone
+from spp_det.model.bbox import BoxRegressor
+from spp_det.model.detector import Detector
+from spp_det.model.features import SPPFeatures
+from spp_det.model.head import FCHead
+from spp_det.model.model_file import features_of
+from spp_det.runtime.cache import Cache
+from spp_det.training.draws import NORM_IMAGES
+from spp_det.training.inputs import model_settings, pretrained_fc
+from spp_det.training.live_photos import LivePhotos
+from spp_det.training.live_regression import LiveRegressors
+from spp_det.training.live_svms import LiveSVMs
+from spp_det.training.network import ready
+from spp_det.training.stages import NORM_WINDOWS, scored_layers
+
+logger = logging.getLogger(__name__)
+
+STILL = 0.02  # the mean norm of the vectors counts as the same while it moves by a smaller part
+
+
+class LiveTraining:
+    """Learns from the photos of the moment, again and again.
+
+    Attributes:
+        config: its settings.
+        seconds: of the steps of the last `learn`.
+    """
+
+    def __init__(self, config: Config, cache: Cache) -> None:
+        """Read the network's weights. Raises UserError where that fails, and for settings that are not those
+        of linear machines on frozen layers."""
+        check_learns_live(config)
+        network = Backbone(config.backbone.name, config.backbone.stride)
+        network.load_weights(config.backbone.weights, config.seed)
+        settings = model_settings(config)
+        head = pretrained_fc(config, features_of(network, settings))
+        features = features_of(ready(network, config), settings)
+        self.config = config
+        self.settings = settings
+        self.head: FCHead | None = scored_layers(head, config, features)
+        self.features = features
+        self.cache = cache
+        self.seconds: dict[str, float] = {}
+        self._norms: dict[str, tuple[float, float]] = {}  # by content of a photo: of pool5, of what is scored
+        self._begin()
+
+    def _begin(self) -> None:
+        """Know no photo."""
+        self.photos = LivePhotos(self.features, self.head, self.config, self.cache)
+        dimension = self.features.dimension if self.head is None else self.head.dimension
+        self.svms = LiveSVMs(dimension, self.config.svm)
+        with_boxes = self.config.bbox.enabled
+        self.regressors = LiveRegressors(self.features.dimension, self.config.bbox) if with_boxes else None
+        self._norm: tuple[float, float] | None = None
+
+    def learn(self, dataset: Dataset) -> Detector | None:
+        """The detector of these annotations; None where they hold no object to learn from.
+
+        Raises UserError as `stages.train` does for photos and weights; what was learnt before is then kept.
+        """
+        start = time.perf_counter()
+        self.seconds = {}
+
+        def lap(name: str) -> None:
+            nonlocal start
+            now = time.perf_counter()
+            self.seconds[name], start = round(now - start, 3), now
+
+        changes = self.photos.update(dataset)
+        lap("windows and maps")
+        if not self.photos.classes:
+            self._begin()  # photos without objects are mined once there is a class
+            return None
+        of_pool5, of_scored = self._mean_norms()
+        lap("norm")
+        svms = self.svms.learn(self.photos, changes, of_scored)
+        lap("svm")
+        regressors: tuple[BoxRegressor, ...] = ()
+        if self.regressors is not None:
+            regressors = self.regressors.learn(self.photos, changes, of_pool5)
+        lap("bbox")
+        features = self.photos.features
+        return Detector(self.photos.classes, features, self.head, svms, regressors, self.settings)
+
+    def _mean_norms(self) -> tuple[float, float]:
+        """The mean norm of pool5 and of the vectors that are scored, over windows of at most `NORM_IMAGES`
+        photos. While it stays about the same, so do the scales that rest on it."""
+        features = self.photos.features
+        if isinstance(features, SPPFeatures) and features.length is not None and self.head is None:
+            return features.length, features.length  # the root normalisations make all vectors as long
+        norms = []
+        for photo in list(self.photos.photos.values())[:NORM_IMAGES]:
+            if photo.content not in self._norms:
+                self._norms[photo.content] = _norms(
+                    photo.images.sample(
+                        photo.index, NORM_WINDOWS, np.random.default_rng(int(photo.content[:8], 16))
+                    ),
+                    self.head,
+                )
+            norms.append(self._norms[photo.content])
+        pool5, scored = np.mean(norms, axis=0).tolist()
+        if not (0 < pool5 < np.inf and 0 < scored < np.inf):
+            raise UserError(f"backbone.weights: the features of the photos have mean norm {pool5:g}")
+        now = self._norm
+        if now is None or any(
+            abs(new - old) > STILL * old for new, old in zip((pool5, scored), now, strict=True)
+        ):
+            self._norm = now = (pool5, scored)
+        return now
+
+
+def check_learns_live(config: Config) -> None:
+    """Raise UserError for settings that cannot learn in seconds."""
+    if config.finetune.enabled:
+        raise UserError("finetune.enabled = True: only linear machines learn in seconds; set it to false")
+    if config.features != "spp":
+        raise UserError(f"features = {config.features!r}: only 'spp' learns in seconds")
+
+
+@torch.inference_mode()
+def _norms(vectors: torch.Tensor, head: FCHead | None) -> tuple[float, float]:
+    scored = vectors if head is None else head(vectors)
+    return float(vectors.norm(dim=1).mean()), float(scored.norm(dim=1).mean())

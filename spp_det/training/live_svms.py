@@ -1,0 +1,196 @@
+"""SVMs that learn on: from their last solution, when photos come, change or go.
+
+In the paper's pass over the images (section 4.1) each image is met once, by the SVMs of the moment. A photo
+that is annotated later is the next image of that pass: its positives join the examples, its windows are mined
+by the SVMs as they are, and the SVMs are fitted again from their last dual variables. With each new photo, a
+few that were mined long ago are mined again: the SVMs have changed since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spp_det.boxes import Boxes, Ints
+from spp_det.config.settings import SVM
+from spp_det.errors import UserError
+from spp_det.model.svm import Hinge, LinearSVMs
+from spp_det.training.live_photos import Changes, LivePhotos
+from spp_det.training.mining import Example, hard_negatives
+from spp_det.training.pool import ExamplePool
+from spp_det.training.windows import signs_of
+
+Row = tuple[str, bytes]  # of an example: the image's id, and the first window `[4]` that has its vector
+Signs = npt.NDArray[np.int8]
+AGAIN = 8  # photos that are mined again each time, the longest-ago mined first
+TOLERANCE = 1e-3  # of a fit, where the settings ask for less: the next photo moves the SVMs by more
+
+
+class LivePool(ExamplePool):
+    """Examples that know their windows, so that those of a photo can be found.
+
+    Attributes:
+        rows: the window of each example.
+        place: of each window, its example.
+    """
+
+    def __init__(self, dimension: int, classes: int, capacity: int) -> None:
+        super().__init__(dimension, classes, capacity)
+        self.rows: list[Row] = []
+        self.place: dict[Row, int] = {}
+
+    def put(self, rows: Sequence[Row], vectors: Tensor, signs: Signs) -> None:
+        """Add ``[n, D]`` vectors with ``[n, K]`` signs. Where a window is an example already, only its signs
+        for classes for which it was none are taken."""
+        known = np.array([row in self.place for row in rows], np.bool_)
+        for index in np.flatnonzero(known).tolist():
+            old = self.signs[self.place[rows[index]]]
+            old[old == 0] = signs[index][old == 0]
+        new = np.flatnonzero(~known)[: self.capacity - self.size]
+        taken = [rows[index] for index in new.tolist()]
+        self.rows += taken
+        self.place |= {row: self.size + place for place, row in enumerate(taken)}
+        self.add(vectors[torch.from_numpy(new)], signs[new])
+
+    def forget(self, images: Iterable[str]) -> dict[Row, npt.NDArray[np.float64]]:
+        """Remove the examples of photos. Returns the dual variables ``[K]`` of each, signed."""
+        away = set(images)
+        mine = np.array([row[0] in away for row in self.rows], np.bool_)
+        signed = self.alpha * np.sign(self.signs)
+        left = {self.rows[index]: signed[index] for index in np.flatnonzero(mine)}
+        self._keep(np.flatnonzero(~mine))
+        return left
+
+    def recall(self, duals: dict[Row, npt.NDArray[np.float64]]) -> None:
+        """Start from these dual variables where a window is again an example with the same signs."""
+        for row, signed in duals.items():
+            index = self.place.get(row)
+            if index is not None:
+                same = np.sign(signed) == np.sign(self.signs[index])
+                self.alpha[index, same] = np.abs(signed[same])
+
+    def relabel(self, columns: Sequence[int]) -> None:
+        """Let the columns be the classes that were ``columns [K]`` before. Of a new class, -1, every window
+        is a negative: no photo that is still here has an object of it."""
+        signs = np.full((self.size, len(columns)), -1, np.int8)
+        alpha = np.zeros((self.size, len(columns)))
+        for column, before in enumerate(columns):
+            if before >= 0:
+                signs[:, column], alpha[:, column] = self.signs[:, before], self.alpha[:, before]
+        self.signs, self.alpha = signs, alpha
+        self._keep(np.flatnonzero((signs != 0).any(axis=1)))
+
+    def _keep(self, used: Ints) -> None:
+        """Without moving more than needed: the last examples fill the gaps."""
+        order = np.arange(len(used))
+        gaps = np.setdiff1d(order, used, assume_unique=True)
+        order[gaps] = used[used >= len(used)]
+        for gap in gaps:
+            self._vectors[gap] = self._vectors[order[gap]]
+        self.signs, self.alpha, self.size = self.signs[order], self.alpha[order], len(used)
+        self.rows = [self.rows[index] for index in order]
+        self.place = {row: index for index, row in enumerate(self.rows)}
+
+
+class LiveSVMs:
+    """One SVM a class, for the photos of the moment.
+
+    Attributes:
+        svms: the last fit.
+        mined: image ids, the longest-ago mined first.
+    """
+
+    def __init__(self, dimension: int, settings: SVM) -> None:
+        capacity = settings.memory_mb * 2**20 // (2 * dimension)
+        self.settings = settings
+        self.pool = LivePool(dimension, 0, capacity)
+        self.svms = LinearSVMs(torch.zeros(0, dimension), torch.zeros(0))
+        self.mined: list[str] = []
+
+    def learn(self, live: LivePhotos, changes: Changes, mean_norm: float) -> LinearSVMs:
+        """Fit the SVMs to the photos as they are after some changes.
+
+        ``mean_norm`` is the mean Euclidean norm of the vectors; see `train_svms`. Raises UserError where the
+        positives alone exceed ``svm.memory_mb``.
+        """
+        settings = self.settings
+        objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
+        duals = self.pool.forget(changes.gone)
+        self.pool.relabel(changes.columns)
+        duals = {row: _at(signed, changes.columns) for row, signed in duals.items()}
+        self.svms = _at_svms(self.svms, changes.columns)
+        away = set(changes.gone)
+        again = [image for image in self.mined if image not in away]
+        for image in changes.changed:
+            self._add_positives(live, image)
+        self.pool.recall(duals)
+        new, fits = 0, 0
+        for image in [*changes.changed, *again[:AGAIN]]:
+            new += self._mine(live, image)
+            full = self.pool.size == self.pool.capacity
+            if new >= settings.retrain_after or (full and new):
+                self._fit(objective, max(settings.tolerance, 1e-2))
+                new, fits = 0, fits + 1
+        self.mined = [*again[AGAIN:], *again[:AGAIN], *changes.changed]
+        if not fits:
+            self.pool.recall(duals)
+        self._fit(objective, max(settings.tolerance, TOLERANCE))
+        return self.svms
+
+    def _fit(self, objective: Hinge, tolerance: float) -> None:
+        self.svms = self.pool.fit(objective, tolerance).svms
+        self.pool.evict(self.svms, self.settings.evict_score)
+
+    def _add_positives(self, live: LivePhotos, image: str) -> None:
+        photo = live.photos[image]
+        windows, labels = photo.windows.positives(self.settings.positive_iou)
+        vectors = photo.vectors()
+        numbers, signs = signs_of(vectors.of, windows, labels, len(live.classes))
+        if self.pool.size + len(numbers) > self.pool.capacity:
+            self.pool.make_room(self.svms, len(numbers))
+        if self.pool.size + len(numbers) > self.pool.capacity:
+            raise UserError(
+                f"svm.memory_mb = {self.settings.memory_mb}: too little for the positives alone; raise it, "
+                "or svm.positive_iou"
+            )
+        made = vectors.through(live.head).of_rows(numbers).half().cpu()
+        self.pool.put(_rows(image, photo.windows.boxes, vectors.of, numbers), made, signs)
+
+    def _mine(self, live: LivePhotos, image: str) -> int:
+        """Add the hard negatives of a photo. Returns the largest number of them for one class."""
+        photo = live.photos[image]
+        vectors = photo.vectors().through(live.head)
+        numbers, signs = hard_negatives(self.svms, Example(photo.windows, vectors), self.settings)
+        rows = _rows(image, photo.windows.boxes, vectors.of, numbers)
+        fresh = np.array([row not in self.pool.place for row in rows], np.bool_)
+        if self.pool.size + fresh.sum() > self.pool.capacity:
+            self.pool.make_room(self.svms, max(int(fresh.sum()), self.pool.capacity // 10))
+        made = torch.zeros(len(rows), self.pool.vectors.shape[1], dtype=torch.float16)
+        made[torch.from_numpy(np.flatnonzero(fresh))] = vectors.of_rows(numbers[fresh]).half().cpu()
+        self.pool.put(rows, made, signs)
+        return int((signs[fresh] < 0).sum(axis=0).max(initial=0))
+
+
+def _rows(image: str, boxes: Boxes, vector_of: Ints, numbers: Ints) -> list[Row]:
+    """The name of each vector ``[n]`` of a photo: the first window with it."""
+    distinct, first = np.unique(vector_of, return_index=True)
+    windows = first[np.searchsorted(distinct, numbers)]
+    return [(image, boxes[window].tobytes()) for window in windows]
+
+
+def _at(signed: npt.NDArray[np.float64], columns: Sequence[int]) -> npt.NDArray[np.float64]:
+    return np.array([signed[before] if before >= 0 else 0.0 for before in columns])
+
+
+def _at_svms(svms: LinearSVMs, columns: Sequence[int]) -> LinearSVMs:
+    """The SVMs of the classes ``columns``, with an SVM that knows nothing for a new class."""
+    weight = torch.zeros(len(columns), svms.weight.shape[1])
+    bias = torch.zeros(len(columns))
+    for column, before in enumerate(columns):
+        if before >= 0:
+            weight[column], bias[column] = svms.weight[before], svms.bias[before]
+    return LinearSVMs(weight, bias)

@@ -1,0 +1,175 @@
+"""A training that grows photo by photo knows what a training of all photos knows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spp_det.config.file import parse_config
+from spp_det.config.settings import Config
+from spp_det.data.records import Dataset
+from spp_det.data.synthetic import generate_voc
+from spp_det.data.voc import read_voc
+from spp_det.errors import UserError
+from spp_det.images import read_image
+from spp_det.model.features import SPPFeatures
+from spp_det.runtime.cache import Cache
+from spp_det.training.live import LiveTraining
+from spp_det.training.stages import train
+
+BACKBONE = {"name": "zf5_small", "weights": "random", "scales": [96]}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("live")
+    generate_voc(folder / "voc", {"trainval": 10}, seed=1, sizes=((130, 110),))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def config(folder) -> Config:
+    tree = {
+        "output": str(folder / "run"),
+        "data": {"root": str(folder / "voc"), "test": "none"},
+        "backbone": BACKBONE,
+        "pyramid": {"normalize": "hellinger"},
+        "svm": {"positive_iou": 0.7},
+        "bbox": {"passes": 2},
+        "runtime": {"device": "cpu", "cache": str(folder / "cache")},
+    }
+    return parse_config(tree, "test")
+
+
+@pytest.fixture(scope="module")
+def whole(folder) -> Dataset:
+    return read_voc(folder / "voc", "trainval")
+
+
+def part(whole: Dataset, indices: list[int]) -> Dataset:
+    """Some photos with the names of all classes; `LiveTraining` finds out which have objects."""
+    return Dataset(whole.classes, [whole.records[index] for index in indices])
+
+
+def learner(config: Config, folder: Path) -> LiveTraining:
+    return LiveTraining(config, Cache(folder / "cache"))
+
+
+def test_regressors_that_grew_are_those_of_a_training(config, folder, whole):
+    live = learner(config, folder)
+    for indices in ([0, 1], [0, 1, 2], list(range(10))):
+        grown = live.learn(part(whole, indices))
+    trained = train(config).detector
+    assert grown is not None
+    order = [grown.classes.index(name) for name in trained.classes]
+    for found, expected in zip(grown.regressors, trained.regressors, strict=True):
+        scale = float(expected.weight.abs().max())
+        torch.testing.assert_close(found.weight[order], expected.weight, atol=2e-3 * scale, rtol=0)
+        torch.testing.assert_close(found.bias[order], expected.bias, atol=2e-3, rtol=1e-2)
+
+
+def test_its_svms_agree_with_those_of_a_training_on_what_is_an_object(config, folder, whole):
+    live = learner(config, folder)
+    for count in range(1, 11):
+        grown = live.learn(part(whole, list(range(count))))
+    trained = train(config).detector
+    assert grown is not None
+    order = [grown.classes.index(name) for name in trained.classes]
+    agree, count = 0, 0
+    for record in whole.records:
+        maps = trained.features.maps(read_image(record.path))
+        expected = trained.score(maps, record.boxes)[1]
+        found = grown.score(maps, record.boxes)[1][:, order]
+        agree += int((found.argmax(axis=1) == expected.argmax(axis=1)).sum())
+        count += len(record.boxes)
+    assert agree >= 0.9 * count
+
+
+def test_a_class_counts_from_its_first_box_and_goes_with_its_last(config, folder, whole):
+    names = {index: {whole.classes[label] for label in r.labels} for index, r in enumerate(whole.records)}
+    first = next(i for i in names if names[i] != set(whole.classes))
+    other = next(i for i in names if names[i] - names[first])
+    live = learner(config, folder)
+    before = live.learn(part(whole, [first]))
+    after = live.learn(part(whole, [first, other]))
+    again = live.learn(part(whole, [first]))
+    assert before is not None
+    assert after is not None
+    assert again is not None
+    assert set(before.classes) == names[first]
+    assert after.classes[: len(before.classes)] == before.classes
+    assert set(after.classes) == names[first] | names[other]
+    assert again.classes == before.classes
+    rows = {row[0] for row in live.svms.pool.rows}
+    assert rows == {whole.records[first].image_id}
+
+
+def test_a_corrected_photo_teaches_what_it_says_now(config, folder, whole):
+    live = learner(config, folder)
+    live.learn(part(whole, list(range(5))))
+    record = whole.records[2]
+    moved = replace(record, boxes=record.boxes[:1] + np.float32([3, 2, 3, 2]), labels=record.labels[:1],
+                    difficult=record.difficult[:1], crowd=record.crowd[:1])  # fmt: skip
+    others = [whole.records[index] for index in (0, 1, 3, 4)]
+    live.learn(Dataset(whole.classes, [*others, moved]))
+    photo = live.photos.photos[record.image_id]
+    assert photo.windows.objects == 1
+    boxes = {row[1] for row in live.svms.pool.rows if row[0] == record.image_id}
+    assert boxes <= {box.tobytes() for box in photo.windows.boxes}
+
+
+def test_what_has_not_changed_is_not_computed_again(config, folder, whole, monkeypatch):
+    live = learner(config, folder)
+    live.learn(part(whole, [0, 1, 2]))
+    monkeypatch.setattr(SPPFeatures, "maps_at", lambda *_: pytest.fail("a map is computed again"))
+    live.learn(part(whole, [0, 1, 2]))
+    live.learn(part(whole, [0, 2]))
+
+
+def test_photos_without_an_object_are_negatives_and_alone_teach_nothing(config, folder, whole):
+    record = whole.records[0]
+    empty = replace(record, boxes=record.boxes[:0], labels=record.labels[:0],
+                    difficult=record.difficult[:0], crowd=record.crowd[:0])  # fmt: skip
+    live = learner(config, folder)
+    assert live.learn(Dataset(whole.classes, [empty])) is None
+    assert live.learn(Dataset(whole.classes, [empty, whole.records[1]])) is not None
+    assert record.image_id in {row[0] for row in live.svms.pool.rows}
+
+
+def test_a_photo_that_cannot_be_read_is_left_out(config, folder, whole, tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no image")
+    live = learner(config, folder)
+    live.learn(part(whole, [0]))
+    damaged = replace(whole.records[1], path=bad)
+    assert live.learn(Dataset(whole.classes, [whole.records[0], damaged])) is not None
+    assert set(live.photos.photos) == {whole.records[0].image_id}
+
+
+def test_the_mean_norm_stays_while_it_hardly_moves(config, folder, whole):
+    plain = config.model_copy(update={"pyramid": config.pyramid.model_copy(update={"normalize": "none"})})
+    live = learner(plain, folder)
+    live.learn(part(whole, list(range(6))))
+    first = live._norm
+    assert first is not None
+    live._norm = (first[0] * 1.01, first[1] * 1.01)
+    assert live._mean_norms() == (first[0] * 1.01, first[1] * 1.01)
+    live._norm = (first[0] * 1.05, first[1] * 1.05)
+    assert live._mean_norms() == pytest.approx(first)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"fc": {"layer": "fc7"}, "finetune": {"enabled": True}}, "finetune.enabled"),
+        ({"features": "rcnn"}, "features"),
+    ],
+)
+def test_settings_that_learn_slowly_are_refused(changes, named, folder):
+    config = parse_config({"backbone": BACKBONE, **changes}, "test")
+    with pytest.raises(UserError, match=named):
+        learner(config, folder)
