@@ -173,7 +173,8 @@ def _score(detector: AnyDetector, config: Config, test: Split, source: WindowSou
     found = read_results(config.output / "test" / "detections.json", test.dataset)
     figures = evaluate(test.dataset, found, test.instances).figures()
     if detector.probability is not None:
-        figures["probability"] = _reliability(detector.probability, test, found.detections)
+        own = detector.probability.of_classes(detector.classes, test.dataset.classes)
+        figures["probability"] = _reliability(own, test, found.detections)
     timed = {"seconds": round(seconds, 2), "timed_images": summary.read_now}
     return figures | {"skipped": summary.skipped, **timed}
 
@@ -181,7 +182,8 @@ def _score(detector: AnyDetector, config: Config, test: Split, source: WindowSou
 def _reliability(
     probability: Probabilities, test: Split, detections: Sequence[Detections]
 ) -> dict[str, float | int | None]:
-    """How well the probabilities of the detections in the test images fit."""
+    """How well the probabilities of the detections in the test images fit: curves and labels are those of the
+    test's classes."""
     import numpy as np
 
     from spp_det.data.matching import Outcome

@@ -6,6 +6,7 @@ right. That is learnt from detections in images that the SVMs have not seen: `sp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,19 @@ class Probabilities:
         """``[N], [N] -> [N]``: the probability of each detection by its score and class, in float64."""
         logits = self.slope[labels].astype(np.float64) * scores + self.intercept[labels]
         return np.exp(-np.logaddexp(0.0, -logits))
+
+    def of_classes(self, classes: Sequence[str], others: Sequence[str]) -> Probabilities:
+        """The curves of these classes in the order of a data set's, for labels that count its ``others``.
+
+        A class that has no curve here gets NaN: no detection is of that class.
+        """
+        row = {name: label for label, name in enumerate(classes)}
+        both = np.column_stack([self.slope, self.intercept])
+        none = np.full(2, np.nan, np.float32)
+        curves = np.array([both[row[name]] if name in row else none for name in others], np.float32).reshape(
+            -1, 2
+        )
+        return Probabilities(curves[:, 0].copy(), curves[:, 1].copy())
 
     def of(self, found: Detections) -> Detections:
         """The same detections with probabilities, float32, in the place of scores; the best come first."""

@@ -107,3 +107,12 @@ def test_the_calibration_error_by_hand():
     assert (figures["detections"], figures["likely_detections"]) == (5, 3)
     assert figures["likely_ECE"] == pytest.approx(0.02 / 3)
     assert np.isnan(calibration_error(np.zeros(0), np.zeros(0, bool)))
+
+
+def test_curves_follow_the_names_of_classes_to_another_data_set():
+    own = Probabilities(np.array([1, 2], np.float32), np.array([0.5, -0.5], np.float32))
+    moved = own.of_classes(("kangaroo", "raccoon"), ("cat", "raccoon", "kangaroo"))
+    scores = np.array([0.3, -1.0])
+    assert np.array_equal(moved(scores, np.array([1, 2])), own(scores, np.array([1, 0])))
+    assert np.isnan(moved.slope[0])
+    assert np.isnan(moved.intercept[0])
