@@ -7,6 +7,7 @@ bash scripts/setup.sh
 .venv/bin/ruff format --check .
 # Types need one core for half a minute in a fresh clone; the tests need not wait for them.
 types=$(mktemp)
+trap 'rm -f "$types"' EXIT
 .venv/bin/mypy > "$types" 2>&1 &
 checker=$!
 # Several workers share the cores: a thread of torch's that waits gives its core away instead of spinning on it.
@@ -16,5 +17,4 @@ tests=0
 typed=0
 wait "$checker" || typed=$?
 cat "$types"
-rm "$types"
 exit $((tests > 0 ? tests : typed))

@@ -138,6 +138,7 @@ def solve_dual(
             root of the number of its examples.
         y: float64 ``[n, 4]``, the targets.
         row_of: int64 ``[n]``, the vector of each example.
+        ridge, group_of, fold_of, folds: see `fit_ridge`.
     """
     target_mean = on_one_core(lambda: y.mean(0))
     centred_targets = y - target_mean

@@ -14,7 +14,11 @@ SHOWN = 0.5  # from this probability on a labeller would be shown a detection
 
 
 def probabilities_of(found: Detections, curves: Probabilities | None) -> Doubles:
-    """The probability of each detection ``[n]``; without curves the logistic function of its score."""
+    """The probability of each detection ``[n]``.
+
+    Without curves it is the logistic function of the score, which keeps the order of the detections but does
+    not say how often such a detection is right.
+    """
     if curves is not None:
         return curves(found["scores"], found["labels"])
     return np.exp(-np.logaddexp(0.0, -found["scores"].astype(np.float64)))

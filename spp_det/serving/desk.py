@@ -26,7 +26,6 @@ from spp_det.serving.labels import Labels
 from spp_det.serving.learner import Learner
 from spp_det.serving.photos import MOST_PATH, PhotoFolder, path_parts
 from spp_det.serving.predictor import Predictor, Seen
-from spp_det.serving.probability import probability
 
 logger = logging.getLogger(__name__)
 
@@ -148,9 +147,8 @@ class Desk:
         return [{"result": made, "score": score, "model_version": seen.version}]
 
     def _proposed(self, seen: Seen) -> tuple[Any, list[float]]:
-        probabilities = probability(seen.found["scores"])
-        kept = probabilities >= self.score
-        return select(seen.found, kept), probabilities[kept].tolist()
+        kept = seen.probabilities >= self.score
+        return select(seen.found, kept), seen.probabilities[kept].tolist()
 
     def detect(self, data: bytes) -> dict[str, Any]:
         """The objects in an image file's bytes, as a list of COCO's results with the names of the classes.

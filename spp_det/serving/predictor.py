@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from spp_det.boxes import Doubles
 from spp_det.config.settings import Config
 from spp_det.data.records import Dataset, Detections, Record
 from spp_det.errors import UserError
 from spp_det.model.detector import Detector
+from spp_det.model.informative import probabilities_of
 from spp_det.runtime.cache import Cache
 from spp_det.runtime.devices import choose_device
 from spp_det.training.images import TrainingImages
@@ -26,13 +28,15 @@ class Seen:
     """What a model found in a photo.
 
     Attributes:
-        found: the detections.
+        found: the detections ``[n]``.
+        probabilities: float64 ``[n]``; of a model that learns while labels arrive, see `probabilities_of`.
         classes: the model's classes, which the labels index.
         size: ``(width, height)`` of the photo.
         version: of the model.
     """
 
     found: Detections
+    probabilities: Doubles
     classes: tuple[str, ...]
     size: tuple[int, int]
     version: str
@@ -78,7 +82,8 @@ class Predictor:
             windows = photo.images[0].windows
             width, height = photo.images[0].record.size or (0, 0)
             found = detector.detect_on(photo.maps(0), windows.boxes, width, height)
-        return Seen(found, detector.classes, (width, height), version)
+        probabilities = probabilities_of(found, detector.probability)
+        return Seen(found, probabilities, detector.classes, (width, height), version)
 
     def _prepared(self, path: Path, detector: Detector) -> TrainingImages:
         """The photo with its windows and maps, from the cache or computed and kept there."""

@@ -84,9 +84,7 @@ def train(
     network = ready(inputs.network, config)
     begun(network)
     features = features_of(network, settings)
-    images, draws = training_images(
-        dataset, features, config
-    )  # of each: windows [N, 4], conv5 [C, h, w] a scale
+    images, draws = training_images(dataset, features, config)  # windows [N, 4], conv5 [C, h, w] a scale
     clock.lap("proposals_and_maps")
     stages = _Stages(config, dataset.classes, images, draws)
     softmax = None

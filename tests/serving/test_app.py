@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 from spp_det.data.voc import read_voc
 from spp_det.images import read_image
 from spp_det.model.detector import Detector
+from spp_det.model.probability import Probabilities
 from spp_det.runtime.cache import Cache
 from spp_det.serving import desk as desks
 from spp_det.serving import guard
@@ -79,6 +80,24 @@ def settled(server) -> list[str]:
 
 
 # ---------------------------------------------------------------- Label Studio's protocol
+
+
+def test_a_model_that_knows_what_its_scores_mean_says_so(served, model, truth, tmp_path):
+    detector, data = Detector.load(model), truth.records[0].path.read_bytes()
+
+    def scores(path: Path) -> np.ndarray:
+        tree = served(path).post("/detect", content=data).json()
+        rows = next(each for each in tree.values() if isinstance(each, list))
+        return np.array([row["score"] for row in rows])
+
+    plain = scores(model)
+    curve = np.full(len(detector.classes), 2, np.float32)
+    detector.probability = Probabilities(curve, curve / 2)
+    detector.save(tmp_path / "fitted.safetensors")
+    assert len(plain)
+    margins = np.log(plain / (1 - plain))
+    expected = 1 / (1 + np.exp(-2 * margins - 1))
+    assert scores(tmp_path / "fitted.safetensors") == pytest.approx(expected, abs=1e-4)
 
 
 def test_a_server_without_a_model_answers(served, studio):

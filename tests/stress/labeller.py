@@ -71,12 +71,8 @@ def step(config: Config, names: Sequence[str], output: Path) -> tuple[dict[str, 
     assert inputs.splits.test is not None
     test = inputs.splits.test.dataset
     found = read_results(output / "test" / "detections.json", test).detections
-    label_of = {name: label for label, name in enumerate(detector.classes)}
-    own = np.array([label_of.get(name, 0) for name in test.classes])
-    shown = []
-    for each in found:
-        renamed = Detections(boxes=each["boxes"], labels=own[each["labels"]], scores=each["scores"])
-        shown.append(select(each, probabilities_of(renamed, detector.probability) >= SHOWN))
+    curves = detector.probability and detector.probability.of_classes(detector.classes, test.classes)
+    shown = [select(each, probabilities_of(each, curves) >= SHOWN) for each in found]
     figures = {
         "photos": len(names),
         "classes": len(detector.classes),
