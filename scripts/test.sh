@@ -10,6 +10,7 @@ types=$(mktemp)
 trap 'rm -f "$types"' EXIT
 .venv/bin/mypy > "$types" 2>&1 &
 checker=$!
+unset PYTHONDONTWRITEBYTECODE  # else each of the tests' many processes compiles the package anew
 # Several workers share the cores: a thread of torch's that waits gives its core away instead of spinning on it.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 tests=0

@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
-import torchvision
 from torch import nn
 
 from spp_det.model.efficientnet_lite import efficientnet_lite
@@ -67,54 +67,63 @@ def register(
 @register("squeezenet1_0")
 def squeezenet1_0() -> nn.Module:
     """SqueezeNet 1.0 to fire9: stride 16, 512 channels. Small and strong: for laptops."""
-    layers: nn.Module = torchvision.models.squeezenet1_0(weights=None).features
-    return layers
+    return _features("squeezenet1_0")
 
 
 @register("squeezenet1_1")
 def squeezenet1_1() -> nn.Module:
     """SqueezeNet 1.1 to fire9: stride 16, 512 channels, at under half the multiplications of 1.0."""
-    layers: nn.Module = torchvision.models.squeezenet1_1(weights=None).features
-    return layers
+    return _features("squeezenet1_1")
 
 
 @register("alexnet")
 def alexnet() -> nn.Module:
     """torchvision's AlexNet to conv5 and its ReLU: stride 16, 256 channels."""
-    layers: nn.Sequential = torchvision.models.alexnet(weights=None).features
-    return layers[:-1]  # without pool5: the pyramid stands in its place (P section 2.3)
+    return _features("alexnet")[:-1]  # without pool5: the pyramid stands in its place (P section 2.3)
 
 
 @register("vgg16")
 def vgg16() -> nn.Module:
     """VGG-16 to conv5_3 and its ReLU: stride 16, 512 channels."""
-    layers: nn.Sequential = torchvision.models.vgg16(weights=None, init_weights=False).features
-    return layers[:-1]
+    return _features("vgg16", init_weights=False)[:-1]
 
 
 @register("resnet18", prefix="")
 def resnet18() -> nn.Module:
     """ResNet-18 to layer3, its conv4_x: stride 16, 256 channels. The map of Faster R-CNN on ResNets (He et
     al. 2016, appendix A), since cells of 32 pixels are coarse for small windows."""
-    return _to_layer(torchvision.models.resnet18(weights=None), "layer3")
+    return _to_layer(_of_torchvision("resnet18"), "layer3")
 
 
 @register("resnet18_layer4", prefix="", network="resnet18")
 def resnet18_layer4() -> nn.Module:
     """All of ResNet-18's convolutions: stride 32, 512 channels."""
-    return _to_layer(torchvision.models.resnet18(weights=None), "layer4")
+    return _to_layer(_of_torchvision("resnet18"), "layer4")
 
 
 @register("resnet50", prefix="")
 def resnet50() -> nn.Module:
     """ResNet-50 to layer3, its conv4_x: stride 16, 1024 channels. See `resnet18`."""
-    return _to_layer(torchvision.models.resnet50(weights=None), "layer3")
+    return _to_layer(_of_torchvision("resnet50"), "layer3")
 
 
 @register("resnet50_layer4", prefix="", network="resnet50")
 def resnet50_layer4() -> nn.Module:
     """All of ResNet-50's convolutions: stride 32, 2048 channels."""
-    return _to_layer(torchvision.models.resnet50(weights=None), "layer4")
+    return _to_layer(_of_torchvision("resnet50"), "layer4")
+
+
+def _of_torchvision(name: str, **options: object) -> nn.Module:
+    """torchvision's network without weights."""
+    from torchvision import models  # takes a second, and the other networks do without
+
+    network: nn.Module = models.get_model(name, weights=None, **options)
+    return network
+
+
+def _features(name: str, **options: object) -> nn.Sequential:
+    """The convolutional part of one of torchvision's networks."""
+    return cast(nn.Sequential, _of_torchvision(name, **options).get_submodule("features"))
 
 
 def _to_layer(network: nn.Module, last: str) -> nn.Module:
@@ -133,7 +142,7 @@ def mobilenet_v3_large() -> nn.Module:
     to 112 channels, made to be expanded again. Maps of stride 32 follow, but there a window of 64 pixels is
     hardly two cells wide. Hard-swish goes down to -3/8: this map has no square roots (`non_negative`).
     """
-    features: nn.Sequential = torchvision.models.mobilenet_v3_large(weights=None).features
+    features = _features("mobilenet_v3_large")
     expansion = features[13].get_submodule("block.0")
     layers = features[:13]  # a block's number is its name, and this one's inner names are kept too
     return layers.append(nn.Sequential(OrderedDict(block=nn.Sequential(expansion))))

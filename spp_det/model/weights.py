@@ -14,7 +14,6 @@ from typing import Any
 
 import safetensors
 import torch
-import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -66,8 +65,10 @@ def packaged(package: str, key: str) -> Mapping[str, Tensor]:
 
 def downloaded(name: str, key: str) -> Mapping[str, Tensor]:
     """The state dict of torchvision's whole network of that name."""
+    from torchvision import models  # takes a second, and is needed here alone
+
     try:
-        weights = torchvision.models.get_model_weights(name).DEFAULT
+        weights = models.get_model_weights(name).DEFAULT
     except ValueError:
         raise UserError(f"{key}: torchvision has no weights for {name}; name a file, or 'random'") from None
     folder = Path(torch.hub.get_dir()) / "checkpoints"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -157,7 +158,9 @@ def _sent(arrays: Arrays | None, source: int) -> dict[str, npt.NDArray[Any]] | N
     found = {}
     for name, dtype, shape in told:
         found[name] = whole[name] if rank() == source else np.empty(shape, dtype)
-        data = torch.from_numpy(found[name].reshape(-1).view(np.uint8))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # it is only read
+            data = torch.from_numpy(found[name].reshape(-1).view(np.uint8))
         for part in data.split(PART) if len(data) else ():
             dist.broadcast(part, src=source)
     return found

@@ -336,7 +336,7 @@ def scenes(draw, real=False):
     return Dataset(tuple("abc"[:classes]), records), detections
 
 
-@settings(max_examples=2500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(
     scenes(), st.sampled_from([Fraction(1, 10), Fraction(1, 2), Fraction(3, 5), Fraction(7, 10), Fraction(1)])
 )
@@ -344,7 +344,7 @@ def test_equals_the_definition(scene, threshold):
     assert_equals_the_definition(*scene, threshold)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(scenes(real=True), st.sampled_from([Fraction(1, 10), Fraction(1, 2), Fraction(3, 4)]))
 def test_equals_the_definition_at_real_corners_and_scores_of_float64(scene, threshold):
     assert_equals_the_definition(*scene, threshold)

@@ -73,16 +73,17 @@ def member(shape: tuple[int, ...], dtype: str = "f4") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("count", "shape", "said"), [(2, (2**20, 4), "would take"), (60_000, (0, 4), "would take")]
+    ("count", "shape", "said"), [(2, (2**20, 4), "would take"), (20_000, (0, 4), "would take")]
 )
 def test_an_npz_takes_little_memory_whatever_it_unpacks_to(tmp_path, count, shape, said):
     path, data = tmp_path / "a.npz", member(shape)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for number in range(count):
             archive.writestr(f"{number}.npy", data)
-    if count == 60_000:  # its many members are a good part of its bytes
-        assert len(read_proposals(path)) == count
-        assert growth(lambda: read_proposals(path)) < 150 * MIB
+    if count == 20_000:  # its many members are a good part of its bytes
+        found: list[int] = []
+        assert growth(lambda: found.append(len(read_proposals(path)))) < 50 * MIB
+        assert found == [count]
     else:
         assert growth(lambda: refused(path)) < 100 * MIB
         assert said in refused(path)

@@ -68,7 +68,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def host() -> Iterator[Host]:
     server = Host()
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
@@ -132,7 +132,7 @@ def test_a_redirect_within_the_host_is_followed_and_no_other(host):
     host.redirect = "/data/a.jpg"
     assert studio.photo("/away") == b"photo" * 10
     second = Host()
-    threading.Thread(target=second.serve_forever, daemon=True).start()
+    threading.Thread(target=second.serve_forever, args=(0.01,), daemon=True).start()
     for place in (f"{second.url}/data/a.jpg", "file:///etc/passwd", f"//127.0.0.1:{second.server_port}/a"):
         host.redirect = place
         with pytest.raises(UserError):
