@@ -5,12 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http.client import HTTPException
 from pathlib import Path
-
-from torchvision.datasets import VOCDetection
-from torchvision.datasets.voc import DATASET_YEAR_DICT
 
 from spp_det.data.joined import locate_split
 from spp_det.data.voc import read_split
@@ -44,7 +41,7 @@ def download_voc(folder: Path, splits: Sequence[str]) -> None:
             continue
         folder.mkdir(parents=True, exist_ok=True)
         open_regular(unfinished, os.O_WRONLY | os.O_CREAT | NO_LINK).close()
-        for name in (DEVKIT, DATASET_YEAR_DICT[ARCHIVES[split]]["filename"]):
+        for name in (DEVKIT, _archive(split)["filename"]):
             unlinked(folder, name)
         _fetch(folder, split)
         missing = missing_file(folder / DEVKIT, split)
@@ -67,8 +64,18 @@ def missing_file(devkit: Path, split: str) -> Path | None:
     return next((file for file in files if not file.is_file()), None)
 
 
+def _archive(split: str) -> Mapping[str, str]:
+    """torchvision's ``filename``, ``md5`` and ``url`` of a split's archive."""
+    from torchvision.datasets.voc import DATASET_YEAR_DICT  # takes seconds; most often all is there
+
+    archive: Mapping[str, str] = DATASET_YEAR_DICT[ARCHIVES[split]]
+    return archive
+
+
 def _fetch(folder: Path, split: str) -> None:
-    archive = DATASET_YEAR_DICT[ARCHIVES[split]]
+    from torchvision.datasets import VOCDetection
+
+    archive = _archive(split)
     year, name = split.removeprefix("VOC").split(":")
     name_and_md5 = f"{archive['filename']} (MD5 {archive['md5']})"
     by_hand = f"fetch {name_and_md5} by hand into {folder} and give the same command again"

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Event
 from typing import Any, NoReturn
 
 import numpy as np
@@ -33,6 +34,7 @@ Arrays = Mapping[str, npt.NDArray[Any]]
 PATIENCE = timedelta(minutes=30)
 MEETING = timedelta(minutes=2)  # within which torchrun must have started all processes
 PART = 2**28  # bytes that are sent at a time
+_met = Event()  # whether this process has ever been one of a group
 
 
 def rank() -> int:
@@ -83,6 +85,7 @@ def _meet(backend: str) -> None:
         store.wait([f"spp_det here {i}" for i in range(count)], MEETING)
         store.set_timeout(PATIENCE)
         dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+        _met.set()
     except (RuntimeError, ValueError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UserError(
@@ -94,9 +97,10 @@ def _meet(backend: str) -> None:
 def leave(code: int | str | None) -> NoReturn:
     """End this process with an exit code, also where another process of its group is lost.
 
-    Gloo's threads then still wait for the lost process, and would abort this one if Python ended it as usual.
+    Gloo's threads then still wait for the lost process, and would abort this one if Python ended it as usual;
+    now and then they do so although none is lost.
     """
-    if dist.is_initialized():
+    if _met.is_set():
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()

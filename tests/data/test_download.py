@@ -115,7 +115,7 @@ def test_an_unpacking_that_was_killed_is_done_again(server, tmp_path, monkeypatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("spp_det.data.download.VOCDetection", killed)
+        patch.setattr("torchvision.datasets.VOCDetection", killed)
         with pytest.raises(KeyboardInterrupt):
             download_voc(tmp_path, SPLITS[:1])
     assert missing_file(tmp_path / DEVKIT, SPLITS[0]) is None

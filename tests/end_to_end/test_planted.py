@@ -166,7 +166,7 @@ def test_a_data_set_is_written_behind_no_link(box, name):
 
 @pytest.mark.parametrize("name", ["VOCdevkit", "VOCtest_06-Nov-2007.tar", ".unfinished-VOC2007-test"])
 def test_a_download_is_unpacked_behind_no_link(box, name, monkeypatch):
-    monkeypatch.setattr("spp_det.data.download.VOCDetection", lambda *_, **__: pytest.fail("it was fetched"))
+    monkeypatch.setattr("torchvision.datasets.VOCDetection", lambda *_, **__: pytest.fail("it was fetched"))
     link = plant(box, name, "sub")
     assert unharmed(box, lambda: download_voc(box / "out", ["VOC2007:test"])).startswith(f"{link}: a link")
 
