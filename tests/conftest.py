@@ -54,6 +54,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+# Where nobody has said how many threads there are to be.
+SHARING = "PYTEST_XDIST_WORKER" in os.environ and "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Workers share the cores, so that one thread is enough for each; what compares bytes has two."""
+    if SHARING:
+        torch.set_num_threads(2 if item.get_closest_marker("bytes") else 1)
+
+
 def _names(code: CodeType) -> set[str]:
     """All names that a function uses, and those of functions inside it."""
     inner = (constant for constant in code.co_consts if isinstance(constant, CodeType))

@@ -62,7 +62,7 @@ def straightened(layers: fx.GraphModule) -> nn.Module:
             layers.graph.erase_node(node)
     layers.graph.eliminate_dead_code()
     layers.recompile()
-    return layers.double()
+    return layers
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -71,7 +71,7 @@ def test_the_geometry_is_that_of_the_gradient(name):
     backbone = shared(f"timm:{name}")
     geometry = backbone.geometry
     side = geometry.receptive_field + 2 * geometry.stride
-    image = torch.ones(1, 3, side, side, dtype=torch.float64, requires_grad=True)
+    image = torch.ones(1, 3, side, side, requires_grad=True)
     maps, interior = straightened(backbone.layers)(image), interior_cells(geometry, side)
     assert maps.shape[1] == backbone.channels
     cell = (interior[0], interior[-1])

@@ -407,9 +407,9 @@ def test_the_memory_of_four_hundred_photos_is_that_of_those_on_the_screen(browse
     browser.open(page, "#score=0")
     at_rest = browser.private_megabytes()
     browser.run("""await (async () => {
-        for (let y = 0; y < document.body.scrollHeight; y += 800) {
+        for (let y = 0; y < document.body.scrollHeight; y += 1600) {
             scrollTo(0, y);
-            await new Promise(done => setTimeout(done, 30));
+            await new Promise(done => setTimeout(done, 20));
         }
     })()""")
     scrolled = browser.private_megabytes()

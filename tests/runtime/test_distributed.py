@@ -138,7 +138,7 @@ def free_port() -> str:
 def test_who_does_not_find_the_others_says_so_in_one_line(shared):
     """Nobody has said where, or nobody comes."""
     shared = {name: free_port() if value == "?" else value for name, value in shared.items()}
-    process = joining(WORLD_SIZE="2", RANK="0", MEETING="2", **shared)
+    process = joining(WORLD_SIZE="2", RANK="0", MEETING="1", **shared)
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 2, said
     last = said.splitlines()[-1]
