@@ -83,9 +83,9 @@ def fit_ridge(
     The result has the same bits on any number of cores, which share out blocks of rows.
 
     With the group of each vector, ``group_of [m]``, every example is also predicted by a regression without
-    its group. All groups need one inverse: with ``A = (X X' + ridge I)^-1`` and ``a = A T y``, the residuals
-    of the rows g are ``A_gg^-1 a_g`` where these rows are left out. Means and whitening remain those of all
-    examples.
+    its group. All groups need one factorisation: with ``A = (X X' + ridge I)^-1`` and ``a = A T y``, the
+    residuals of the rows g are ``A_gg^-1 a_g`` where these rows are left out. Means and whitening remain
+    those of all examples.
 
     With the fold of each vector, ``fold_of [m]`` below ``folds``, the regression without each fold is solved
     from the same products.
@@ -149,25 +149,23 @@ def solve_dual(
     sums = torch.zeros(len(gram), 4, dtype=torch.float64, device=gram.device)
     sums.index_add_(0, row_of, whitened)
     sums /= root.clamp(min=1)
-    left_out = None
-    # Not Cholesky: in float32 products a small ridge may leave the matrix not quite positive definite.
-    if group_of is None:
-        dual = on_one_core(lambda: torch.linalg.solve(gram, sums))  # [m, 4]
-    else:
-        inverse = _inverse(gram)
-        dual = on_one_core(lambda: inverse @ sums)
-        fitted = (sums - _left_out_residuals(inverse, dual, group_of)) / root.clamp(min=1)
-        moves = on_one_core(lambda: fitted @ unwhiten)
-        left_out = (moves[row_of] + target_mean).float().cpu().numpy()
 
     def without(fold: int) -> Tensor:
         rows = torch.from_numpy(np.flatnonzero(fold_of != fold)).to(gram.device)
-        part = torch.zeros_like(dual)
-        part[rows] = torch.linalg.solve(gram[rows][:, rows], sums[rows])
+        part = torch.zeros_like(sums)
+        part[rows] = torch.cholesky_solve(sums[rows], _cholesky(gram[rows[:, None], rows]))
         return part
 
-    duals = torch.stack([dual, *on_all_cores(without, range(folds))])  # [1 + F, m, 4]
-    return on_one_core(lambda: duals @ unwhiten), target_mean, left_out
+    duals = on_all_cores(without, range(folds))
+    factor = on_one_core(partial(_cholesky, gram))
+    dual = on_one_core(lambda: torch.cholesky_solve(sums, factor))  # [m, 4]
+    left_out = None
+    if group_of is not None:
+        fitted = (sums - _left_out_residuals(factor, dual, group_of)) / root.clamp(min=1)
+        moves = on_one_core(lambda: fitted @ unwhiten)
+        left_out = (moves[row_of] + target_mean).float().cpu().numpy()
+    every = torch.stack([dual, *duals])  # [1 + F, m, 4]
+    return on_one_core(lambda: every @ unwhiten), target_mean, left_out
 
 
 _BLOCK = 512  # rows
@@ -178,23 +176,46 @@ def _total(parts: Sequence[Tensor]) -> Tensor:
     return sum(parts[1:], parts[0].clone())
 
 
-def _inverse(matrix: Tensor) -> Tensor:
-    """Of ``[m, m]``, a block of columns a core."""
-    factors, pivots = on_one_core(lambda: torch.linalg.lu_factor(matrix))
-    unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    parts = on_all_cores(partial(torch.linalg.lu_solve, factors, pivots), unit.split(_BLOCK, dim=1))
-    return torch.cat(parts, dim=1)
+def _cholesky(matrix: Tensor) -> Tensor:
+    """The lower factor of a symmetric matrix ``[m, m]``, which may be changed.
+
+    Where a small ridge is lost among the rounding errors of float32 products, the matrix may be not quite
+    positive definite. Its diagonal then grows by as little of these errors as makes it so.
+    """
+    more = torch.finfo(torch.float32).eps * float(matrix.diagonal().mean())
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    while failed:
+        matrix.diagonal().add_(more)
+        more *= 2
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+    return factor
 
 
-def _left_out_residuals(inverse: Tensor, dual: Tensor, group_of: Ints) -> Tensor:
-    """``[m, m], [m, 4] -> [m, 4]``: the residual of each row where its group is left out."""
+def _left_out_residuals(factor: Tensor, dual: Tensor, group_of: Ints) -> Tensor:
+    """``[m, m], [m, 4] -> [m, 4]``: the residual of each row where its group is left out.
+
+    A group's block of the inverse is ``H' H``, where H are the group's columns of the factor's inverse, here
+    made for many groups at a time. Above the first row of these groups, H is zero.
+    """
     residuals = torch.empty_like(dual)
+    order = np.argsort(group_of, kind="stable")  # the rows, group by group
+    ends = np.flatnonzero(np.diff(group_of[order], append=-1)) + 1
+    starts = np.concatenate([[0], ends[:-1]])
 
-    def leave_out(group: np.int64) -> None:
-        rows = torch.from_numpy(np.flatnonzero(group_of == group)).to(dual.device)
-        residuals[rows] = torch.linalg.solve(inverse[rows][:, rows], dual[rows])
+    def leave_out(groups: Ints) -> None:
+        begin = starts[groups[0]]
+        rows = torch.from_numpy(order[begin : ends[groups[-1]]]).to(dual.device)
+        first = int(rows.min())
+        unit = torch.zeros(len(dual) - first, len(rows), dtype=dual.dtype, device=dual.device)
+        unit[rows - first, torch.arange(len(rows), device=dual.device)] = 1
+        columns = torch.linalg.solve_triangular(factor[first:, first:], unit, upper=False)
+        for start, end in zip(starts[groups] - begin, ends[groups] - begin, strict=True):
+            own, half = rows[start:end], columns[:, start:end]
+            residuals[own] = torch.linalg.solve(half.T @ half, dual[own])
 
-    on_all_cores(leave_out, np.unique(group_of))
+    every = np.arange(len(ends))
+    on_all_cores(leave_out, np.split(every, np.flatnonzero(np.diff(ends // _BLOCK)) + 1))
     return residuals
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from llvmlite import ir
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -152,70 +154,95 @@ def _coordinate_ascent(bits, rows, signs, C, bias, alpha, weight, tolerance, see
     """
     np.random.seed(seed)  # noqa: NPY002  (numba's own generator, one a thread)
     m = len(rows)
-    vector = np.empty(len(weight), np.float32)
     square = np.empty(m)
     bias_weight = 0.0
     for i in range(m):
-        _load(bits[rows[i]], vector)
-        square[i] = _dot(vector, vector) + bias * bias
+        square[i] = _square(bits[rows[i]]) + bias * bias
         if alpha[i] > 0:
-            _add(weight, np.float32(alpha[i] * signs[i]), vector)
+            _add(weight, np.float32(alpha[i] * signs[i]), bits[rows[i]])
             bias_weight += bias * alpha[i] * signs[i]
     active = np.empty(m, np.int64)
     primal, gap = 0.0, 0.0
     for _ in range(_ROUNDS):
         count, loss, gap = 0, 0.0, 0.0
         for i in range(m):
-            _load(bits[rows[i]], vector)
-            slack = 1 - signs[i] * (_dot(vector, weight) + bias * bias_weight)
+            slack = 1 - signs[i] * (_product(bits[rows[i]], weight) + bias * bias_weight)
             loss += C[i] * max(slack, 0.0)
             gap += C[i] * max(slack, 0.0) - alpha[i] * slack
             if not ((alpha[i] == 0 and slack < -_NEAR) or (alpha[i] == C[i] and slack > _NEAR)):
                 active[count] = i
                 count += 1
-        primal = loss + (_dot(weight, weight) + bias_weight * bias_weight) / 2
+        primal = loss + (_norm(weight) + bias_weight * bias_weight) / 2
         if gap <= tolerance * primal:
             break
         for _ in range(_SWEEPS):
             np.random.shuffle(active[:count])  # noqa: NPY002
             passing_gap = 0.0
             for i in active[:count]:
-                _load(bits[rows[i]], vector)
-                slack = 1 - signs[i] * (_dot(vector, weight) + bias * bias_weight)
+                slack = 1 - signs[i] * (_product(bits[rows[i]], weight) + bias * bias_weight)
                 passing_gap += C[i] * max(slack, 0.0) - alpha[i] * slack
                 new = min(max(alpha[i] + slack / square[i], 0.0), C[i])
                 signed = (new - alpha[i]) * signs[i]
                 if signed != 0:
                     alpha[i] = new
-                    _add(weight, np.float32(signed), vector)
+                    _add(weight, np.float32(signed), bits[rows[i]])
                     bias_weight += bias * signed
             if passing_gap < tolerance * primal / 2:
                 break
     return bias_weight, primal, gap / max(primal, 1e-300)
 
 
+def _reinterpret(_context, _word):  # type: ignore[no-untyped-def]
+    """The float32 that has the bits of a uint32."""
+
+    def same_bits(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return numba.types.float32(numba.types.uint32), same_bits
+
+
+_float_of: Any = numba.extending.intrinsic(_reinterpret)
+
+
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def _load(bits, vector):  # type: ignore[no-untyped-def]
-    """Half precision ``[D]`` as float32: shift exponent and fraction, then correct the exponent's bias."""
-    words = vector.view(np.uint32)
-    for j in range(len(bits)):
-        half = np.uint32(bits[j])
-        words[j] = ((half & np.uint32(0x8000)) << np.uint32(16)) | (
-            (half & np.uint32(0x7FFF)) << np.uint32(13)
-        )
-    for j in range(len(vector)):
-        vector[j] *= np.float32(2.0**112)
+def _value(half):  # type: ignore[no-untyped-def]
+    """Half-precision bits as float32. A factor instead of the sum would be moved to other places by the
+    functions below, where it overflows."""
+    sign, rest = np.uint32(half) & np.uint32(0x8000), np.uint32(half) & np.uint32(0x7FFF)
+    value = _float_of(np.uint32((rest << np.uint32(13)) + np.uint32(112 << 23)))  # the exponents' biases
+    if rest < np.uint32(0x400):  # subnormal, or zero
+        value = np.float32(rest) * np.float32(2.0**-24)
+    return -value if sign else value
+
+
+# The vectors are read as they are stored: memory is what the ascent waits for.
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _dot(a, b):  # type: ignore[no-untyped-def]
+def _product(halves, weight):  # type: ignore[no-untyped-def]
     total = np.float32(0)
-    for j in range(len(a)):
-        total += a[j] * b[j]
+    for j in range(len(weight)):
+        total += _value(halves[j]) * weight[j]
+    return np.float64(total)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _square(halves):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for j in range(len(halves)):
+        total += _value(halves[j]) * _value(halves[j])
+    return np.float64(total)
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _norm(weight):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for j in range(len(weight)):
+        total += weight[j] * weight[j]
     return np.float64(total)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-def _add(weight, factor, vector):  # type: ignore[no-untyped-def]
+def _add(weight, factor, halves):  # type: ignore[no-untyped-def]
     for j in range(len(weight)):
-        weight[j] += factor * vector[j]
+        weight[j] += factor * _value(halves[j])
