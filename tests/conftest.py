@@ -38,8 +38,21 @@ if not torch.cuda.is_available():  # kernels for a GPU are then interpreted; Tri
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that compare bytes. Files that run whole commands go first: they take longest, and with
-    ``--no-loadscope-reorder`` no worker is left with one of them at the end."""
-    items.sort(key=lambda item: not (item.path.parent.name == "end_to_end" or "scripts" in item.path.name))
+    ``--no-loadscope-reorder`` no worker is left with one of them at the end.
+
+    The report's pages come second of all. They compile nothing, and when they are done, the other worker has
+    compiled the kernels for both.
+    """
+    first = min((item.path for item in items if item.path.parent.name == "end_to_end"), default=None)
+
+    def place(item: pytest.Item) -> int:
+        if item.path == first:
+            return 0
+        if item.path.parent.name == "report":
+            return 1
+        return 2 if item.path.parent.name == "end_to_end" or "scripts" in item.path.name else 3
+
+    items.sort(key=place)
     for item in items:
         test = getattr(item, "function", None)
         test = getattr(getattr(test, "hypothesis", None), "inner_test", test)

@@ -97,6 +97,8 @@ def _versions() -> dict[str, str | None]:
 
 def _weights() -> dict[str, str]:
     """By backbone, whether its default weights are on this machine."""
+    from importlib.util import find_spec
+
     import torch
     import torchvision
 

