@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -180,9 +181,12 @@ def _cholesky(matrix: Tensor) -> Tensor:
     """The lower factor of a symmetric matrix ``[m, m]``, which may be changed.
 
     Where a small ridge is lost among the rounding errors of float32 products, the matrix may be not quite
-    positive definite. Its diagonal then grows by as little of these errors as makes it so.
+    positive definite. Its diagonal then grows by as little of these errors as makes it so. Raises ValueError
+    where the diagonal is not finite, as of vectors that are not.
     """
-    more = torch.finfo(torch.float32).eps * float(matrix.diagonal().mean())
+    more = torch.finfo(torch.float32).eps * float(matrix.trace()) / max(1, len(matrix))  # it may be empty
+    if not math.isfinite(more):
+        raise ValueError("the products of the vectors are not finite")
     factor: Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     while failed:

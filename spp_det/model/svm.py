@@ -157,7 +157,7 @@ def _coordinate_ascent(bits, rows, signs, C, bias, alpha, weight, tolerance, see
     square = np.empty(m)
     bias_weight = 0.0
     for i in range(m):
-        square[i] = _square(bits[rows[i]]) + bias * bias
+        square[i] = _squared_norm_of_halves(bits[rows[i]]) + bias * bias
         if alpha[i] > 0:
             _add(weight, np.float32(alpha[i] * signs[i]), bits[rows[i]])
             bias_weight += bias * alpha[i] * signs[i]
@@ -172,7 +172,7 @@ def _coordinate_ascent(bits, rows, signs, C, bias, alpha, weight, tolerance, see
             if not ((alpha[i] == 0 and slack < -_NEAR) or (alpha[i] == C[i] and slack > _NEAR)):
                 active[count] = i
                 count += 1
-        primal = loss + (_norm(weight) + bias_weight * bias_weight) / 2
+        primal = loss + (_squared_norm(weight) + bias_weight * bias_weight) / 2
         if gap <= tolerance * primal:
             break
         for _ in range(_SWEEPS):
@@ -227,7 +227,7 @@ def _product(halves, weight):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _square(halves):  # type: ignore[no-untyped-def]
+def _squared_norm_of_halves(halves):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for j in range(len(halves)):
         total += _value(halves[j]) * _value(halves[j])
@@ -235,7 +235,7 @@ def _square(halves):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _norm(weight):  # type: ignore[no-untyped-def]
+def _squared_norm(weight):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for j in range(len(weight)):
         total += weight[j] * weight[j]

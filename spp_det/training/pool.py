@@ -114,7 +114,7 @@ class ExamplePool:
 
         def scored(start: int) -> Arrays:
             part = self.vectors[start : start + SCORED]
-            if not hasattr(kept, "floats"):  # glibc would leave a hole behind each, 1.7 GB in all
+            if not hasattr(kept, "floats"):  # glibc would leave a hole behind each
                 kept.floats = torch.empty(SCORED, part.shape[1])
             return {"scores": svms(kept.floats[: len(part)].copy_(part)).numpy()}
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 
 from spp_det.boxes import as_boxes, decode_deltas, encode_deltas
-from spp_det.model.bbox import BoxRegressor, _whitening, fit_ridge
+from spp_det.model.bbox import BoxRegressor, _cholesky, _whitening, fit_ridge
 
 
 def examples(seed: int, n: int, dimension: int):
@@ -258,3 +258,25 @@ def test_the_caller_keeps_its_boxes():
     boxes = BOXES.copy()
     BoxRegressor(torch.randn(1, 4, 5), torch.randn(1, 4))(torch.randn(3, 5), np.zeros(3, np.int64), boxes)
     assert (boxes == BOXES).all()
+
+
+def test_a_matrix_that_rounding_has_left_not_quite_positive_definite_has_a_factor():
+    half = torch.rand(30, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = half @ half.T - 1e-9 * torch.eye(
+        30, dtype=torch.float64
+    )  # of rank 4: its other values are -1e-9
+    assert int(torch.linalg.cholesky_ex(matrix).info) > 0
+    factor = _cholesky(matrix.clone())
+    torch.testing.assert_close(factor @ factor.T, matrix, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_products_that_are_not_finite_are_refused(wrong):
+    matrix = torch.eye(3, dtype=torch.float64)
+    matrix[1, 1] = wrong
+    with pytest.raises(ValueError, match="not finite"):
+        _cholesky(matrix)
+
+
+def test_a_fold_of_all_examples_leaves_none():
+    assert _cholesky(torch.zeros(0, 0, dtype=torch.float64)).shape == (0, 0)
