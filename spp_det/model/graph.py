@@ -66,10 +66,22 @@ class _Run(nn.Module):
         _Shapes(self.graph, self.shapes).run(images)
 
 
+# Layers whose output has the shape of their input. Without pixels they are the slowest to run.
+_KEEPING = (
+    *(nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm),
+    *(nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid),
+)
+
+
 class _Shapes(fx.Interpreter):
     def __init__(self, graph: fx.GraphModule, shapes: dict[fx.Node, torch.Size]) -> None:
         super().__init__(graph)
         self.shapes = shapes
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if isinstance(self.fetch_attr(target), _KEEPING):
+            return args[0]
+        return super().call_module(target, args, kwargs)
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)

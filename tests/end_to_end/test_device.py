@@ -32,7 +32,7 @@ WAYS = {
     "pool5": {"backbone": {"scales": [96, 128]}, "bbox": {"passes": 2}},
     "fc7": {"backbone": {"scales": [96, 128]}, **FINE_TUNED},
     "softmax": {**FINE_TUNED, "scorer": "softmax"},
-    "rcnn": {"features": "rcnn", "proposals": {"max_side": 40}},  # every window passes the network
+    "rcnn": {"features": "rcnn", "proposals": {"max_side": 24}},  # every window passes the network
 }
 
 

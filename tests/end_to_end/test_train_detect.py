@@ -241,7 +241,7 @@ def test_generated_scenes_that_were_trained_on_are_told_apart(tmp_path):
 
 def test_the_rcnn_baseline_trains_and_detects_by_the_same_calls(tmp_path):
     write_split(tmp_path / "voc", "trainval", 6, (0.0, 1.0))
-    config = configure(tmp_path / "voc", tmp_path, features="rcnn", proposals={"max_side": 90})
+    config = configure(tmp_path / "voc", tmp_path, features="rcnn", proposals={"max_side": 60})
     detector = train(config).detector
     assert detector.settings.features == "rcnn"
     detector.save(tmp_path / "model.safetensors")

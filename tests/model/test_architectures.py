@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-
 import pytest
 import torch
 import torchvision
 
 from spp_det.model.architectures import BACKBONES
-from spp_det.model.backbone import Backbone
-
-shared = functools.cache(Backbone)
+from tests.networks import shared
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import logging
 import pickle
@@ -20,9 +19,9 @@ from torch import Tensor, nn
 from spp_det.errors import UserError
 from spp_det.model.architectures import BACKBONES
 from spp_det.model.backbone import Backbone
+from tests.networks import shared
 
 NAME = "zf5_small"
-shared = functools.cache(Backbone)  # for the tests that only look at it
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -13,10 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from spp_det.model.architectures import BACKBONES
-from spp_det.model.backbone import Backbone
 from spp_det.model.geometry import Geometry, derive_geometry
-
-shared = functools.cache(Backbone)  # none of these tests changes it
+from tests.networks import shared
 
 
 def linearised(layers: nn.Module) -> nn.Module:
