@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,10 +30,10 @@ with alone_in(Path(sys.argv[1])):
 pytestmark = pytest.mark.skipif(run_folder.fcntl is None, reason="no such locks here")
 
 
-@pytest.fixture
-def holder(tmp_path):
+@contextmanager
+def holding(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds the folder until its input ends."""
-    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    command = [sys.executable, "-c", HOLDER, str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
@@ -39,37 +41,44 @@ def holder(tmp_path):
         process.kill()
 
 
-def test_a_second_run_is_refused_in_one_line_and_changes_nothing(holder, tmp_path):
-    assert holder.poll() is None
-    with pytest.raises(UserError) as caught, alone_in(tmp_path):
+@pytest.fixture(scope="module")
+def held(tmp_path_factory) -> Iterator[Path]:
+    """A folder that another process holds."""
+    folder = tmp_path_factory.mktemp("held")
+    with holding(folder) as process:
+        yield folder
+        assert process.poll() is None
+
+
+def test_a_second_run_is_refused_in_one_line_and_changes_nothing(held):
+    with pytest.raises(UserError) as caught, alone_in(held):
         pytest.fail("it was let in")
-    assert str(caught.value) == f"another run is at work in {tmp_path}"
-    with pytest.raises(UserError, match="at work"), claimed(Config(), tmp_path, frozenset()):
+    assert str(caught.value) == f"another run is at work in {held}"
+    with pytest.raises(UserError, match="at work"), claimed(Config(), held, frozenset()):
         pytest.fail("it was let in")
-    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+    assert [path.name for path in held.iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("how", ["ends", "is killed"])
-def test_the_folder_is_free_when_the_run_is_over(holder, tmp_path, how):
-    holder.stdin.close() if how == "ends" else holder.send_signal(signal.SIGKILL)
-    holder.wait()
+def test_the_folder_is_free_when_the_run_is_over(tmp_path, how):
+    with holding(tmp_path) as holder:
+        holder.stdin.close() if how == "ends" else holder.send_signal(signal.SIGKILL)
+        holder.wait()
     assert (tmp_path / LOCK).exists() == (how == "is killed")
     with alone_in(tmp_path):
         assert (tmp_path / LOCK).exists()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_folder_is_another_run_s(holder, tmp_path):
-    assert holder.poll() is None
-    with alone_in(tmp_path / "other"):
-        assert (tmp_path / "other").is_dir()
+def test_another_folder_is_another_run_s(held):
+    with alone_in(held / "other"):
+        assert (held / "other").is_dir()
 
 
-def test_the_ranks_of_one_run_do_not_refuse_each_other(holder, tmp_path, monkeypatch):
-    assert holder.poll() is None
+def test_the_ranks_of_one_run_do_not_refuse_each_other(held, monkeypatch):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with alone_in(tmp_path):
+    with alone_in(held):
         pass
 
 
