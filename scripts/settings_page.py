@@ -66,6 +66,8 @@ def _allowed(value: dict[str, Any]) -> str:
     """The values that a setting may have, in words."""
     if "anyOf" in value:
         return " or ".join(map(_allowed, value["anyOf"]))
+    if "const" in value:
+        return f"`{value['const']}`"
     if "enum" in value:
         return ", ".join(f"`{one}`" for one in value["enum"])
     match value["type"]:

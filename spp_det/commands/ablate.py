@@ -222,7 +222,7 @@ def _results(group: Sequence[Row], test: Split, source: WindowSource) -> Iterato
     for row in group:
         model = trained if row.config.bbox.enabled else _without_regressor(trained)
         with alone_in(unlinked(row.config.output.parent, row.name)):
-            ran = settled(row.config, model.detector.features.backbone)
+            ran = settled(row.config, model.detector.features.backbone, trained.config.svm)
             write_whole(row.config.output / "config.yaml", dump_config(ran))
             metrics = finish_training(row.config, model, test, source)
         yield row, _described(row) | _figures(row, metrics, test)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from spp_det.config.settings import Config
     from spp_det.data.dataset import Split, Splits
     from spp_det.data.records import Detections
-    from spp_det.model.backbone import Backbone
     from spp_det.model.ensemble import AnyDetector
     from spp_det.model.probability import Probabilities
     from spp_det.proposals.source import WindowSource
@@ -116,8 +115,8 @@ def read_checked(config: Config) -> Inputs:
 def train_and_score(config: Config, inputs: Inputs) -> dict[str, Any]:
     """What `run_training` does in an output folder that is claimed.
 
-    ``config.yaml`` there gets the precision that was chosen: a machine that would choose another one goes on
-    with it.
+    ``config.yaml`` there gets what was chosen where the settings say ``auto``: a machine that would choose
+    another precision goes on with it.
     """
     from spp_det.config.file import dump_config
     from spp_det.data.dataset import HELD_OUT
@@ -125,14 +124,13 @@ def train_and_score(config: Config, inputs: Inputs) -> dict[str, Any]:
     from spp_det.runtime import distributed
     from spp_det.runtime.cache import write_whole
     from spp_det.training import stages
-    from spp_det.training.network import settled
 
     if (config.output / "model.safetensors").exists():
         logger.info("%s was trained before: taking what can be taken from the cache", config.output)
 
-    def record(network: Backbone) -> None:
+    def record(settled: Config) -> None:
         if distributed.is_first():
-            write_whole(config.output / "config.yaml", dump_config(settled(config, network)))
+            write_whole(config.output / "config.yaml", dump_config(settled))
             if held_out := inputs.splits.held_out:
                 write_whole(config.output / HELD_OUT, "".join(f"{name}\n" for name in held_out))
 

@@ -164,8 +164,9 @@ class SVM(Section):
     """A negative with a higher score is hard: its class's SVM learns from it."""
     evict_score: float = -1.2
     """After a fit, a negative with a lower score is forgotten unless it is a support vector."""
-    memory_mb: values.Count = 896
-    """Memory for the examples' vectors. When it is full, the easiest negatives are dropped."""
+    memory_mb: values.Count | Literal["auto"] = "auto"
+    """Memory for the examples' vectors. When it is full, the easiest negatives are dropped. ``auto`` gives
+    room for what the photos and objects of the training bring, at least 896."""
     retrain_after: values.Count = 2000
     """New hard negatives of a class after which its SVM is trained again."""
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4

@@ -24,6 +24,7 @@ C = TypeVar("C", bound=Section)
 
 LOCK = ".run.lock"
 PRECISION = "runtime.precision"
+MEMORY = "svm.memory_mb"
 
 
 @contextmanager
@@ -71,6 +72,7 @@ def claimed(config: C, output: Path, idle: frozenset[str]) -> Iterator[C]:
     """Mark the output as this configuration's by a ``config.yaml``, and lock it for the time of the block.
 
     Yields the configuration to go on with: the run's first precision replaces ``runtime.precision=auto``.
+    ``svm.memory_mb=auto`` follows from the data each time.
 
     Args:
         idle: settings, by dotted key or by section, that may differ from the earlier run in this output,
@@ -100,6 +102,8 @@ def _compared(path: Path, config: C, idle: frozenset[str]) -> C:
         section, name = PRECISION.split(".")
         chosen = {name: dotted(found)[PRECISION]}
         config = config.model_copy(update={section: getattr(config, section).model_copy(update=chosen)})
+    if dotted(config).get(MEMORY) == "auto":
+        idle |= {MEMORY}
     before, now = (
         {k: v for k, v in dotted(settings).items() if not idle & {k, k.partition(".")[0]}}
         for settings in (found, config)

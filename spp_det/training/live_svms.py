@@ -17,11 +17,10 @@ from torch import Tensor
 
 from spp_det.boxes import Boxes, Ints
 from spp_det.config.settings import SVM
-from spp_det.errors import UserError
 from spp_det.model.svm import Hinge, LinearSVMs
 from spp_det.training.live_photos import Changes, LivePhotos
-from spp_det.training.mining import Example, hard_negatives
-from spp_det.training.pool import ExamplePool
+from spp_det.training.mining import Example, hard_negatives, positives_do_not_fit
+from spp_det.training.pool import ExamplePool, capacity_of, memory_for
 from spp_det.training.windows import signs_of
 
 Row = tuple[str, bytes]  # of an example: the image's id, and the first window `[4]` that has its vector
@@ -105,9 +104,8 @@ class LiveSVMs:
     """
 
     def __init__(self, dimension: int, settings: SVM) -> None:
-        capacity = settings.memory_mb * 2**20 // (2 * dimension)
         self.settings = settings
-        self.pool = LivePool(dimension, 0, capacity)
+        self.pool = LivePool(dimension, 0, 0)
         self.svms = LinearSVMs(torch.zeros(0, dimension), torch.zeros(0))
         self.mined: list[str] = []
 
@@ -117,7 +115,10 @@ class LiveSVMs:
         ``mean_norm`` is the mean Euclidean norm of the vectors; see `train_svms`. Raises UserError where the
         positives alone exceed ``svm.memory_mb``.
         """
-        settings = self.settings
+        dimension = self.pool.vectors.shape[1]
+        records = [photo.windows.record for photo in live.photos.values()]
+        settings = memory_for(self.settings, records, dimension)
+        self.pool.grow(capacity_of(settings, dimension))
         objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
         duals = self.pool.forget(changes.gone)
         self.pool.relabel(changes.columns)
@@ -153,9 +154,8 @@ class LiveSVMs:
         if self.pool.size + len(numbers) > self.pool.capacity:
             self.pool.make_room(self.svms, len(numbers))
         if self.pool.size + len(numbers) > self.pool.capacity:
-            raise UserError(
-                f"svm.memory_mb = {self.settings.memory_mb}: too little for the positives alone; raise it, "
-                "or svm.positive_iou"
+            raise positives_do_not_fit(
+                self.settings, self.pool.size + len(numbers), self.pool.vectors.shape[1]
             )
         made = vectors.through(live.head).of_rows(numbers).half().cpu()
         self.pool.put(_rows(image, photo.windows.boxes, vectors.of, numbers), made, signs)

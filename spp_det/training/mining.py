@@ -22,7 +22,7 @@ from spp_det.model.vectors import WindowVectors
 from spp_det.runtime.cache import Arrays
 from spp_det.runtime.progress import track
 from spp_det.runtime.sharing import Shared
-from spp_det.training.pool import ExamplePool
+from spp_det.training.pool import ExamplePool, bytes_of, capacity_of
 from spp_det.training.windows import LabelledWindows, spread_out
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Mining:
     @classmethod
     def begin(cls, dimension: int, classes: int, settings: SVM) -> Mining:
         """The state before the first example."""
-        pool = ExamplePool(dimension, classes, settings.memory_mb * 2**20 // (2 * dimension))
+        pool = ExamplePool(dimension, classes, capacity_of(settings, dimension))
         svms = LinearSVMs(torch.zeros(classes, dimension), torch.zeros(classes))
         return cls(pool, svms, np.zeros(classes, np.int64))
 
@@ -182,13 +182,22 @@ def _add_positives(
     settings: SVM,
     folds: Iterable[int],
 ) -> None:
+    needed = 0
     for (vectors, signs), fold in zip(positives, folds, strict=False):
-        if pool.size + len(vectors) > pool.capacity:
-            raise UserError(
-                f"svm.memory_mb = {settings.memory_mb}: too little for the positives alone; raise it, or "
-                "svm.positive_iou"
-            )
-        pool.add(vectors, signs, fold)
+        needed += len(vectors)
+        if needed <= pool.capacity:
+            pool.add(vectors, signs, fold)
+    if needed > pool.capacity:
+        raise positives_do_not_fit(settings, needed, pool.vectors.shape[1])
+
+
+def positives_do_not_fit(settings: SVM, count: int, dimension: int) -> UserError:
+    """What to say where the memory does not hold the positives, of which there are so many."""
+    needed = count * bytes_of(dimension) // 2**20 + 1
+    return UserError(
+        f"svm.memory_mb = {settings.memory_mb}: too little for the positives, which need {needed} without a "
+        "negative; raise it, or svm.positive_iou"
+    )
 
 
 def _hard_negatives(svms: LinearSVMs, example: Example, settings: SVM) -> Arrays:

@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 
-from spp_det.config.settings import Config
+from spp_det.config.settings import SVM, Config
 from spp_det.config.values import Precision
 from spp_det.model.backbone import Backbone
 from spp_det.runtime import distributed
@@ -31,7 +31,8 @@ def ready(network: Backbone, config: Config) -> Backbone:
     return network
 
 
-def settled(config: Config, network: Backbone) -> Config:
-    """The configuration with the network's precision in place of ``auto``: another machine keeps to it."""
+def settled(config: Config, network: Backbone, svm: SVM) -> Config:
+    """The configuration with the network's precision in place of ``auto``, and these settings of the SVMs:
+    another machine keeps to both."""
     runtime = config.runtime.model_copy(update={"precision": network.precision_name})
-    return config.model_copy(update={"runtime": runtime})
+    return config.model_copy(update={"runtime": runtime, "svm": svm})

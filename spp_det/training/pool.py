@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 
 from spp_det.boxes import Floats, Ints
+from spp_det.config.settings import SVM
+from spp_det.data.records import Record
+from spp_det.errors import UserError
 from spp_det.model.svm import Fit, Hinge, LinearSVMs, fit_svms
 from spp_det.runtime.cache import Arrays
 from spp_det.runtime.sharing import dealt, shared_map
@@ -20,6 +23,33 @@ from spp_det.runtime.threads import on_all_cores
 logger = logging.getLogger(__name__)
 
 SCORED = 256  # examples that a core scores at a time, their vectors converted to float32
+# What `memory_for` counts on. Examples at the end of a training by SqueezeNet's pool5, of which negatives a
+# photo: VOC 2007 20, zoo6 21, BCCD 27. Positives an object, where windows count too: zoo6 6, BCCD 2.
+NEGATIVES = 18
+POSITIVES = 8
+LEAST_MB = 896  # R's
+
+
+def memory_for(settings: SVM, records: Sequence[Record], dimension: int) -> SVM:
+    """The settings with a number in place of ``memory_mb: auto``: from the photos and their objects, and the
+    length D of a vector; never from what memory a machine has. VOC 2007 by SqueezeNet's pool5 has 5019."""
+    if settings.memory_mb != "auto":
+        return settings
+    objects = sum(int((~(record.difficult | record.crowd)).sum()) for record in records)
+    examples = NEGATIVES * len(records) + (1 if settings.positive_iou == 1 else POSITIVES) * objects
+    needed = examples * bytes_of(dimension) // 2**20
+    return settings.model_copy(update={"memory_mb": max(LEAST_MB, needed)})
+
+
+def capacity_of(settings: SVM, dimension: int) -> int:
+    """How many examples the memory of the settings holds, where it is a number."""
+    assert settings.memory_mb != "auto"
+    return settings.memory_mb * 2**20 // bytes_of(dimension)
+
+
+def bytes_of(dimension: int) -> int:
+    """The bytes of an example's vector."""
+    return 2 * dimension
 
 
 class ExamplePool:
@@ -34,12 +64,13 @@ class ExamplePool:
     """
 
     def __init__(self, dimension: int, classes: int, capacity: int) -> None:
+        """Raises UserError where the machine cannot have so much memory."""
         self.size = 0
         self.capacity = capacity
         self.signs = np.zeros((0, classes), np.int8)
         self.alpha = np.zeros((0, classes))
         self.folds = np.zeros(0, np.int64)
-        self._vectors = torch.from_numpy(np.empty((capacity, dimension), np.float16))
+        self._vectors = _allocated(capacity, dimension)
 
     @property
     def vectors(self) -> Tensor:
@@ -59,6 +90,13 @@ class ExamplePool:
         self.signs = np.concatenate([self.signs, signs])
         self.alpha = np.concatenate([self.alpha, np.zeros(signs.shape)])
         self.folds = np.concatenate([self.folds, np.broadcast_to(fold, len(signs)).astype(np.int64)])
+
+    def grow(self, capacity: int) -> None:
+        """Have room for more examples."""
+        if capacity > self.capacity:
+            larger = _allocated(capacity, self._vectors.shape[1])
+            larger[: self.size] = self.vectors
+            self._vectors, self.capacity = larger, capacity
 
     def fit(self, objective: Hinge, tolerance: float) -> Fit:
         """Train on all examples, starting from the last fit; the processes share the classes out."""
@@ -127,3 +165,15 @@ class ExamplePool:
             self._vectors[row] = self._vectors[source]
         self.signs, self.alpha, self.folds = self.signs[used], self.alpha[used], self.folds[used]
         self.size = len(used)
+
+
+def _allocated(capacity: int, dimension: int) -> Tensor:
+    """float16 ``[capacity, D]``, of which the system gives no page before it is written to."""
+    try:
+        return torch.from_numpy(np.empty((capacity, dimension), np.float16))
+    except MemoryError:
+        needed = capacity * bytes_of(dimension) // 2**20
+        raise UserError(
+            f"svm.memory_mb = {needed}: the system does not give so much memory; with a smaller number the "
+            "easiest negatives are left out"
+        ) from None

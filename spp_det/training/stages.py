@@ -22,7 +22,6 @@ import torch
 
 from spp_det.config.settings import Config
 from spp_det.data.records import Dataset
-from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.detector import Detector
 from spp_det.model.features import WindowFeatures
@@ -42,8 +41,8 @@ from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
 from spp_det.training.inputs import Inputs, check_positives, model_settings, read_inputs
 from spp_det.training.mining import FoldsOf, Mining, train_svms
-from spp_det.training.network import ready
-from spp_det.training.pool import ExamplePool
+from spp_det.training.network import ready, settled
+from spp_det.training.pool import ExamplePool, memory_for
 from spp_det.training.regression import CachedRegressors, mean_vector_norm, train_regressors
 from spp_det.training.reliability import judged, learn_probabilities
 
@@ -55,22 +54,23 @@ NORM_WINDOWS = 200  # of an image at most, sampled for the mean norm
 
 @dataclass(frozen=True, eq=False)
 class Trained:
-    """The result of a training: the model, and the training's metrics."""
+    """The result of a training: the model, the training's metrics, and its settings without ``auto``."""
 
     detector: Detector
     metrics: dict[str, Any]
+    config: Config
 
 
 def train(
-    config: Config, inputs: Inputs | None = None, begun: Callable[[Backbone], object] = lambda _: None
+    config: Config, inputs: Inputs | None = None, begun: Callable[[Config], object] = lambda _: None
 ) -> Trained:
     """Train a detector, or go on with the training of these settings that was interrupted.
 
     Writes only the cache; the caller saves the model. ``inputs`` are the result of `read_inputs`, None reads
     them; they serve one training, since fine-tuning changes their fc layers in place. ``begun`` is called
-    with the network before anything is computed. Of several processes each must call this, inside
-    `distributed.process_group`, and each gets the same model; their caches may be one folder or a folder
-    each. docs/numbers.md says what the model's bits depend on.
+    with the settings in which no ``auto`` is left, before anything is computed. Of several processes each
+    must call this, inside `distributed.process_group`, and each gets the same model; their caches may be one
+    folder or a folder each. docs/numbers.md says what the model's bits depend on.
 
     >>> from pathlib import Path
     >>> from spp_det import load_config
@@ -82,8 +82,10 @@ def train(
     inputs = inputs or read_inputs(config)
     settings, dataset, head = model_settings(config), inputs.splits.train, inputs.head
     network = ready(inputs.network, config)
-    begun(network)
     features = features_of(network, settings)
+    scored = features if head is None or config.fc.layer == "pool5" else head.up_to(config.fc.layer)
+    config = settled(config, network, memory_for(config.svm, dataset.records, scored.dimension))
+    begun(config)
     images, draws = training_images(dataset, features, config)  # windows [N, 4], conv5 [C, h, w] a scale
     clock.lap("proposals_and_maps")
     stages = _Stages(config, dataset.classes, images, draws)
@@ -114,7 +116,8 @@ def train(
         clock.lap("probability")
     metrics = {"images": len(images), "skipped": images.skipped, "precision": network.precision_name}
     metrics |= stages.figures
-    return Trained(detector, metrics | {"seconds": clock.laps, "peak_memory_mb": peak_memory()})
+    metrics |= {"seconds": clock.laps, "peak_memory_mb": peak_memory()}
+    return Trained(detector, metrics, config)
 
 
 def cache_of(config: Config) -> Cache:

@@ -28,7 +28,7 @@ from spp_det.training.draws import Draws
 from spp_det.training.images import TrainingImages
 from spp_det.training.inputs import model_settings
 from spp_det.training.mining import FoldsOf, train_svms
-from spp_det.training.pool import ExamplePool
+from spp_det.training.pool import ExamplePool, memory_for
 from spp_det.training.regression import mean_vector_norm, train_regressors
 
 TOLERANCE = 1e-2  # of the duality gap, as while mining: a tenth of a point of mAP is not worth a sweep
@@ -122,6 +122,7 @@ class Trials:
             update={"C": self.mined_by, "positive_iou": self.overlaps[0], "tolerance": TOLERANCE}
         )
         dimension = images.features.dimension if self.head is None else self.head.dimension
+        settings = memory_for(settings, [image.record for image in images.images], dimension)
         signs: dict[float, list[Signs]] = {overlap: [] for overlap in self.overlaps}
         pools: list[ExamplePool] = []
         folds, order = self.draws.folds, self.draws.order

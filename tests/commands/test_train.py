@@ -220,7 +220,7 @@ def test_training_leaves_a_model_the_settings_the_figures_and_a_log(cli_folder, 
     assert Detector.load(model).classes == read_voc(cli_folder / "voc", "trainval").classes
     overrides = ["data.test=test"]
     metrics = json.loads((run / "metrics.json").read_text())
-    overrides.append(f"runtime.precision={metrics['precision']}")
+    overrides += [f"runtime.precision={metrics['precision']}", "svm.memory_mb=896"]
     assert load_config(run / "config.yaml") == load_config(cli_folder / "recipe.yaml", overrides)
     assert metrics["images"] == 6
     assert metrics["skipped"] == []

@@ -159,3 +159,16 @@ def test_auto_is_the_precision_that_the_run_began_with(tmp_path, begun):
     other = {"float32": "bfloat16", "bfloat16": "float32"}[begun]
     with pytest.raises(UserError, match=rf"runtime.precision: {begun} -> {other}\)"):
         claim(other)
+
+
+def test_memory_that_follows_from_the_data_makes_no_other_configuration(tmp_path):
+    def claim(memory: int | str) -> None:
+        with claimed(Config(svm={"memory_mb": memory}), tmp_path, frozenset()):
+            pass
+
+    claim(1500)
+    claim("auto")
+    (tmp_path / "config.yaml").unlink()
+    claim(1500)
+    with pytest.raises(UserError, match=r"svm.memory_mb: 1500 -> 1600\)"):
+        claim(1600)

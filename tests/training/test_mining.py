@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp_det.boxes import area, as_boxes, intersection, iou
-from spp_det.config.settings import SVM
+from spp_det.config import settings as sections
 from spp_det.errors import UserError
 from spp_det.model.svm import Hinge, LinearSVMs, fit_svms
 from spp_det.runtime.sharing import Shared, share
@@ -22,6 +23,8 @@ from spp_det.training.windows import LabelledWindows
 from tests.training.scenes import record
 from tests.vectors import held, rows
 
+SVM = partial(sections.SVM, memory_mb=896)
+
 # ---------------------------------------------------------------- which windows become negatives
 
 
@@ -30,13 +33,15 @@ def all_vectors(example: Example) -> torch.Tensor:
     return example.vectors.make(np.arange(len(example.vectors)))
 
 
-def hard_negatives(example: Example, svms: LinearSVMs, config: SVM) -> tuple[torch.Tensor, np.ndarray]:
+def hard_negatives(
+    example: Example, svms: LinearSVMs, config: sections.SVM
+) -> tuple[torch.Tensor, np.ndarray]:
     """Vectors ``[n, D]`` and signs ``[n, K]``."""
     found = mining._hard_negatives(svms, example, config)
     return torch.from_numpy(found["vectors"]), found["signs"]
 
 
-def mined(example: Example, svms: LinearSVMs, config: SVM) -> tuple[ExamplePool, np.ndarray]:
+def mined(example: Example, svms: LinearSVMs, config: sections.SVM) -> tuple[ExamplePool, np.ndarray]:
     """What one image adds to an empty pool, and the counts that are reported."""
     vectors, signs = hard_negatives(example, svms, config)
     pool = ExamplePool(all_vectors(example).shape[1], len(svms.weight), capacity=len(vectors))
@@ -266,12 +271,12 @@ def test_with_little_room_it_keeps_to_it_and_learns_about_the_same(monkeypatch, 
         assert difference.mean() < 0.3
 
 
-def test_positives_that_do_not_fit_are_named_with_the_setting():
-    vectors = torch.zeros(3, 300_000)  # 0.6 MB each in half precision
-    with pytest.raises(UserError, match=r"svm\.memory_mb = 1"):
-        train_svms(
-            [(vectors, np.eye(3, 2, dtype=np.int8))], share([]), CLASSES, 300_000, 1.0, SVM(memory_mb=1)
-        )
+def test_positives_that_do_not_fit_are_named_with_the_setting_and_what_they_need():
+    vectors, signs = torch.zeros(3, 300_000), np.eye(3, 2, dtype=np.int8)  # 0.6 MB each in half precision
+    images = [(vectors, signs)] * 4
+    with pytest.raises(UserError, match=r"svm\.memory_mb = 2: .* need 7 without a negative"):
+        train_svms(images, share([]), CLASSES, 300_000, 1.0, SVM(memory_mb=2))
+    train_svms(images, share([]), CLASSES, 300_000, 1.0, SVM(memory_mb=7))
 
 
 def test_the_result_does_not_depend_on_the_size_of_the_features():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spp_det.config.settings import Config
+from spp_det.config.settings import SVM, Config
 from spp_det.model.backbone import Backbone
 from spp_det.runtime import distributed
 from spp_det.training.network import ready, settled
@@ -30,8 +30,8 @@ def test_all_processes_compute_at_the_precision_that_the_first_one_chooses(in_ra
     assert len({network.digest() for network in networks}) == 1
 
 
-def test_a_settled_configuration_names_the_precision_and_changes_nothing_else():
+def test_a_settled_configuration_names_precision_and_memory_and_changes_nothing_else():
     config = Config.model_validate(TREE)
-    network = made(config).at("bfloat16")
+    network, svm = made(config).at("bfloat16"), SVM(memory_mb=1234)
     runtime = config.runtime.model_copy(update={"precision": "bfloat16"})
-    assert settled(config, network) == config.model_copy(update={"runtime": runtime})
+    assert settled(config, network, svm) == config.model_copy(update={"runtime": runtime, "svm": svm})

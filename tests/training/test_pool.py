@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spp_det.config.settings import SVM
+from spp_det.data.records import Record
+from spp_det.errors import UserError
 from spp_det.model.svm import Hinge, LinearSVMs, fit_svms
-from spp_det.training.pool import ExamplePool
+from spp_det.training import pool as pools
+from spp_det.training.pool import ExamplePool, capacity_of, memory_for
 from tests.vectors import rows
 
 OBJECTIVE = Hinge(C=1e-3, bias=10.0, positive_weight=2.0)
@@ -156,3 +162,52 @@ def test_several_processes_fit_and_forget_as_one_does(in_ranks, count):
         *(alone.gap.tolist(), alone.primal.tolist()),
     )
     assert 0 < len(found[0][-1]) < 2500
+
+
+# ---------------------------------------------------------------- the memory
+
+
+def record(objects: int, difficult: int = 0) -> Record:
+    """A photo of so many objects, the first of which are difficult."""
+    flags = np.arange(objects) < difficult
+    boxes = np.tile(np.array([0, 0, 9, 9], np.float32), (objects, 1))
+    none = np.zeros(objects, np.bool_)
+    return Record("a", Path("a.jpg"), boxes, np.zeros(objects, np.int64), flags, none, (10, 10))
+
+
+def test_auto_is_a_number_that_follows_from_photos_objects_and_vectors_alone():
+    voc = [record(2)] * 2425 + [record(3)] * 2586  # as many photos and objects as VOC 2007's trainval
+    assert memory_for(SVM(), voc, 50 * 512).memory_mb == 5019
+    assert memory_for(SVM(), voc, 50 * 672).memory_mb == 6588
+    near = SVM(positive_iou=0.7)  # windows count too
+    assert memory_for(near, voc, 50 * 512) == near.model_copy(update={"memory_mb": 9329})
+    difficult = [record(5, difficult=5)] * 5011
+    assert memory_for(near, difficult, 50 * 512).memory_mb == 18 * 5011 * 50 * 512 * 2 // 2**20
+    few = [record(3)] * 300
+    assert memory_for(SVM(), few, 50 * 512).memory_mb == 896  # R's
+    assert memory_for(SVM(memory_mb=77), voc, 50 * 512).memory_mb == 77
+
+
+def test_the_memory_holds_as_many_examples_as_it_says():
+    assert capacity_of(SVM(memory_mb=896), 50 * 512) == 18350
+    assert capacity_of(SVM(memory_mb=1), 300_000) == 1
+
+
+def test_memory_that_the_system_does_not_give_is_one_line(monkeypatch):
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(pools.np, "empty", refuse)
+    with pytest.raises(UserError, match=r"^svm\.memory_mb = 48: the system does not give so much memory"):
+        ExamplePool(25_600, 2, capacity=1000)
+
+
+def test_a_pool_that_grows_keeps_its_examples():
+    pool = ExamplePool(40, 2, capacity=3)
+    vectors = torch.randn(5, 40)
+    pool.add(vectors[:3], np.ones((3, 2), np.int8))
+    pool.grow(2)
+    assert pool.capacity == 3
+    pool.grow(5)
+    pool.add(vectors[3:], np.ones((2, 2), np.int8))
+    assert torch.equal(pool.vectors, vectors.half())
