@@ -180,7 +180,7 @@ def test_auto_is_a_number_that_follows_from_photos_objects_and_vectors_alone():
     assert memory_for(SVM(), voc, 50 * 512).memory_mb == 5019
     assert memory_for(SVM(), voc, 50 * 672).memory_mb == 6588
     near = SVM(positive_iou=0.7)  # windows count too
-    assert memory_for(near, voc, 50 * 512) == near.model_copy(update={"memory_mb": 9329})
+    assert memory_for(near, voc, 50 * 512) == near.model_copy(update={"memory_mb": 6866})
     difficult = [record(5, difficult=5)] * 5011
     assert memory_for(near, difficult, 50 * 512).memory_mb == 18 * 5011 * 50 * 512 * 2 // 2**20
     few = [record(3)] * 300
