@@ -26,9 +26,11 @@ from spp_det.model.features import SPPFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import features_of
 from spp_det.runtime.cache import Cache
+from spp_det.runtime.threads import cores
 from spp_det.training.draws import NORM_IMAGES
 from spp_det.training.inputs import model_settings, pretrained_fc
 from spp_det.training.live_photos import LivePhotos
+from spp_det.training.live_probability import LiveProbability
 from spp_det.training.live_regression import LiveRegressors
 from spp_det.training.live_svms import LiveSVMs
 from spp_det.training.network import ready
@@ -36,6 +38,7 @@ from spp_det.training.stages import NORM_WINDOWS, scored_layers
 
 logger = logging.getLogger(__name__)
 
+MANY = 8  # photos, of which a half is enough to learn from
 STILL = 0.02  # the mean norm of the vectors counts as the same while it moves by a smaller part
 
 
@@ -44,6 +47,7 @@ class LiveTraining:
 
     Attributes:
         config: its settings.
+        detector: the last one; None before the first.
         seconds: of the steps of the last `learn`.
     """
 
@@ -72,26 +76,43 @@ class LiveTraining:
         self.svms = LiveSVMs(dimension, self.config.svm)
         with_boxes = self.config.bbox.enabled
         self.regressors = LiveRegressors(self.features.dimension, self.config.bbox) if with_boxes else None
+        self.probability = LiveProbability()
+        self.detector: Detector | None = None
         self._norm: tuple[float, float] | None = None
 
     def learn(self, dataset: Dataset) -> Detector | None:
         """The detector of these annotations; None where they hold no object to learn from.
 
+        Where many photos come at once to a training that knows none, every second one is learnt first: in the
+        others that detector then shows what its scores mean.
+
         Raises UserError as `stages.train` does for photos and weights; what was learnt before is then kept.
         """
-        start = time.perf_counter()
         self.seconds = {}
+        if self.detector is None and len(dataset.records) >= MANY:
+            self._learn(Dataset(dataset.classes, dataset.records[::2]))
+        return self._learn(dataset)
+
+    def _learn(self, dataset: Dataset) -> Detector | None:
+        start = time.perf_counter()
 
         def lap(name: str) -> None:
             nonlocal start
             now = time.perf_counter()
-            self.seconds[name], start = round(now - start, 3), now
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + now - start, 3)
+            start = now
 
+        known = set(self.photos.photos)
         changes = self.photos.update(dataset)
         lap("windows and maps")
         if not self.photos.classes:
             self._begin()  # photos without objects are mined once there is a class
             return None
+        if self.detector is not None:
+            new = [name for name in changes.changed if name not in known]
+            workers = self.config.runtime.workers or cores()
+            self.probability.look(self.detector, self.photos, new, workers)
+            lap("looking at new photos")
         of_pool5, of_scored = self._mean_norms()
         lap("norm")
         svms = self.svms.learn(self.photos, changes, of_scored)
@@ -100,8 +121,11 @@ class LiveTraining:
         if self.regressors is not None:
             regressors = self.regressors.learn(self.photos, changes, of_pool5)
         lap("bbox")
-        features = self.photos.features
-        return Detector(self.photos.classes, features, self.head, svms, regressors, self.settings)
+        classes, features = self.photos.classes, self.photos.features
+        self.detector = Detector(classes, features, self.head, svms, regressors, self.settings)
+        self.detector.probability = self.probability.curves(classes)
+        lap("probability")
+        return self.detector
 
     def _mean_norms(self) -> tuple[float, float]:
         """The mean norm of pool5 and of the vectors that are scored, over windows of at most `NORM_IMAGES`

@@ -23,8 +23,8 @@ from spp_det.runtime.threads import on_all_cores
 logger = logging.getLogger(__name__)
 
 SCORED = 256  # examples that a core scores at a time, their vectors converted to float32
-# What `memory_for` counts on. Seen at the end of trainings by SqueezeNet's pool5: negatives a photo VOC 2007 20,
-# zoo6 21, BCCD 27; positives an object, where windows count too, VOC 2007 4, zoo6 6, BCCD 2.
+# What `memory_for` counts on. Seen at the end of trainings by SqueezeNet's pool5: negatives a photo: VOC 2007
+# 20, zoo6 21, BCCD 27; positives an object, where windows count too: VOC 2007 4, zoo6 6, BCCD 2.
 NEGATIVES = 18
 POSITIVES = 4
 LEAST_MB = 896  # R's
