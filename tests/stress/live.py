@@ -30,6 +30,7 @@ from spp_det.evaluation.voc import evaluate_voc
 from spp_det.inference import detect_files
 from spp_det.model.detector import Detector
 from spp_det.proposals.source import WindowSource
+from spp_det.runtime.threads import cores
 from spp_det.training import stages
 from spp_det.training.inputs import Inputs, read_inputs
 from spp_det.training.live import LiveTraining
@@ -39,7 +40,7 @@ def figures(detector: Detector, test: Dataset, config: Config) -> dict[str, floa
     """mAP in percent at IoU .5 and .75."""
     label_of = np.array([test.classes.index(name) for name in detector.classes])
     paths = [record.path for record in test.records]
-    results = detect_files(detector, paths, config.runtime.workers, WindowSource(config.proposals))
+    results = detect_files(detector, paths, cores(), WindowSource(config.proposals))
     found = []
     for result in results:
         assert result.detections is not None
