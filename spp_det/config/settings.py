@@ -165,8 +165,8 @@ class SVM(Section):
     evict_score: float = -1.2
     """After a fit, a negative with a lower score is forgotten unless it is a support vector."""
     memory_mb: values.Count | Literal["auto"] = "auto"
-    """Memory for the examples' vectors. When it is full, the easiest negatives are dropped. ``auto`` gives
-    room for what the photos and objects of the training bring, at least 896."""
+    """Memory for the examples' vectors. When it is full, the easiest negatives are dropped. ``auto`` is an
+    estimate from the photos and objects of the training, at least 896. A run keeps its first number."""
     retrain_after: values.Count = 2000
     """New hard negatives of a class after which its SVM is trained again."""
     tolerance: Annotated[float, Field(gt=0, le=0.1)] = 1e-4

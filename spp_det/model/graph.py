@@ -50,8 +50,7 @@ def map_shapes(graph: fx.GraphModule, side: int) -> dict[fx.Node, torch.Size]:
     shapes: dict[fx.Node, torch.Size] = {}
     tensors = {**dict(graph.named_parameters()), **dict(graph.named_buffers())}
     on_meta = {f"graph.{name}": torch.empty_like(tensor, device="meta") for name, tensor in tensors.items()}
-    # Two images: in training mode batch normalisation refuses a single cell.
-    images = torch.empty(2, 3, side, side, device="meta")
+    images = torch.empty(1, 3, side, side, device="meta")
     with suppress(Exception):  # a layer may raise anything for images that it does not take
         torch.func.functional_call(_Run(graph, shapes), on_meta, (images,))
     return shapes
@@ -66,7 +65,7 @@ class _Run(nn.Module):
         _Shapes(self.graph, self.shapes).run(images)
 
 
-# Layers whose output has the shape of their input. Without pixels they are the slowest to run.
+# Layers whose output has the shape of their input. On the meta device they take most of the time.
 _KEEPING = (
     *(nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm),
     *(nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Hardswish, nn.Sigmoid, nn.Hardsigmoid),
@@ -79,7 +78,7 @@ class _Shapes(fx.Interpreter):
         self.shapes = shapes
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if isinstance(self.fetch_attr(target), _KEEPING):
+        if args and isinstance(self.fetch_attr(target), _KEEPING):
             return args[0]
         return super().call_module(target, args, kwargs)
 

@@ -23,8 +23,7 @@ except ImportError:  # on Windows
 C = TypeVar("C", bound=Section)
 
 LOCK = ".run.lock"
-PRECISION = "runtime.precision"
-MEMORY = "svm.memory_mb"
+FIRST = ("runtime.precision", "svm.memory_mb")  # a run keeps what ``auto`` was at its beginning
 
 
 @contextmanager
@@ -71,8 +70,8 @@ def _locked(folder: Path) -> int:
 def claimed(config: C, output: Path, idle: frozenset[str]) -> Iterator[C]:
     """Mark the output as this configuration's by a ``config.yaml``, and lock it for the time of the block.
 
-    Yields the configuration to go on with: the run's first precision replaces ``runtime.precision=auto``.
-    ``svm.memory_mb=auto`` follows from the data each time.
+    Yields the configuration to go on with: where it says ``auto``, the run's first precision and memory stand
+    (`FIRST`).
 
     Args:
         idle: settings, by dotted key or by section, that may differ from the earlier run in this output,
@@ -98,12 +97,11 @@ def _compared(path: Path, config: C, idle: frozenset[str]) -> C:
         found = load_config(path, (), type(config))
     except UserError as error:
         raise UserError(f"{error}; {again}") from error
-    if dotted(config).get(PRECISION) == "auto":
-        section, name = PRECISION.split(".")
-        chosen = {name: dotted(found)[PRECISION]}
-        config = config.model_copy(update={section: getattr(config, section).model_copy(update=chosen)})
-    if dotted(config).get(MEMORY) == "auto":
-        idle |= {MEMORY}
+    for key in FIRST:
+        if dotted(config).get(key) == "auto":
+            section, name = key.split(".")
+            chosen = {name: dotted(found)[key]}
+            config = config.model_copy(update={section: getattr(config, section).model_copy(update=chosen)})
     before, now = (
         {k: v for k, v in dotted(settings).items() if not idle & {k, k.partition(".")[0]}}
         for settings in (found, config)

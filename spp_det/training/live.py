@@ -38,7 +38,7 @@ from spp_det.training.stages import NORM_WINDOWS, scored_layers
 
 logger = logging.getLogger(__name__)
 
-MANY = 8  # photos, of which a half is enough to learn from
+MANY = 8  # photos, from which on half of them suffice for a first detector
 STILL = 0.02  # the mean norm of the vectors counts as the same while it moves by a smaller part
 
 
@@ -83,14 +83,15 @@ class LiveTraining:
     def learn(self, dataset: Dataset) -> Detector | None:
         """The detector of these annotations; None where they hold no object to learn from.
 
-        Where many photos come at once to a training that knows none, every second one is learnt first: in the
-        others that detector then shows what its scores mean.
+        Where many photos come at once to a training that knows none, the first half is learnt first: in the
+        other half that detector then shows what its scores mean.
 
         Raises UserError as `stages.train` does for photos and weights; what was learnt before is then kept.
         """
         self.seconds = {}
-        if self.detector is None and len(dataset.records) >= MANY:
-            self._learn(Dataset(dataset.classes, dataset.records[::2]))
+        with_curves = self.config.probability.folds > 0
+        if with_curves and self.detector is None and len(dataset.records) >= MANY:
+            self._learn(Dataset(dataset.classes, dataset.records[: len(dataset.records) // 2]))
         return self._learn(dataset)
 
     def _learn(self, dataset: Dataset) -> Detector | None:
@@ -108,10 +109,11 @@ class LiveTraining:
         if not self.photos.classes:
             self._begin()  # photos without objects are mined once there is a class
             return None
-        if self.detector is not None:
+        if self.detector is not None and self.config.probability.folds > 0:
             new = [name for name in changes.changed if name not in known]
             workers = self.config.runtime.workers or cores()
-            self.probability.look(self.detector, self.photos, new, workers)
+            new = new[: self.config.probability.images]
+            self.probability.look(self.detector, len(known), self.photos, new, workers)
             lap("looking at new photos")
         of_pool5, of_scored = self._mean_norms()
         lap("norm")

@@ -1,9 +1,9 @@
 """What the scores of a growing detector mean: each new photo is looked at before it is learnt from.
 
-The detections of the detector of the moment are then those of a photo that it has not seen. Whether they are
-right says the annotation that has just arrived. From them come the curves from scores to probabilities
+The detections of the detector of the moment are then those of a photo that it has not seen. The annotation
+that has just arrived says whether they are right. From them come the curves from scores to probabilities
 (`spp_det.model.probability`), as in a training from its held-out folds. A detector that had learnt from less
-than half of today's photos does not count: its scores meant less.
+than a quarter of today's photos does not count: its scores meant less.
 """
 
 from __future__ import annotations
@@ -45,16 +45,17 @@ class LiveProbability:
     def __init__(self) -> None:
         self._judged: dict[str, _Judged] = {}  # by image id
 
-    def look(self, detector: Detector, live: LivePhotos, new: Sequence[str], workers: int) -> None:
-        """Judge what a detector finds in the ``new`` photos, which it has not learnt from; forget photos that
-        are gone, and what detectors of few photos have found."""
-        known = len(live.photos) - len(new)
+    def look(
+        self, detector: Detector, known: int, live: LivePhotos, new: Sequence[str], workers: int
+    ) -> None:
+        """Judge what a detector that has learnt from ``known`` photos finds in ``new`` ones. Forget photos
+        that are gone, and what detectors of few photos have found."""
 
-        def judged(name: str) -> _Judged:
-            return _judged(detector, live.photos[name], live.classes, known)
+        def outcomes(name: str) -> _Judged:
+            return _outcomes(detector, live.photos[name], live.classes, known)
 
-        every = self._judged | dict(zip(new, ahead(judged, new, workers), strict=True))
-        enough = len(live.photos) / 2
+        every = self._judged | dict(zip(new, ahead(outcomes, new, workers), strict=True))
+        enough = len(live.photos) / 4
         self._judged = {n: each for n, each in every.items() if n in live.photos and each.known >= enough}
 
     def curves(self, classes: Sequence[str]) -> Probabilities | None:
@@ -69,8 +70,9 @@ class LiveProbability:
         return fit_probabilities(scores[kept], labels[kept], right[kept], len(classes))[0]
 
 
-def _judged(detector: Detector, photo: Photo, classes: tuple[str, ...], known: int) -> _Judged:
-    """The detector's classes may be fewer than ``classes``, which the photo's labels count, and others."""
+def _outcomes(detector: Detector, photo: Photo, classes: tuple[str, ...], known: int) -> _Judged:
+    """Judge the detections in one photo, whose labels count ``classes``. The detector may lack some of these
+    classes, and may know classes that are gone."""
     windows, (width, height) = photo.windows, photo.windows.record.size or (0, 0)
     found = detector.detect_on(photo.maps(), windows.boxes[windows.objects :], width, height)
     labels = _relabelled(found["labels"], detector.classes, classes)

@@ -118,7 +118,9 @@ class LiveSVMs:
         dimension = self.pool.vectors.shape[1]
         records = [photo.windows.record for photo in live.photos.values()]
         settings = memory_for(self.settings, records, dimension)
-        self.pool.grow(capacity_of(settings, dimension))
+        needed, now = capacity_of(settings, dimension), self.pool.capacity
+        if needed > now:  # more than a photo's share at a time, since all examples are copied
+            self.pool.grow(needed if settings is self.settings else max(needed, now * 5 // 4))
         objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
         duals = self.pool.forget(changes.gone)
         self.pool.relabel(changes.columns)
@@ -127,7 +129,7 @@ class LiveSVMs:
         away = set(changes.gone)
         again = [image for image in self.mined if image not in away]
         for image in changes.changed:
-            self._add_positives(live, image)
+            self._add_positives(live, image, settings)
         self.pool.recall(duals)
         new, fits = 0, 0
         for image in [*changes.changed, *again[:AGAIN]]:
@@ -146,7 +148,7 @@ class LiveSVMs:
         self.svms = self.pool.fit(objective, tolerance).svms
         self.pool.evict(self.svms, self.settings.evict_score)
 
-    def _add_positives(self, live: LivePhotos, image: str) -> None:
+    def _add_positives(self, live: LivePhotos, image: str, settings: SVM) -> None:
         photo = live.photos[image]
         windows, labels = photo.windows.positives(self.settings.positive_iou)
         vectors = photo.vectors()
@@ -154,9 +156,7 @@ class LiveSVMs:
         if self.pool.size + len(numbers) > self.pool.capacity:
             self.pool.make_room(self.svms, len(numbers))
         if self.pool.size + len(numbers) > self.pool.capacity:
-            raise positives_do_not_fit(
-                self.settings, self.pool.size + len(numbers), self.pool.vectors.shape[1]
-            )
+            raise positives_do_not_fit(settings, self.pool.size + len(numbers), self.pool.vectors.shape[1])
         made = vectors.through(live.head).of_rows(numbers).half().cpu()
         self.pool.put(_rows(image, photo.windows.boxes, vectors.of, numbers), made, signs)
 

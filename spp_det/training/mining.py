@@ -192,11 +192,11 @@ def _add_positives(
 
 
 def positives_do_not_fit(settings: SVM, count: int, dimension: int) -> UserError:
-    """What to say where the memory does not hold the positives, of which there are so many."""
+    """The error for so many positives that the memory does not hold them."""
     needed = count * bytes_of(dimension) // 2**20 + 1
     return UserError(
-        f"svm.memory_mb = {settings.memory_mb}: too little for the positives, which need {needed} without a "
-        "negative; raise it, or svm.positive_iou"
+        f"svm.memory_mb = {settings.memory_mb}: the positives alone take {needed}, and negatives need room "
+        "too; raise it, or svm.positive_iou"
     )
 
 

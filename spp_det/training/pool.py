@@ -23,20 +23,25 @@ from spp_det.runtime.threads import on_all_cores
 logger = logging.getLogger(__name__)
 
 SCORED = 256  # examples that a core scores at a time, their vectors converted to float32
-# What `memory_for` counts on. Seen at the end of trainings by SqueezeNet's pool5: negatives a photo: VOC 2007
-# 20, zoo6 21, BCCD 27; positives an object, where windows count too: VOC 2007 4, zoo6 6, BCCD 2.
-NEGATIVES = 18
-POSITIVES = 4
+# What `memory_for` counts on. SqueezeNet's pool5 had at the end: negatives a photo VOC 2007 20, zoo6 21, BCCD
+# 27; positives an object, where windows from IoU .7 on count too, VOC 2007 4, zoo6 6, BCCD 2.
+NEGATIVES = 20
+POSITIVES, CLOSE = 8, 0.7  # from this overlap on...
+MORE_POSITIVES = 32  # ...and below it
 LEAST_MB = 896  # R's
 
 
 def memory_for(settings: SVM, records: Sequence[Record], dimension: int) -> SVM:
-    """The settings with a number in place of ``memory_mb: auto``: from the photos and their objects, and the
-    length D of a vector; never from what memory a machine has. VOC 2007 by SqueezeNet's pool5 has 5019."""
+    """The settings with a number in place of ``memory_mb: auto``: an estimate from the photos and their
+    objects, and the length D of a vector; never from what memory a machine has.
+
+    VOC 2007 by SqueezeNet's pool5 has 5509 where objects alone are positives.
+    """
     if settings.memory_mb != "auto":
         return settings
     objects = sum(int((~(record.difficult | record.crowd)).sum()) for record in records)
-    examples = NEGATIVES * len(records) + (1 if settings.positive_iou == 1 else POSITIVES) * objects
+    each = POSITIVES if settings.positive_iou >= CLOSE else MORE_POSITIVES
+    examples = NEGATIVES * len(records) + (1 if settings.positive_iou == 1 else each) * objects
     needed = examples * bytes_of(dimension) // 2**20
     return settings.model_copy(update={"memory_mb": max(LEAST_MB, needed)})
 
@@ -64,7 +69,7 @@ class ExamplePool:
     """
 
     def __init__(self, dimension: int, classes: int, capacity: int) -> None:
-        """Raises UserError where the machine cannot have so much memory."""
+        """Raises UserError where the system refuses so much memory at once."""
         self.size = 0
         self.capacity = capacity
         self.signs = np.zeros((0, classes), np.int8)

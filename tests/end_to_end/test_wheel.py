@@ -81,6 +81,7 @@ def _bring_compiled_kernels(target: Path) -> None:
             there = target / source.relative_to(ROOT)
             times = source.stat()
             os.utime(there, ns=(times.st_atime_ns, times.st_mtime_ns))
+            (there.parent / "__pycache__").mkdir(exist_ok=True)
             for path in compiled:
                 shutil.copy(path, there.parent / "__pycache__" / path.name)
 

@@ -161,14 +161,11 @@ def test_auto_is_the_precision_that_the_run_began_with(tmp_path, begun):
         claim(other)
 
 
-def test_memory_that_follows_from_the_data_makes_no_other_configuration(tmp_path):
-    def claim(memory: int | str) -> None:
-        with claimed(Config(svm={"memory_mb": memory}), tmp_path, frozenset()):
-            pass
+def test_auto_is_the_memory_that_the_run_began_with(tmp_path):
+    def claim(memory: int | str) -> int | str:
+        with claimed(Config(svm={"memory_mb": memory}), tmp_path, frozenset()) as config:
+            return config.svm.memory_mb
 
-    claim(1500)
-    claim("auto")
-    (tmp_path / "config.yaml").unlink()
-    claim(1500)
+    assert claim(1500) == claim("auto") == claim(1500) == 1500
     with pytest.raises(UserError, match=r"svm.memory_mb: 1500 -> 1600\)"):
         claim(1600)

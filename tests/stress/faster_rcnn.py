@@ -153,8 +153,8 @@ def figures(config: Config, seconds: float, rate: float) -> dict[str, Any]:
     steps = learn(model, train, seconds, rate, config.seed)
     begun = time.perf_counter()
     found = detect(model, test)
-    mean = {f"mAP{round(100 * iou)}": evaluate_voc(test, found, iou).mAP_area for iou in (0.5, 0.75)}
     took = (time.perf_counter() - begun) / len(test.records)
+    mean = {f"mAP{round(100 * iou)}": 100 * evaluate_voc(test, found, iou).mAP_area for iou in (0.5, 0.75)}
     rounds = steps * BATCH / len(train.records)
     about = {"seconds": seconds, "rate": rate, "steps": steps, "rounds": rounds}
     return about | mean | {"seconds_a_photo": took}

@@ -87,7 +87,8 @@ def main() -> None:
     rows = [row for seed in chosen.seeds for row in session(config, inputs, chosen.photos, seed)]
     for count in chosen.photos:
         gains = [row["grown"]["mAP50"] - row["trained"]["mAP50"] for row in rows if row["photos"] == count]
-        print(f"{count} photos: grown less trained {np.mean(gains):+.2f} mAP@.5")
+        if gains:
+            print(f"{count} photos: grown less trained {np.mean(gains):+.2f} mAP@.5")
 
 
 if __name__ == "__main__":

@@ -85,12 +85,21 @@ def test_a_photo_that_was_learnt_before_is_not_judged_and_one_that_is_gone_is_fo
     assert list(live.probability._judged) == new[1:]
 
 
-def test_of_many_photos_that_come_at_once_every_second_one_is_judged(live, whole):
-    learnt = live.learn(whole)
-    assert len(whole) >= lives.MANY
-    assert list(live.probability._judged) == [record.image_id for record in whole.records[1::2]]
-    assert set(live.photos.photos) == {record.image_id for record in whole.records}
-    assert learnt is live.detector
+def test_of_many_photos_that_come_at_once_half_are_judged_and_go_on_to_count(live, whole):
+    names = [record.image_id for record in whole.records]
+    live.learn(first(whole, lives.MANY))
+    assert list(live.probability._judged) == names[lives.MANY // 2 : lives.MANY]
+    assert list(live.photos.photos) == names[: lives.MANY]
+    assert live.learn(whole) is live.detector
+    assert list(live.probability._judged) == names[lives.MANY // 2 :]
+
+
+def test_without_folds_nothing_is_judged(live, whole):
+    none = live.config.probability.model_copy(update={"folds": 0})
+    live.config = live.config.model_copy(update={"probability": none})
+    live.learn(whole)
+    assert live.detector.probability is None
+    assert live.probability._judged == {}
 
 
 def judged(classes: tuple[str, ...], count: int, seed: int) -> _Judged:
@@ -119,8 +128,8 @@ def test_curves_follow_the_classes_through_other_orders_and_without_those_that_a
     assert LiveProbability().curves(("cat",)) is None
 
 
-def test_what_a_detector_of_less_than_half_the_photos_found_does_not_count(live, whole):
+def test_what_a_detector_of_less_than_a_quarter_of_the_photos_found_does_not_count(live, whole):
     for count in (2, 4, 5, 9):
         live.learn(first(whole, count))
     names = [record.image_id for record in whole.records]
-    assert list(live.probability._judged) == names[5:9]  # by that of five photos
+    assert list(live.probability._judged) == names[4:9]  # that of two photos knew too few for nine
