@@ -147,9 +147,18 @@ def train_svms(
         state = Mining.begin(dimension, len(classes), settings)
         _add_positives(state.pool, positives, settings, folds.positives if folds else repeat(0))
     pool, done = state.pool, state.images
+    warned = False
     mined = images.map_latest(partial(_hard_negatives, settings=settings), lambda: state.svms)
     for found in track(mined, "hard negatives", done + len(images), done=done):
         vectors, signs = torch.from_numpy(found["vectors"]), found["signs"]
+        if pool.size + len(vectors) > pool.capacity and not warned:
+            warned = True
+            logger.warning(
+                "svm.memory_mb = %s is full after %d images: the easiest negatives are left out from now "
+                "on, and the detector may become much worse; raise it, or svm.positive_iou",
+                settings.memory_mb,
+                state.images,
+            )
         if pool.size + len(vectors) > pool.capacity and state.fits:
             pool.make_room(state.svms, max(len(vectors), pool.capacity // 10))
         room = pool.capacity - pool.size

@@ -249,7 +249,7 @@ def test_a_pass_with_fits_finds_about_what_all_negatives_teach():
 
 
 @pytest.mark.parametrize("capacity", [70, 150])
-def test_with_little_room_it_keeps_to_it_and_learns_about_the_same(monkeypatch, capacity):
+def test_with_little_room_it_keeps_to_it_says_so_and_learns_about_the_same(monkeypatch, caplog, capacity):
     sizes = []
 
     class Small(ExamplePool):
@@ -264,6 +264,7 @@ def test_with_little_room_it_keeps_to_it_and_learns_about_the_same(monkeypatch, 
     monkeypatch.setattr(mining, "ExamplePool", Small)
     svms, figures = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=100_000))
     assert max(sizes) == capacity  # so it was full
+    assert caplog.text.count("svm.memory_mb = 896 is full after") == 1
     assert figures["fits"] > 1
     for example in scenes(5, seed=3):
         given = all_vectors(example)
