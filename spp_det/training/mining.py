@@ -191,7 +191,7 @@ def _add_positives(
     settings: SVM,
     folds: Iterable[int],
 ) -> None:
-    needed = 0
+    needed = 0  # of those that do not fit too, so that the error can say how much would
     for (vectors, signs), fold in zip(positives, folds, strict=False):
         needed += len(vectors)
         if needed <= pool.capacity:
@@ -201,11 +201,11 @@ def _add_positives(
 
 
 def positives_do_not_fit(settings: SVM, count: int, dimension: int) -> UserError:
-    """The error for so many positives that the memory does not hold them."""
+    """The error for ``count`` positives of length ``dimension`` that the memory does not hold."""
     needed = count * bytes_of(dimension) // 2**20 + 1
     return UserError(
-        f"svm.memory_mb = {settings.memory_mb}: the positives alone take {needed}, and negatives need room "
-        "too; raise it, or svm.positive_iou"
+        f"svm.memory_mb = {settings.memory_mb}: the positives alone take {needed} MiB, and negatives need "
+        "room too; raise it, or svm.positive_iou"
     )
 
 

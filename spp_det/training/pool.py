@@ -32,8 +32,8 @@ LEAST_MB = 896  # R's
 
 
 def memory_for(settings: SVM, records: Sequence[Record], dimension: int) -> SVM:
-    """The settings with a number in place of ``memory_mb: auto``: an estimate from the photos and their
-    objects, and the length D of a vector; never from what memory a machine has.
+    """The settings with a number of MiB in place of ``memory_mb: auto``: an estimate from the photos and
+    their objects, and the length D of a vector; never from what memory a machine has.
 
     VOC 2007 by SqueezeNet's pool5 has 5509 where objects alone are positives.
     """
@@ -97,7 +97,7 @@ class ExamplePool:
         self.folds = np.concatenate([self.folds, np.broadcast_to(fold, len(signs)).astype(np.int64)])
 
     def grow(self, capacity: int) -> None:
-        """Have room for more examples."""
+        """Have room for so many examples: all are copied. Raises UserError as the constructor does."""
         if capacity > self.capacity:
             larger = _allocated(capacity, self._vectors.shape[1])
             larger[: self.size] = self.vectors

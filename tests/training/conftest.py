@@ -28,6 +28,19 @@ def voc(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def ten_photos(tmp_path_factory) -> Path:
+    """A folder with a data set, and room for the tests' own caches."""
+    folder = tmp_path_factory.mktemp("ten")
+    generate_voc(folder / "voc", {"trainval": 10}, seed=3, sizes=((130, 110),))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole(ten_photos) -> Dataset:
+    return read_voc(ten_photos / "voc", "trainval")
+
+
 @pytest.fixture
 def dataset(voc) -> Dataset:
     return read_voc(voc, "trainval")

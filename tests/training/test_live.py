@@ -12,8 +12,6 @@ import torch
 from spp_det.config.file import parse_config
 from spp_det.config.settings import Config
 from spp_det.data.records import Dataset
-from spp_det.data.synthetic import generate_voc
-from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.images import read_image
 from spp_det.model.features import SPPFeatures
@@ -25,29 +23,17 @@ BACKBONE = {"name": "zf5_small", "weights": "random", "scales": [96]}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("live")
-    generate_voc(folder / "voc", {"trainval": 10}, seed=1, sizes=((130, 110),))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def config(folder) -> Config:
+def config(ten_photos) -> Config:
     tree = {
-        "output": str(folder / "run"),
-        "data": {"root": str(folder / "voc"), "test": "none"},
+        "output": str(ten_photos / "run"),
+        "data": {"root": str(ten_photos / "voc"), "test": "none"},
         "backbone": BACKBONE,
         "pyramid": {"normalize": "hellinger"},
         "svm": {"positive_iou": 0.7},
         "bbox": {"passes": 2},
-        "runtime": {"device": "cpu", "cache": str(folder / "cache")},
+        "runtime": {"device": "cpu", "cache": str(ten_photos / "cache")},
     }
     return parse_config(tree, "test")
-
-
-@pytest.fixture(scope="module")
-def whole(folder) -> Dataset:
-    return read_voc(folder / "voc", "trainval")
 
 
 def part(whole: Dataset, indices: list[int]) -> Dataset:
@@ -55,12 +41,12 @@ def part(whole: Dataset, indices: list[int]) -> Dataset:
     return Dataset(whole.classes, [whole.records[index] for index in indices])
 
 
-def learner(config: Config, folder: Path) -> LiveTraining:
-    return LiveTraining(config, Cache(folder / "cache"))
+def learner(config: Config, ten_photos: Path) -> LiveTraining:
+    return LiveTraining(config, Cache(ten_photos / "cache"))
 
 
-def test_regressors_that_grew_are_those_of_a_training(config, folder, whole):
-    live = learner(config, folder)
+def test_regressors_that_grew_are_those_of_a_training(config, ten_photos, whole):
+    live = learner(config, ten_photos)
     for indices in ([0, 1], [0, 1, 2], list(range(10))):
         grown = live.learn(part(whole, indices))
     trained = train(config).detector
@@ -72,8 +58,8 @@ def test_regressors_that_grew_are_those_of_a_training(config, folder, whole):
         torch.testing.assert_close(found.bias[order], expected.bias, atol=2e-3, rtol=1e-2)
 
 
-def test_its_svms_agree_with_those_of_a_training_on_what_is_an_object(config, folder, whole):
-    live = learner(config, folder)
+def test_its_svms_agree_with_those_of_a_training_on_what_is_an_object(config, ten_photos, whole):
+    live = learner(config, ten_photos)
     for count in range(1, 11):
         grown = live.learn(part(whole, list(range(count))))
     trained = train(config).detector
@@ -89,11 +75,11 @@ def test_its_svms_agree_with_those_of_a_training_on_what_is_an_object(config, fo
     assert agree >= 0.9 * count
 
 
-def test_a_class_counts_from_its_first_box_and_goes_with_its_last(config, folder, whole):
+def test_a_class_counts_from_its_first_box_and_goes_with_its_last(config, ten_photos, whole):
     names = {index: {whole.classes[label] for label in r.labels} for index, r in enumerate(whole.records)}
     first = next(i for i in names if names[i] != set(whole.classes))
     other = next(i for i in names if names[i] - names[first])
-    live = learner(config, folder)
+    live = learner(config, ten_photos)
     before = live.learn(part(whole, [first]))
     after = live.learn(part(whole, [first, other]))
     again = live.learn(part(whole, [first]))
@@ -108,8 +94,8 @@ def test_a_class_counts_from_its_first_box_and_goes_with_its_last(config, folder
     assert rows == {whole.records[first].image_id}
 
 
-def test_a_corrected_photo_teaches_what_it_says_now(config, folder, whole):
-    live = learner(config, folder)
+def test_a_corrected_photo_teaches_what_it_says_now(config, ten_photos, whole):
+    live = learner(config, ten_photos)
     live.learn(part(whole, list(range(5))))
     record = whole.records[2]
     moved = replace(record, boxes=record.boxes[:1] + np.float32([3, 2, 3, 2]), labels=record.labels[:1],
@@ -122,37 +108,37 @@ def test_a_corrected_photo_teaches_what_it_says_now(config, folder, whole):
     assert boxes <= {box.tobytes() for box in photo.windows.boxes}
 
 
-def test_what_has_not_changed_is_not_computed_again(config, folder, whole, monkeypatch):
-    live = learner(config, folder)
+def test_what_has_not_changed_is_not_computed_again(config, ten_photos, whole, monkeypatch):
+    live = learner(config, ten_photos)
     live.learn(part(whole, [0, 1, 2]))
     monkeypatch.setattr(SPPFeatures, "maps_at", lambda *_: pytest.fail("a map is computed again"))
     live.learn(part(whole, [0, 1, 2]))
     live.learn(part(whole, [0, 2]))
 
 
-def test_photos_without_an_object_are_negatives_and_alone_teach_nothing(config, folder, whole):
+def test_photos_without_an_object_are_negatives_and_alone_teach_nothing(config, ten_photos, whole):
     record = whole.records[0]
     empty = replace(record, boxes=record.boxes[:0], labels=record.labels[:0],
                     difficult=record.difficult[:0], crowd=record.crowd[:0])  # fmt: skip
-    live = learner(config, folder)
+    live = learner(config, ten_photos)
     assert live.learn(Dataset(whole.classes, [empty])) is None
     assert live.learn(Dataset(whole.classes, [empty, whole.records[1]])) is not None
     assert record.image_id in {row[0] for row in live.svms.pool.rows}
 
 
-def test_a_photo_that_cannot_be_read_is_left_out(config, folder, whole, tmp_path):
+def test_a_photo_that_cannot_be_read_is_left_out(config, ten_photos, whole, tmp_path):
     bad = tmp_path / "bad.jpg"
     bad.write_bytes(b"no image")
-    live = learner(config, folder)
+    live = learner(config, ten_photos)
     live.learn(part(whole, [0]))
     damaged = replace(whole.records[1], path=bad)
     assert live.learn(Dataset(whole.classes, [whole.records[0], damaged])) is not None
     assert set(live.photos.photos) == {whole.records[0].image_id}
 
 
-def test_the_mean_norm_stays_while_it_hardly_moves(config, folder, whole):
+def test_the_mean_norm_stays_while_it_hardly_moves(config, ten_photos, whole):
     plain = config.model_copy(update={"pyramid": config.pyramid.model_copy(update={"normalize": "none"})})
-    live = learner(plain, folder)
+    live = learner(plain, ten_photos)
     live.learn(part(whole, list(range(6))))
     first = live._norm
     assert first is not None
@@ -169,7 +155,7 @@ def test_the_mean_norm_stays_while_it_hardly_moves(config, folder, whole):
         ({"features": "rcnn"}, "features"),
     ],
 )
-def test_settings_that_learn_slowly_are_refused(changes, named, folder):
+def test_settings_that_learn_slowly_are_refused(changes, named, ten_photos):
     config = parse_config({"backbone": BACKBONE, **changes}, "test")
     with pytest.raises(UserError, match=named):
-        learner(config, folder)
+        learner(config, ten_photos)

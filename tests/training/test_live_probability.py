@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,6 @@ import pytest
 from spp_det.config.file import parse_config
 from spp_det.data.matching import Outcome, match_image
 from spp_det.data.records import Dataset
-from spp_det.data.synthetic import generate_voc
-from spp_det.data.voc import read_voc
 from spp_det.model.probability import fit_probabilities
 from spp_det.runtime.cache import Cache
 from spp_det.training import live as lives
@@ -20,29 +17,17 @@ from spp_det.training.live import LiveTraining
 from spp_det.training.live_probability import LiveProbability, _Judged
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("live")
-    generate_voc(folder / "voc", {"trainval": 10}, seed=3, sizes=((130, 110),))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def whole(folder) -> Dataset:
-    return read_voc(folder / "voc", "trainval")
-
-
 @pytest.fixture
-def live(folder) -> LiveTraining:
+def live(ten_photos) -> LiveTraining:
     tree = {
-        "output": str(folder / "run"),
-        "data": {"root": str(folder / "voc"), "test": "none"},
+        "output": str(ten_photos / "run"),
+        "data": {"root": str(ten_photos / "voc"), "test": "none"},
         "backbone": {"name": "zf5_small", "weights": "random", "scales": [96]},
         "svm": {"positive_iou": 0.7},
         "detection": {"score_threshold": -5.0, "max_per_image": 20},
-        "runtime": {"device": "cpu", "cache": str(folder / "cache")},
+        "runtime": {"device": "cpu", "cache": str(ten_photos / "cache")},
     }
-    return LiveTraining(parse_config(tree, "test"), Cache(folder / "cache"))
+    return LiveTraining(parse_config(tree, "test"), Cache(ten_photos / "cache"))
 
 
 def first(whole: Dataset, count: int) -> Dataset:

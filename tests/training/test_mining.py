@@ -275,7 +275,7 @@ def test_with_little_room_it_keeps_to_it_says_so_and_learns_about_the_same(monke
 def test_positives_that_do_not_fit_are_named_with_the_setting_and_what_they_need():
     vectors, signs = torch.zeros(3, 300_000), np.eye(3, 2, dtype=np.int8)  # 0.6 MB each in half precision
     images = [(vectors, signs)] * 4
-    with pytest.raises(UserError, match=r"svm\.memory_mb = 2: .* take 7, and negatives"):
+    with pytest.raises(UserError, match=r"svm\.memory_mb = 2: .* take 7 MiB, and negatives"):
         train_svms(images, share([]), CLASSES, 300_000, 1.0, SVM(memory_mb=2))
     train_svms(images, share([]), CLASSES, 300_000, 1.0, SVM(memory_mb=7))
 
