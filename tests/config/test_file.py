@@ -93,7 +93,7 @@ TREES = st.fixed_dictionaries(
         "data": st.fixed_dictionaries(
             {},
             optional={
-                "train": st.text(min_size=0, max_size=8)
+                "train": st.text(PATH_CHARACTERS, max_size=8)
                 | st.lists(st.text(max_size=8), min_size=1, max_size=3, unique=True),
                 "test": st.none() | st.sampled_from(["test", "no", "null", "1", "1e3", "~", ""]),
                 "classes": st.none() | st.lists(st.text(max_size=5), min_size=1, max_size=4, unique=True),
