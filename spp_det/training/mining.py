@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from spp_det.model.svm import Hinge, LinearSVMs
 from spp_det.model.vectors import WindowVectors
 from spp_det.runtime.cache import Arrays
 from spp_det.runtime.progress import track
-from spp_det.runtime.sharing import Shared
+from spp_det.runtime.sharing import Shared, share
 from spp_det.training.pool import ExamplePool, bytes_of, capacity_of
 from spp_det.training.windows import LabelledWindows, spread_out
 
@@ -58,6 +58,7 @@ class Mining:
         new: int64 ``[K]`` negatives of each class since the last fit.
         fits: the number of fits.
         images: the number of images that were mined.
+        offered: of each mined image, the numbers ``[n]`` of the vectors that it offered to the pool.
     """
 
     pool: ExamplePool
@@ -65,6 +66,7 @@ class Mining:
     new: Ints
     fits: int = 0
     images: int = 0
+    offered: dict[int, Ints] = field(default_factory=dict)
 
     @classmethod
     def begin(cls, dimension: int, classes: int, settings: SVM) -> Mining:
@@ -74,37 +76,84 @@ class Mining:
         return cls(pool, svms, np.zeros(classes, np.int64))
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """The whole state, not copied: to be written before the mining goes on."""
+        """The whole state but for the examples' vectors, not copied: to be written before the mining goes on.
+
+        The vectors of Pascal VOC take gigabytes. `remake` makes them again from the images' maps.
+        """
+        rows = [self.offered[image] for image in self.mined().tolist()]
         return {
-            "vectors": self.pool.vectors.numpy(),
             "signs": self.pool.signs,
             "alpha": self.pool.alpha,
             "folds": self.pool.folds,
+            "origins": self.pool.origins,
             "weight": self.svms.weight.numpy(),
             "bias": self.svms.bias.numpy(),
             "new": self.new,
             "counts": np.array([self.fits, self.images]),
+            "offers": np.array([len(each) for each in rows], np.int64),
+            "offered": np.concatenate([np.zeros(0, np.int64), *rows]),
         }
 
     @classmethod
     def of(
         cls, arrays: Mapping[str, npt.NDArray[Any]], dimension: int, classes: int, settings: SVM
     ) -> Mining:
-        """The inverse of `arrays`, by the same settings. Raises ValueError for arrays of any other form."""
+        """The inverse of `arrays`, by the same settings, before `remake`. Raises ValueError for arrays of any
+        other form."""
         state = cls.begin(dimension, classes, settings)
         none = np.array(None)
-        rows = arrays.get("signs", none).shape[:1]
+        examples = ("signs", "alpha", "folds", "origins")
+        count = arrays.get("signs", none).shape[:1]
         for name, form in state.arrays().items():
             array = arrays.get(name, none)
-            shape = form.shape if len(form) else rows + form.shape[1:]  # a new state has no examples
+            shape = form.shape  # but for what a new state has none of
+            if name in examples:
+                shape = count + form.shape[1:]
+            elif name in ("offers", "offered"):
+                shape = array.shape if array.ndim == 1 else form.shape
             if (array.dtype, array.shape) != (form.dtype, shape):
                 raise ValueError(f"{name} is {array.dtype} {array.shape}, not {form.dtype} {shape}")
-        state.pool.add(torch.from_numpy(arrays["vectors"]), arrays["signs"], arrays["folds"])
-        state.pool.alpha = arrays["alpha"]
+        state.pool.restore(*(arrays[name] for name in examples))
         state.svms = LinearSVMs(torch.from_numpy(arrays["weight"]), torch.from_numpy(arrays["bias"]))
         state.new = arrays["new"]
         state.fits, state.images = arrays["counts"].tolist()
+        mined, offers = state.mined(), arrays["offers"]
+        of_image = np.isin(state.pool.origins[:, 0], mined)
+        image, place = state.pool.origins[of_image].T
+        fits = len(offers) == len(mined) and offers.sum() == len(arrays["offered"])
+        fits = fits and (place < offers[np.searchsorted(mined, image)]).all()
+        fits = fits and min(offers.min(initial=0), place.min(initial=0)) == 0
+        if not fits or mined.max(initial=-1) >= state.images:
+            raise ValueError("offers and offered do not fit to origins")
+        rows = np.split(arrays["offered"], np.cumsum(offers)[:-1])
+        state.offered = dict(zip(mined.tolist(), rows, strict=False))
         return state
+
+    def mined(self) -> Ints:
+        """The images ``[n]``, by their places in the mining's order, of which the pool has negatives."""
+        images = np.unique(self.pool.origins[:, 0])
+        return images[images >= 0]
+
+    def remake(
+        self, positives: Iterable[tuple[Tensor, npt.NDArray[np.int8]]], images: Shared[Example]
+    ) -> None:
+        """Make the examples' vectors again, to the same bits, after `of`.
+
+        Args:
+            positives: what the training began with.
+            images: those of `mined`.
+        """
+        origins, vectors, done = self.pool.origins, self.pool.vectors, 0
+        for made, _ in positives:
+            vectors[done : done + len(made)] = made
+            done += len(made)
+        mined = self.mined().tolist()
+        offers = share([self.offered[image] for image in mined], images.owners)
+        pairs = Shared(zip(images.own, offers.own, strict=True), images.owners)
+        remade = track(pairs.map(lambda pair: _vectors(*pair)), "examples of before", len(mined))
+        for image, found in zip(mined, remade, strict=True):
+            here = np.flatnonzero(origins[:, 0] == image)
+            vectors[here] = torch.from_numpy(found["vectors"])[origins[here, 1]]
 
 
 def train_svms(
@@ -162,7 +211,9 @@ def train_svms(
         if pool.size + len(vectors) > pool.capacity and state.fits:
             pool.make_room(state.svms, max(len(vectors), pool.capacity // 10))
         room = pool.capacity - pool.size
-        pool.add(vectors[:room], signs[:room], folds.images[state.images] if folds else 0)
+        fold = folds.images[state.images] if folds else 0
+        pool.add(vectors[:room], signs[:room], fold, image=state.images)
+        state.offered[state.images] = found["rows"]
         state.new += (signs[:room] < 0).sum(axis=0)
         full = pool.size == pool.capacity
         if state.new.max() >= settings.retrain_after or (full and state.new.any()):
@@ -210,9 +261,14 @@ def positives_do_not_fit(settings: SVM, count: int, dimension: int) -> UserError
 
 
 def _hard_negatives(svms: LinearSVMs, example: Example, settings: SVM) -> Arrays:
-    """`hard_negatives` as they are sent to other processes: ``vectors`` float16 ``[n, D]`` and ``signs``."""
+    """`hard_negatives` as they are sent to other processes: ``rows``, ``signs``, and ``vectors``."""
     rows, signs = hard_negatives(svms, example, settings)
-    return {"vectors": example.vectors.of_rows(rows).half().cpu().numpy(), "signs": signs}
+    return {"rows": rows, "signs": signs, **_vectors(example, rows)}
+
+
+def _vectors(example: Example, rows: Ints) -> Arrays:
+    """``vectors`` float16 ``[n, D]`` of the numbers ``[n]``. Which are made together may change bits."""
+    return {"vectors": example.vectors.of_rows(rows).half().cpu().numpy()}
 
 
 def hard_negatives(svms: LinearSVMs, example: Example, settings: SVM) -> tuple[Ints, npt.NDArray[np.int8]]:

@@ -60,7 +60,8 @@ def bytes_of(dimension: int) -> int:
 class ExamplePool:
     """Examples of all classes: vectors in half precision in one array, and the sign of each for each class.
 
-    Each example knows the fold of its image, so that SVMs can be fitted without a fold.
+    Each example knows the fold of its image, so that SVMs can be fitted without a fold, and where its vector
+    came from, so that the vector can be made again.
 
     The array is allocated whole, but memory that was never written to costs nothing.
 
@@ -75,6 +76,7 @@ class ExamplePool:
         self.signs = np.zeros((0, classes), np.int8)
         self.alpha = np.zeros((0, classes))
         self.folds = np.zeros(0, np.int64)
+        self.origins = np.zeros((0, 2), np.int64)
         self._vectors = _allocated(capacity, dimension)
 
     @property
@@ -82,10 +84,12 @@ class ExamplePool:
         """float16 ``[size, D]``."""
         return self._vectors[: self.size]
 
-    def add(self, vectors: Tensor, signs: npt.NDArray[np.int8], fold: int | Ints = 0) -> None:
+    def add(
+        self, vectors: Tensor, signs: npt.NDArray[np.int8], fold: int | Ints = 0, image: int = -1
+    ) -> None:
         """Append ``[n, D]`` vectors, their ``[n, K]`` signs, and the fold of all or of each ``[n]``.
 
-        Raises ValueError where they do not fit.
+        Their origins are ``image`` and their places in ``vectors``. Raises ValueError where they do not fit.
         """
         total = self.size + len(vectors)
         if total > self.capacity:
@@ -95,6 +99,18 @@ class ExamplePool:
         self.signs = np.concatenate([self.signs, signs])
         self.alpha = np.concatenate([self.alpha, np.zeros(signs.shape)])
         self.folds = np.concatenate([self.folds, np.broadcast_to(fold, len(signs)).astype(np.int64)])
+        places = np.stack([np.full(len(signs), image), np.arange(len(signs))], axis=1)
+        self.origins = np.concatenate([self.origins, places])
+
+    def restore(
+        self, signs: npt.NDArray[np.int8], alpha: npt.NDArray[np.float64], folds: Ints, origins: Ints
+    ) -> None:
+        """Have these examples, whose vectors are to be written to `vectors` afterwards. Raises ValueError
+        where they do not fit."""
+        if len(signs) > self.capacity:
+            raise ValueError(f"{len(signs)} examples do not fit in the room for {self.capacity}")
+        self.size = len(signs)
+        self.signs, self.alpha, self.folds, self.origins = signs.copy(), alpha, folds, origins
 
     def grow(self, capacity: int) -> None:
         """Have room for so many examples: all are copied. Raises UserError as the constructor does."""
@@ -168,7 +184,8 @@ class ExamplePool:
     def _keep(self, used: Ints) -> None:
         for row, source in enumerate(used):  # in place: the vectors are most of the memory
             self._vectors[row] = self._vectors[source]
-        self.signs, self.alpha, self.folds = self.signs[used], self.alpha[used], self.folds[used]
+        self.signs, self.alpha = self.signs[used], self.alpha[used]
+        self.folds, self.origins = self.folds[used], self.origins[used]
         self.size = len(used)
 
 

@@ -219,6 +219,8 @@ class _Stages:
             if done:
                 logger.info("mining: going on after %d of %d images", done, len(order))
             positives = images.positives(settings.positive_iou, head)
+            if state is not None:
+                state.remake(positives, images.stream(order[state.mined()], head))
             rest = images.stream(order[done:], head)
             found: list[LinearSVMs] = []
 

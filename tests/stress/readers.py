@@ -58,6 +58,7 @@ from spp_det.proposals.files import write_proposals
 from spp_det.proposals.source import WindowSource, proposals_of
 from spp_det.report.tables import ablation_table
 from spp_det.runtime.cache import Cache
+from spp_det.runtime.sharing import share
 from spp_det.training.checkpoint import Checkpoint
 from spp_det.training.mining import Mining
 from spp_det.training.stages import train
@@ -274,6 +275,7 @@ def _read_mining(folder: Path, _out: Path) -> None:
     checkpoint = Checkpoint(Cache(folder), "mining", "b" * 32)
     state = checkpoint.resume(partial(Mining.of, dimension=6, classes=2, settings=_MINED))
     if state is not None:
+        state.remake([(torch.ones(state.pool.size, 6), np.zeros(0, np.int8))], share([]))
         state.pool.fit(Hinge(_MINED.C, _MINED.bias, _MINED.positive_weight), 0.1)
         state.pool.evict(state.svms, _MINED.evict_score)
 

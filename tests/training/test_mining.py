@@ -256,8 +256,8 @@ def test_with_little_room_it_keeps_to_it_says_so_and_learns_about_the_same(monke
         def __init__(self, dimension: int, classes: int, _capacity: int) -> None:
             super().__init__(dimension, classes, capacity)
 
-        def add(self, vectors, signs, fold=0) -> None:
-            super().add(vectors, signs, fold)
+        def add(self, vectors, signs, fold=0, image=-1) -> None:
+            super().add(vectors, signs, fold, image)
             sizes.append(self.size)
 
     exhaustive, _ = train_svms(positives(30), stream(30), CLASSES, 60, 15.0, SVM(retrain_after=100_000))
@@ -315,24 +315,37 @@ def test_two_trainings_give_the_same_bits():
 
 
 @pytest.mark.parametrize("settings", [SVM(retrain_after=200), SVM(retrain_after=100_000)])
-def test_who_goes_on_from_any_image_gets_the_same_bits(settings):
-    """Through arrays, as a file has them; the positives are then not asked for."""
+def test_who_goes_on_from_any_image_gets_the_same_bits(settings, in_ranks):
+    """Through arrays without any vector, as a file has them; by any number of processes."""
     states: list[dict[str, np.ndarray]] = []
+    pools: list[torch.Tensor] = []
 
     def remember(state: Mining) -> None:
         states.append({name: array.copy() for name, array in state.arrays().items()})
+        pools.append(state.pool.vectors.clone())
 
     images = list(scenes(12))
     whole, figures = train_svms(positives(12), share(images), CLASSES, 60, 15.0, settings, None, remember)
     assert len(states) == 12
     for done in (1, 5, 9, 12):
-        state = Mining.of(states[done - 1], 60, len(CLASSES), settings)
-        assert state.images == done
-        rest = share(images[done:])
-        svms, again = train_svms(iter(()), rest, CLASSES, 60, 15.0, settings, state)
-        assert torch.equal(svms.weight, whole.weight)
-        assert torch.equal(svms.bias, whole.bias)
-        assert again == figures
+
+        def go_on(_: int):
+            own = {name: array.copy() for name, array in states[done - 1].items()}  # noqa: B023
+            state = Mining.of(own, 60, len(CLASSES), settings)
+            mined = state.mined()
+            state.pool.vectors.fill_(torch.nan)
+            state.remake(positives(12), share([images[index] for index in mined]))
+            restored = state.pool.vectors.clone()
+            rest = share(images[state.images :])
+            svms, again = train_svms(iter(()), rest, CLASSES, 60, 15.0, settings, state)
+            return state.images, restored.tolist(), svms.weight.tolist(), svms.bias.tolist(), again
+
+        for ranks in (1, 3):
+            for last, restored, weight, bias, again in in_ranks(ranks, go_on):
+                assert last == 12
+                assert restored == pools[done - 1].tolist()
+                assert (weight, bias) == (whole.weight.tolist(), whole.bias.tolist())
+                assert again == figures
     assert (figures["fits"] > 1) == (settings.retrain_after == 200)
 
 
@@ -357,8 +370,11 @@ def test_several_processes_end_with_one_process_s_svms(monkeypatch, in_ranks, ca
     ("name", "wrong"),
     [
         ("signs", np.zeros((3, 2), np.int8)),
-        ("vectors", np.zeros((3, 4), np.float16)),
-        ("vectors", np.zeros((3, 60))),
+        ("signs", None),
+        ("origins", np.zeros((3, 2))),
+        ("origins", np.array([[-1, 0], [-1, 1], [0, 0]])),
+        ("offers", np.array([2])),
+        ("offered", np.zeros((2, 2), np.int64)),
         ("weight", np.zeros(60, np.float32)),
         ("counts", np.array(1)),
         ("alpha", None),

@@ -211,3 +211,14 @@ def test_a_pool_that_grows_keeps_its_examples():
     pool.grow(5)
     pool.add(vectors[3:], np.ones((2, 2), np.int8))
     assert torch.equal(pool.vectors, vectors.half())
+
+
+def test_more_examples_than_there_is_room_for_are_not_restored():
+    pool = ExamplePool(40, 2, capacity=3)
+    examples = np.ones((4, 2), np.int8), np.zeros((4, 2)), np.zeros(4, np.int64), np.zeros((4, 2), np.int64)
+    with pytest.raises(ValueError, match="4 examples do not fit in the room for 3"):
+        pool.restore(*examples)
+    pool.restore(*(array[:3] for array in examples))
+    assert len(pool.vectors) == 3
+    pool.evict(LinearSVMs(torch.zeros(2, 40), torch.zeros(2)), 0.5)  # positives all: none is forgotten
+    assert pool.size == 3
