@@ -42,6 +42,16 @@ def as_boxes(values: npt.ArrayLike) -> Boxes:
     return boxes
 
 
+def mirrored(boxes: npt.NDArray[F], width: int) -> npt.NDArray[F]:
+    """Where boxes ``[N, 4]`` lie in the mirror image of an image of this width in pixels.
+
+    >>> mirrored(as_boxes([(10, 20, 30, 60)]), 100).tolist()
+    [[70.0, 20.0, 90.0, 60.0]]
+    """
+    x1, y1, x2, y2 = boxes.T
+    return np.stack([width - x2, y1, width - x1, y2], axis=1)
+
+
 def area(boxes: npt.NDArray[F]) -> npt.NDArray[F]:
     """``[N, 4] -> [N]`` areas in square pixels; an inverted or empty box has area 0.
 

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 SUPPRESSION = "detection.nms"
 GRID: Mapping[str, tuple[object, ...]] = {
     "pyramid.normalize": ("hellinger", "none"),
+    "svm.flips": (),  # the recipe's own, unless asked for: mirrored examples cost as much again
     "svm.C": (0.001, 0.003, 0.01),
     "svm.positive_iou": (0.7, 1.0),
     "bbox.ridge": (300.0, 1000.0, 4000.0),
@@ -40,6 +41,7 @@ GRID: Mapping[str, tuple[object, ...]] = {
 """The values that are tried beside the recipe's own, and the order in which keys are chosen."""
 MIDDLE: Mapping[str, object] = {
     "pyramid.normalize": "hellinger",
+    "svm.flips": False,
     "svm.C": 0.003,
     "svm.positive_iou": 0.7,
     "bbox.ridge": 1000.0,
@@ -62,8 +64,8 @@ def tune(
     """Choose C, positive_iou, ridge, normalisation and suppression on folds of the training photos.
 
     Writes tuned.yaml, a recipe with what won, for train; tune.json and tune.md, all that was tried. The keys
-    are pyramid.normalize, svm.C, svm.positive_iou, bbox.ridge and detection.nms, whose values are numbers or
-    'soft SIGMA'.
+    are pyramid.normalize, svm.flips, svm.C, svm.positive_iou, bbox.ridge and detection.nms, whose values are
+    numbers or 'soft SIGMA'.
     """
     from spp_det.config.file import load_config
     from spp_det.report.tables import tuning_table
@@ -184,6 +186,7 @@ def _values(config: Config) -> dict[str, object]:
     soft = detection.soft_nms
     return {
         "pyramid.normalize": config.pyramid.normalize,
+        "svm.flips": config.svm.flips,
         "svm.C": config.svm.C,
         "svm.positive_iou": config.svm.positive_iou,
         "bbox.ridge": config.bbox.ridge,
@@ -261,7 +264,7 @@ def _search(
         results = [_tried(config, chosen | {key: value}, tried, trials, judge) for value in values]
         chosen[key] = values[_best([result["folds"] for result in results])]
         logger.info("%s: %s", key, chosen[key])
-        trials.keep(str(chosen["pyramid.normalize"]))
+        trials.keep(_with(config, chosen))
     return {"trials": tried, "chosen": chosen}
 
 

@@ -1,14 +1,20 @@
-"""The random choices of a training."""
+"""The random choices of a training, and the windows that they sample."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from spp_det.boxes import Ints
 from spp_det.config.settings import Config
+from spp_det.model.head import FCHead
+from spp_det.runtime.sharing import Shared
+from spp_det.runtime.threads import ahead
 from spp_det.training.folds import Folds
+from spp_det.training.images import TrainingImages
 
 NORM_IMAGES = 200  # at most, sampled for the mean norm
 JUDGED = 6  # a stream of random numbers of its own, beside that of the folds
@@ -45,3 +51,21 @@ class Draws:
         seeds = generator.integers(2**32, size=len(drawn)).tolist()
         sample = list(zip(drawn, seeds, strict=True))
         return cls(sample, generator.permutation(images), folds, np.sort(judged), generator)
+
+
+def sampled_vectors(
+    images: TrainingImages, drawn: Sequence[tuple[int, int]], most: int, head: FCHead | None = None
+) -> Shared[Tensor]:
+    """Vectors ``[n, D]`` of windows drawn from some images, ``(index, seed)`` each, by image.
+
+    At most ``most`` windows of an image are drawn. With a head: the vectors that it makes of pool5.
+    """
+    seeds = dict(drawn)
+
+    def sample(index: int) -> Tensor:
+        vectors = images.sample(index, most, np.random.default_rng(seeds[index]))
+        return vectors if head is None else head(vectors)
+
+    shared = images.share(seeds)
+    at_once = images.workers if images.features.backbone.mean.device.type == "cpu" else 1
+    return Shared(ahead(sample, shared.own, at_once, waiting=at_once), shared.owners)

@@ -10,15 +10,14 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import chain, islice
-from typing import TypeVar
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spp_det.boxes import Boxes, Ints
+from spp_det.boxes import Boxes, Ints, mirrored
 from spp_det.config.settings import Proposals
 from spp_det.data.bounds import fit_record
 from spp_det.data.records import Dataset, Record
@@ -39,8 +38,6 @@ from spp_det.training.mining import Example
 from spp_det.training.windows import LabelledWindows, signs_of
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +118,7 @@ class TrainingImages:
             )
             raise UserError(f"there is no readable training image{where}")
 
-    def make_maps(self, order: Ints) -> bool:
+    def make_maps(self, order: Ints, flips: bool = False) -> bool:
         """Compute the maps that are not in the cache yet; the processes share this work.
 
         An image that has vanished since its windows were found is left out.
@@ -130,17 +127,20 @@ class TrainingImages:
         Args:
             order: int64 ``[len(self)]``, the order in which mining will meet the images. Along it the
                 processes own images in turn, so that all can score images at any time.
+            flips: the maps of the mirrored images too.
         """
         self._owners = np.empty(len(self), np.int64)
         self._owners[order] = turns(len(self))
-        shared = self.share(order)
+        views = self.views(order, flips)
+        shared = self.share(views)
         at_once = images_at_once(self.features.backbone.mean.device)
-        groups = _grouped(shared.own, at_once)
+        own = list(shared.own)
+        groups = [own[first : first + at_once] for first in range(0, len(own), at_once)]
         networks = self.workers if at_once == 1 else min(self.workers, 4)  # beside a GPU's, files
         title = f"conv5 maps ({self.features.backbone.name})"
         made = chain.from_iterable(ahead(self._make_missing, groups, networks, waiting=networks))
-        errors = track(Shared(made, shared.owners).in_order(), title, len(order))
-        pairs = zip(order.tolist(), errors, strict=True)
+        errors = track(Shared(made, shared.owners).in_order(), title, len(views))
+        pairs = zip((views % len(self)).tolist(), errors, strict=True)
         vanished = {index: error for index, error in pairs if error is not None}
         for index in sorted(vanished):
             self._skip(self.images[index].record, vanished[index])
@@ -148,58 +148,64 @@ class TrainingImages:
         self._check_any()
         return not vanished
 
-    def share(self, indices: Iterable[int]) -> Shared[int]:
-        """Images shared out so that each process has the images whose maps it makes."""
-        every = [int(index) for index in indices]
-        return sharing.share(every, self._owners[every].tolist())
+    def share(self, views: Iterable[int]) -> Shared[int]:
+        """Images or `views` shared out: each process has those of the images whose maps it makes."""
+        every = [int(view) for view in views]
+        return sharing.share(every, self._owners[np.array(every, np.int64) % len(self)].tolist())
 
     def owned(self, images: Ints) -> npt.NDArray[np.bool_]:
         """Bool ``[n]``, of images ``[n]``: whether this process owns each, and makes its vectors."""
         return owned(self._owners[images])
 
     def _make_missing(self, group: Sequence[int]) -> list[UnreadableImageError | None]:
-        """Compute the maps of a group of images that are not in the cache, one scale after the other.
+        """Compute the maps of a group of `views` that are not in the cache, one scale after the other.
 
         Returns, for each image, the error of an image that could not be read. Maps that the cache has are not
         read here: they may be many gigabytes, and a damaged map is computed again when it is used.
         """
-        lacking: dict[int, list[str | None]] = {}  # for each image, the key of every map that is missing
-        for index in group:
-            keys = [None if self.cache.has("maps", key) else key for key in self._map_keys(index)]
+        lacking: dict[int, list[str | None]] = {}  # for each view, the key of every map that is missing
+        for view in group:
+            keys = [None if self.cache.has("maps", key) else key for key in self._map_keys(view)]
             if any(keys):
-                lacking[index] = keys
+                lacking[view] = keys
         pixels: dict[int, RGB] = {}
         why: dict[int, UnreadableImageError] = {}
-        for index in lacking:
+        for view in lacking:
             try:
-                pixels[index] = read_image(self.images[index].record.path)
+                pixels[view] = self._pixels(view)
             except UnreadableImageError as error:
-                why[index] = error
+                why[view] = error
         for number in range(len(self.features.keys)):
-            wanted = {index: key for index in pixels if (key := lacking[index][number]) is not None}
+            wanted = {view: key for view in pixels if (key := lacking[view][number]) is not None}
             if not wanted:
                 continue
-            made = self.features.maps_at([pixels[index] for index in wanted], number)
-            for (index, key), conv_map in zip(wanted.items(), made, strict=True):
-                self.cache.store("maps", key, self._to_keep(index, conv_map))
-        return [why.get(index) for index in group]
+            made = self.features.maps_at([pixels[view] for view in wanted], number)
+            for (view, key), conv_map in zip(wanted.items(), made, strict=True):
+                self.cache.store("maps", key, self._to_keep(view, conv_map))
+        return [why.get(view) for view in group]
 
-    def _map_keys(self, index: int) -> list[str]:
-        image, device = self.images[index], self.features.backbone.mean.device.type
-        return [maps_key(image.key, scale, self._network, device) for scale in self.features.keys]
+    def _pixels(self, view: int) -> RGB:
+        pixels = read_image(self._of(view).record.path)
+        return pixels if view < len(self) else np.ascontiguousarray(pixels[:, ::-1])
 
-    def maps(self, index: int) -> list[ConvMap]:
-        """The maps of one image. Each is an artefact of its own, so a run with one more scale adds one map.
+    def _map_keys(self, view: int) -> list[str]:
+        device = self.features.backbone.mean.device.type
+        image = self._of(view).key + ("" if view < len(self) else " mirrored")
+        return [maps_key(image, scale, self._network, device) for scale in self.features.keys]
+
+    def maps(self, view: int) -> list[ConvMap]:
+        """The maps of an image, or of a mirrored one: see `views`. Each is an artefact of its own, so a run
+        with one more scale adds one map.
 
         A map that has vanished or is damaged is computed again on one core, to the bits of `make_maps`.
         """
-        pixels = cache(lambda: read_image(self.images[index].record.path))  # once, if any map is missing
+        pixels = cache(lambda: self._pixels(view))  # read once, if any map is missing
 
         def compute(number: int) -> Arrays:
-            return on_one_core(lambda: self._to_keep(index, self.features.maps_at([pixels()], number)[0]))
+            return on_one_core(lambda: self._to_keep(view, self.features.maps_at([pixels()], number)[0]))
 
         maps = []
-        for number, key in enumerate(self._map_keys(index)):
+        for number, key in enumerate(self._map_keys(view)):
             found = self.cache.load_or_make("maps", key, partial(compute, number), self._check_map)
             cells = torch.from_numpy(found["cells"]).to(self.features.backbone.mean.device).permute(2, 0, 1)
             maps.append(ConvMap(cells, tuple(found["enlargement"].tolist())))
@@ -213,10 +219,10 @@ class TrainingImages:
         if not cells.size or arrays["enlargement"].min() <= 0:
             raise ValueError("a map has no cells")
 
-    def _to_keep(self, index: int, conv_map: ConvMap) -> Arrays:
+    def _to_keep(self, view: int, conv_map: ConvMap) -> Arrays:
         cells = conv_map.cells.permute(1, 2, 0).half()  # [h, w, C]
         if not cells.isfinite().all():
-            path = self.images[index].record.path
+            path = self._of(view).record.path
             raise UserError(f"backbone.weights: conv5 of {path} does not fit into half precision")
         return {"cells": cells.cpu().numpy(), "enlargement": np.array(conv_map.enlargement)}
 
@@ -224,9 +230,21 @@ class TrainingImages:
         """The labelled windows of every image."""
         return [image.windows for image in self.images]
 
-    def vectors(self, index: int) -> WindowVectors:
-        """The pool5 vectors of one image's windows."""
-        return self.features.vectors(self.maps(index), self.images[index].windows.boxes)
+    def views(self, images: Ints, flips: bool) -> Ints:
+        """Images ``[n]`` and, with ``flips``, the mirrored ones after them, which begin at ``len(self)``."""
+        return np.concatenate([images, images + len(self)]) if flips else images
+
+    def vectors(self, view: int) -> WindowVectors:
+        """The pool5 vectors of the windows of an image, or of a mirrored one: see `views`."""
+        image = self._of(view)
+        boxes = image.windows.boxes
+        if view >= len(self):
+            assert image.record.size is not None
+            boxes = mirrored(boxes, image.record.size[0])
+        return self.features.vectors(self.maps(view), boxes)
+
+    def _of(self, view: int) -> _Prepared:
+        return self.images[view % len(self)]
 
     def vectors_at(self, index: int, windows: Ints, scale_of: Ints | None = None) -> Tensor:
         """The pool5 vectors ``[n, D]`` of windows ``[n]`` of one image, each from a given map ``[n]``."""
@@ -243,50 +261,37 @@ class TrainingImages:
             parts += [array.tobytes() for array in arrays]
         return digest(*parts)
 
-    def stream(self, order: Iterable[int], head: FCHead | None = None) -> Shared[Example]:
-        """One pass over images: each process reads its own, the next image while the last one is used."""
+    def stream(self, views: Iterable[int], head: FCHead | None = None) -> Shared[Example]:
+        """One pass over `views`: each process reads its own, the next image while the last one is used."""
 
-        def example(index: int) -> Example:
-            return Example(self.images[index].windows, self.vectors(index).through(head))
+        def example(view: int) -> Example:
+            return Example(self._of(view).windows, self.vectors(view).through(head))
 
-        shared = self.share(order)
+        shared = self.share(views)
         return Shared(ahead(example, shared.own, workers=1, waiting=1), shared.owners)
 
+    def teaching(self) -> Ints:
+        """The images ``[n]`` that have an object to learn from."""
+        return np.flatnonzero([len(image.windows.positives(1.0)[0]) for image in self.images])
+
     def positives(
-        self, min_iou: float, head: FCHead | None = None
+        self, min_iou: float, head: FCHead | None = None, flips: bool = False
     ) -> Iterator[tuple[Tensor, npt.NDArray[np.int8]]]:
-        """Distinct vectors float16 ``[P, D]`` of the SVMs' positives and their signs ``[P, K]``, by image.
+        """Distinct vectors float16 ``[P, D]`` of the SVMs' positives and their signs ``[P, K]``, by view.
 
         A sign counts the windows of its class that share the vector; near an object there are many. For all
         other classes a positive has the sign 0 here: mining offers it to them as a window.
         """
-        offers = {index: image.windows.positives(min_iou) for index, image in enumerate(self.images)}
 
-        def found(index: int) -> Arrays:
-            vectors = self.vectors(index)
-            rows, signs = signs_of(vectors.of, *offers[index], self.classes)
+        def found(view: int) -> Arrays:
+            vectors = self.vectors(view)
+            offer = self._of(view).windows.positives(min_iou)
+            rows, signs = signs_of(vectors.of, *offer, self.classes)
             return {"vectors": vectors.through(head).of_rows(rows).half().cpu().numpy(), "signs": signs}
 
-        arriving = self.share(index for index, (windows, _) in offers.items() if len(windows))
+        arriving = self.share(self.views(self.teaching(), flips))
         for arrays in track(arriving.map(found), "positives", len(arriving)):
             yield torch.from_numpy(arrays["vectors"]), arrays["signs"]
-
-    def samples(
-        self, drawn: Sequence[tuple[int, int]], most: int, head: FCHead | None = None
-    ) -> Shared[Tensor]:
-        """Vectors ``[n, D]`` of windows drawn from some images, ``(index, seed)`` each, by image.
-
-        At most ``most`` windows of an image are drawn. With a head: the vectors that it makes of pool5.
-        """
-        seeds = dict(drawn)
-
-        def sample(index: int) -> Tensor:
-            vectors = self.sample(index, most, np.random.default_rng(seeds[index]))
-            return vectors if head is None else head(vectors)
-
-        shared = self.share(seeds)
-        at_once = self.workers if self.features.backbone.mean.device.type == "cpu" else 1
-        return Shared(ahead(sample, shared.own, at_once, waiting=at_once), shared.owners)
 
     def sample(self, index: int, most: int, generator: np.random.Generator) -> Tensor:
         """Vectors ``[n, D]`` of ``most`` windows drawn from one image, or of all its windows."""
@@ -306,10 +311,3 @@ class TrainingImages:
         owners = self._owners[[index for index, _ in chosen]].tolist()
         for arrays in shared_map(found, chosen, owners):
             yield torch.from_numpy(arrays["vectors"]), arrays["of"]
-
-
-def _grouped(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items in lists of ``size`` items; the last list may be shorter."""
-    rest = iter(items)
-    while group := list(islice(rest, size)):
-        yield group

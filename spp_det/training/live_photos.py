@@ -49,8 +49,10 @@ class Photo:
         self.form = [(each.cells.shape, each.enlargement) for each in maps]
         return maps
 
-    def vectors(self) -> WindowVectors:
-        """The pool5 vectors of its windows."""
+    def vectors(self, mirrored: bool = False) -> WindowVectors:
+        """The pool5 vectors of its windows, or of the mirrored windows of the mirrored photo."""
+        if mirrored:
+            return self.images.vectors(self.index + len(self.images))
         return self.images.features.vectors(self.maps(), self.windows.boxes)
 
     @property
@@ -136,7 +138,7 @@ class LivePhotos:
             images = TrainingImages(
                 dataset, self.features, config.proposals, self.cache, workers, config.strict
             )
-            while not images.make_maps(np.arange(len(images))):
+            while not images.make_maps(np.arange(len(images)), config.svm.flips):
                 pass  # a photo has vanished meanwhile
         except UserError:
             if not self.photos or config.strict:

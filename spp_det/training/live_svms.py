@@ -9,6 +9,7 @@ few that were mined long ago are mined again: the SVMs have changed since.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from spp_det.training.mining import Example, hard_negatives, positives_do_not_fi
 from spp_det.training.pool import ExamplePool, capacity_of, memory_for
 from spp_det.training.windows import signs_of
 
-Row = tuple[str, bytes]  # of an example: the image's id, and the first window `[4]` that has its vector
+Row = tuple[str, bool, bytes]  # an image's id, whether mirrored, and the first window `[4]` with the vector
 Signs = npt.NDArray[np.int8]
 AGAIN = 8  # photos that are mined again each time, the longest-ago mined first
 TOLERANCE = 1e-3  # of a fit, where the settings ask for less: the next photo moves the SVMs by more
@@ -128,12 +129,13 @@ class LiveSVMs:
         self.svms = _at_svms(self.svms, changes.columns)
         away = set(changes.gone)
         again = [image for image in self.mined if image not in away]
-        for image in changes.changed:
-            self._add_positives(live, image, settings)
+        views = (False, True) if settings.flips else (False,)
+        for image, mirrored in product(changes.changed, views):
+            self._add_positives(live, image, mirrored, settings)
         self.pool.recall(duals)
         new, fits = 0, 0
-        for image in [*changes.changed, *again[:AGAIN]]:
-            new += self._mine(live, image)
+        for image, mirrored in product([*changes.changed, *again[:AGAIN]], views):
+            new += self._mine(live, image, mirrored)
             full = self.pool.size == self.pool.capacity
             if new >= settings.retrain_after or (full and new):
                 self._fit(objective, max(settings.tolerance, 1e-2))
@@ -148,24 +150,24 @@ class LiveSVMs:
         self.svms = self.pool.fit(objective, tolerance).svms
         self.pool.evict(self.svms, self.settings.evict_score)
 
-    def _add_positives(self, live: LivePhotos, image: str, settings: SVM) -> None:
+    def _add_positives(self, live: LivePhotos, image: str, mirrored: bool, settings: SVM) -> None:
         photo = live.photos[image]
         windows, labels = photo.windows.positives(self.settings.positive_iou)
-        vectors = photo.vectors()
+        vectors = photo.vectors(mirrored)
         numbers, signs = signs_of(vectors.of, windows, labels, len(live.classes))
         if self.pool.size + len(numbers) > self.pool.capacity:
             self.pool.make_room(self.svms, len(numbers))
         if self.pool.size + len(numbers) > self.pool.capacity:
             raise positives_do_not_fit(settings, self.pool.size + len(numbers), self.pool.vectors.shape[1])
         made = vectors.through(live.head).of_rows(numbers).half().cpu()
-        self.pool.put(_rows(image, photo.windows.boxes, vectors.of, numbers), made, signs)
+        self.pool.put(_rows(image, mirrored, photo.windows.boxes, vectors.of, numbers), made, signs)
 
-    def _mine(self, live: LivePhotos, image: str) -> int:
+    def _mine(self, live: LivePhotos, image: str, mirrored: bool) -> int:
         """Add the hard negatives of a photo. Returns the largest number of them for one class."""
         photo = live.photos[image]
-        vectors = photo.vectors().through(live.head)
+        vectors = photo.vectors(mirrored).through(live.head)
         numbers, signs = hard_negatives(self.svms, Example(photo.windows, vectors), self.settings)
-        rows = _rows(image, photo.windows.boxes, vectors.of, numbers)
+        rows = _rows(image, mirrored, photo.windows.boxes, vectors.of, numbers)
         fresh = np.array([row not in self.pool.place for row in rows], np.bool_)
         if self.pool.size + fresh.sum() > self.pool.capacity:
             self.pool.make_room(self.svms, max(int(fresh.sum()), self.pool.capacity // 10))
@@ -175,11 +177,11 @@ class LiveSVMs:
         return int((signs[fresh] < 0).sum(axis=0).max(initial=0))
 
 
-def _rows(image: str, boxes: Boxes, vector_of: Ints, numbers: Ints) -> list[Row]:
+def _rows(image: str, mirrored: bool, boxes: Boxes, vector_of: Ints, numbers: Ints) -> list[Row]:
     """The name of each vector ``[n]`` of a photo: the first window with it."""
     distinct, first = np.unique(vector_of, return_index=True)
     windows = first[np.searchsorted(distinct, numbers)]
-    return [(image, boxes[window].tobytes()) for window in windows]
+    return [(image, mirrored, boxes[window].tobytes()) for window in windows]
 
 
 def _at(signed: npt.NDArray[np.float64], columns: Sequence[int]) -> npt.NDArray[np.float64]:

@@ -42,6 +42,7 @@ def memory_for(settings: SVM, records: Sequence[Record], dimension: int) -> SVM:
     objects = sum(int((~(record.difficult | record.crowd)).sum()) for record in records)
     each = POSITIVES if settings.positive_iou >= CLOSE else MORE_POSITIVES
     examples = NEGATIVES * len(records) + (1 if settings.positive_iou == 1 else each) * objects
+    examples *= 1 + settings.flips
     needed = examples * bytes_of(dimension) // 2**20
     return settings.model_copy(update={"memory_mb": max(LEAST_MB, needed)})
 

@@ -36,7 +36,7 @@ from spp_det.runtime.files import unlinked
 from spp_det.runtime.threads import cores
 from spp_det.training import keys
 from spp_det.training.checkpoint import Checkpoint, CommonCache, as_json, from_json
-from spp_det.training.draws import Draws
+from spp_det.training.draws import Draws, sampled_vectors
 from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
 from spp_det.training.inputs import Inputs, check_positives, model_settings, read_inputs
@@ -143,7 +143,9 @@ def training_images(
     workers = config.runtime.workers or cores()
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
     draws = Draws.of(config, len(images))
-    while not images.make_maps(draws.order):  # images have vanished: choose again among the others
+    while not images.make_maps(
+        draws.order, config.svm.flips
+    ):  # images have vanished: choose again among the others
         draws = Draws.of(config, len(images))
     check_positives(dataset.classes, [image.record for image in images.images])
     give_back_memory()
@@ -185,7 +187,9 @@ class _Stages:
         sample = self.draws.sample
 
         def make() -> Arrays:
-            return {"norm": np.array(mean_vector_norm(self.images.samples(sample, NORM_WINDOWS, head)))}
+            return {
+                "norm": np.array(mean_vector_norm(sampled_vectors(self.images, sample, NORM_WINDOWS, head)))
+            }
 
         def check(arrays: Arrays) -> None:
             check_form(arrays, norm=np.array(0.0))
@@ -210,18 +214,20 @@ class _Stages:
         self.keys.append(key)
         checkpoint = Checkpoint(images.cache, "mining", key)
 
-        teaching = [i for i, windows in enumerate(images.windows()) if len(windows.positives(1.0)[0])]
+        views = images.views(order, settings.flips)
+        teaching = images.views(images.teaching(), settings.flips)
+        fold_of = np.tile(folds.of, 2)  # of an image and of the mirrored one
 
         def make() -> Arrays:
             read = partial(Mining.of, dimension=dimension, classes=len(self.classes), settings=settings)
             state = checkpoint.resume(read)
             done = 0 if state is None else state.images
             if done:
-                logger.info("mining: going on after %d of %d images", done, len(order))
-            positives = images.positives(settings.positive_iou, head)
+                logger.info("mining: going on after %d of %d images", done, len(views))
+            positives = images.positives(settings.positive_iou, head, settings.flips)
             if state is not None:
-                state.remake(positives, images.stream(order[state.mined()], head))
-            rest = images.stream(order[done:], head)
+                state.remake(positives, images.stream(views[state.mined()], head))
+            rest = images.stream(views[done:], head)
             found: list[LinearSVMs] = []
 
             def fit_folds(pool: ExamplePool, objective: Hinge) -> None:
@@ -232,7 +238,7 @@ class _Stages:
                 *(positives, rest, self.classes, dimension, norm, settings, state),
                 after_image=lambda state: checkpoint.offer(state.arrays),
                 at_end=fit_folds,
-                folds=FoldsOf(folds.of[teaching].tolist(), folds.of[order].tolist()),
+                folds=FoldsOf(*(fold_of[each].tolist() for each in (teaching, views))),
             )
             found.insert(0, svms)
             weights = {"weight": torch.stack([each.weight for each in found]).numpy()}

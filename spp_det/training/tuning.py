@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from spp_det.boxes import Ints
 from spp_det.config.settings import Config
 from spp_det.data.records import Detections
 from spp_det.model.bbox import BoxRegressor
@@ -24,7 +25,7 @@ from spp_det.model.head import FCHead
 from spp_det.model.svm import Hinge, LinearSVMs
 from spp_det.runtime.progress import track
 from spp_det.runtime.threads import ahead
-from spp_det.training.draws import Draws
+from spp_det.training.draws import Draws, sampled_vectors
 from spp_det.training.images import TrainingImages
 from spp_det.training.inputs import model_settings
 from spp_det.training.mining import FoldsOf, train_svms
@@ -40,7 +41,7 @@ Signs = npt.NDArray[np.int8]
 
 @dataclass(frozen=True, eq=False)
 class _Mined:
-    """The examples of one normalisation.
+    """The examples of one normalisation, of the images alone or of the mirrored ones too.
 
     Attributes:
         images: the training images with vectors of that normalisation.
@@ -74,7 +75,7 @@ class Trials:
         """``overlaps``: every ``svm.positive_iou`` that will be tried; ``mined_by``: the C of the mining."""
         self.images, self.draws, self.head = images, draws, head
         self.classes, self.overlaps, self.mined_by = classes, sorted(overlaps), mined_by
-        self._mined: dict[str, _Mined] = {}
+        self._mined: dict[tuple[str, bool], _Mined] = {}
         self._svms: dict[object, list[LinearSVMs]] = {}
         self._regressors: dict[object, list[tuple[BoxRegressor, ...]]] = {}
 
@@ -97,19 +98,19 @@ class Trials:
         looks = ahead(look, judged, self.images.workers if on_cpu else 1)
         return list(track(looks, "held-out detections", len(judged)))
 
-    def keep(self, normalize: str) -> None:
-        """Forget the examples of all other normalisations, which fill the memory."""
-        self._mined = {name: mined for name, mined in self._mined.items() if name == normalize}
+    def keep(self, config: Config) -> None:
+        """Forget all other examples than those of these settings: they fill the memory."""
+        self._mined = {name: mined for name, mined in self._mined.items() if name == _of(config)}
 
     def _mine(self, config: Config) -> _Mined:
-        name = config.pyramid.normalize
+        name = _of(config)
         if name not in self._mined:
             images = copy(self.images)
             backbone = self.images.features.backbone
             images.features = SPPFeatures(backbone, config.backbone, config.pyramid)
             heads = dict.fromkeys((None, self.head))
             norms = {
-                head: mean_vector_norm(images.samples(self.draws.sample, NORM_WINDOWS, head))
+                head: mean_vector_norm(sampled_vectors(images, self.draws.sample, NORM_WINDOWS, head))
                 for head in heads
             }
             self._mined[name] = self._examples(config, images, norms)
@@ -126,24 +127,25 @@ class Trials:
         signs: dict[float, list[Signs]] = {overlap: [] for overlap in self.overlaps}
         pools: list[ExamplePool] = []
         folds, order = self.draws.folds, self.draws.order
-        teaching = [i for i, windows in enumerate(images.windows()) if len(windows.positives(1.0)[0])]
+        views, teaching = (images.views(each, settings.flips) for each in (order, images.teaching()))
+        fold_of = np.tile(folds.of, 2)  # of an image and of the mirrored one
         train_svms(
             self._positives(images, teaching, signs),
-            images.stream(order, self.head),
+            images.stream(views, self.head),
             *(self.classes, dimension, norms[self.head], settings),
             at_end=lambda pool, _: pools.append(pool),
-            folds=FoldsOf(folds.of[teaching].tolist(), folds.of[order].tolist()),
+            folds=FoldsOf(fold_of[teaching].tolist(), fold_of[views].tolist()),
         )
         positives = {overlap: np.concatenate(parts) for overlap, parts in signs.items()}
         return _Mined(images, norms[self.head], norms[None], pools[0], positives)
 
     def _positives(
-        self, images: TrainingImages, teaching: Sequence[int], signs: Mapping[float, list[Signs]]
+        self, images: TrainingImages, teaching: Ints, signs: Mapping[float, list[Signs]]
     ) -> Iterator[tuple[Tensor, Signs]]:
         """As `TrainingImages.positives` of the least overlap; the signs by each overlap go into ``signs``."""
 
-        def found(index: int) -> tuple[Tensor, list[Signs]]:
-            windows, vectors = images.images[index].windows, images.vectors(index)
+        def found(view: int) -> tuple[Tensor, list[Signs]]:
+            windows, vectors = images.images[view % len(images)].windows, images.vectors(view)
             offers = [windows.positives(overlap) for overlap in self.overlaps]
             rows = np.unique(vectors.of[np.concatenate([chosen for chosen, _ in offers])])
             counts = np.zeros((len(offers), len(rows), len(self.classes)), np.int64)
@@ -161,7 +163,7 @@ class Trials:
     def _fold_svms(self, config: Config, mined: _Mined) -> list[LinearSVMs]:
         """The SVMs of the settings, one for each fold that they do not know."""
         settings = config.svm
-        key = (config.pyramid.normalize, settings.C, settings.positive_iou)
+        key = (*_of(config), settings.C, settings.positive_iou)
         if key not in self._svms:
             signs = mined.pool.signs.copy()
             positives = mined.positives[settings.positive_iou]
@@ -188,3 +190,8 @@ class Trials:
             fitted = train_regressors(*about, mined.pool5_norm, fewer, generator, folds=folds)
             self._regressors[key] = fitted[1:]
         return self._regressors[key]
+
+
+def _of(config: Config) -> tuple[str, bool]:
+    """What examples depend on: trials that differ in nothing else share theirs."""
+    return config.pyramid.normalize, config.svm.flips

@@ -92,8 +92,8 @@ def test_the_search_goes_on_from_the_winner_of_each_key(monkeypatch):
         return {"folds": [good, good], "settings": values}
 
     class Kept:
-        def keep(self, normalize: str) -> None:
-            asked.append(normalize)
+        def keep(self, config) -> None:
+            asked.append(config.pyramid.normalize)
 
     monkeypatch.setattr(tuning, "_tried", tried)
     chosen = _search(config, _grid(config, {}), Kept(), None)["chosen"]
@@ -113,7 +113,7 @@ def test_suppression_is_hard_or_soft():
 @pytest.mark.parametrize(
     ("tries", "message"),
     [
-        (["svm.bias=1"], "the keys are pyramid.normalize, svm.C"),
+        (["svm.bias=1"], "the keys are pyramid.normalize, svm.flips, svm.C"),
         (["svm.C"], "write the values as svm.C=VALUE,VALUE"),
         (["svm.C=1,"], "write the values as"),
         (["svm.C=1", "svm.C=2"], "svm.C is there already"),

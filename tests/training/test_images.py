@@ -125,6 +125,31 @@ def test_positives_come_image_by_image(prepared, min_iou):
         assert {(rows[i], k): signs[i, k] for i, k in zip(*signs.nonzero(), strict=True)} == counted
 
 
+def test_mirrored_images_come_after_all_others(prepared, dataset, features):
+    views = prepared.views(np.array([2, 0]), flips=True)
+    assert views.tolist() == [2, 0, 6, 4]
+    for view, example in zip(views, prepared.stream(views).own, strict=True):
+        pixels, boxes = read_image(dataset.records[view % 4].path), example.windows.boxes.copy()
+        assert np.array_equal(boxes, prepared.windows()[view % 4].boxes)
+        if view >= 4:
+            boxes[:, [0, 2]] = pixels.shape[1] - boxes[:, [2, 0]]
+            pixels = np.ascontiguousarray(pixels[:, ::-1])
+        vectors, vector_of = all_of(features.vectors(on_one_core(partial(features.maps, pixels)), boxes))
+        assert np.array_equal(example.vectors.of, vector_of)
+        assert torch.equal(all_of(example.vectors)[0], vectors.half().float())
+
+
+def test_positives_of_mirrored_images_are_as_many_windows(prepared):
+    alone, both = list(prepared.positives(0.6)), list(prepared.positives(0.6, flips=True))
+    assert len(both) == 2 * len(alone)
+    for (vectors, signs), (first, first_signs), (_, second_signs) in zip(
+        alone, both[: len(alone)], both[len(alone) :], strict=True
+    ):
+        assert torch.equal(vectors, first)
+        assert np.array_equal(signs, first_signs)
+        assert np.array_equal(signs.sum(axis=0), second_signs.sum(axis=0))
+
+
 def test_a_vector_that_more_windows_share_than_a_sign_can_count_has_the_largest(prepared, monkeypatch):
     def many(self, _):
         return np.zeros(300, np.int64), np.full(300, self.record.labels[0])

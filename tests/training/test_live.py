@@ -58,7 +58,9 @@ def test_regressors_that_grew_are_those_of_a_training(config, ten_photos, whole)
         torch.testing.assert_close(found.bias[order], expected.bias, atol=2e-3, rtol=1e-2)
 
 
-def test_its_svms_agree_with_those_of_a_training_on_what_is_an_object(config, ten_photos, whole):
+@pytest.mark.parametrize("flips", [False, True])
+def test_its_svms_agree_with_those_of_a_training_on_what_is_an_object(config, ten_photos, whole, flips):
+    config = config.model_copy(update={"svm": config.svm.model_copy(update={"flips": flips})})
     live = learner(config, ten_photos)
     for count in range(1, 11):
         grown = live.learn(part(whole, list(range(count))))
@@ -104,7 +106,7 @@ def test_a_corrected_photo_teaches_what_it_says_now(config, ten_photos, whole):
     live.learn(Dataset(whole.classes, [*others, moved]))
     photo = live.photos.photos[record.image_id]
     assert photo.windows.objects == 1
-    boxes = {row[1] for row in live.svms.pool.rows if row[0] == record.image_id}
+    boxes = {row[2] for row in live.svms.pool.rows if row[0] == record.image_id}
     assert boxes <= {box.tobytes() for box in photo.windows.boxes}
 
 

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+from spp_det.boxes import mirrored
 from spp_det.config.file import parse_config
 from spp_det.config.settings import Config
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
+from spp_det.images import read_image
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 from spp_det.runtime.cache import Cache
@@ -102,6 +104,25 @@ def test_a_training_without_folds_has_no_probabilities_and_the_same_svms(folder)
     assert "probability" not in without.metrics
     weight = train(configure(folder)).detector.scorer.weight
     assert torch.equal(without.detector.scorer.weight, weight)
+
+
+def test_flips_teach_what_a_mirrored_photo_shows(folder):
+    records = read_voc(folder / "voc", "trainval").records
+
+    def worst(flips: bool) -> float:
+        """The lowest score of an object in the mirrored photos."""
+        svm = {"flips": flips, "C": 1.0}
+        detector = train(configure(folder, svm=svm, probability={"folds": 0})).detector
+        scores = []
+        for record in records:
+            pixels = read_image(record.path)
+            boxes = mirrored(record.boxes, pixels.shape[1])
+            found = detector.score(detector.features.maps(np.ascontiguousarray(pixels[:, ::-1])), boxes)[1]
+            scores += found[np.arange(len(boxes)), record.labels].tolist()
+        return min(scores)
+
+    assert worst(flips=True) > 0.5
+    assert worst(flips=False) < 0
 
 
 def test_the_probabilities_are_read_from_the_cache(folder, stored):

@@ -69,6 +69,18 @@ def test_images_are_looked_at_in_their_order_and_again_with_the_same_result(tria
 def test_examples_of_other_normalisations_are_forgotten(trials):
     trials.detect(configure())
     trials.detect(configure(pyramid={"levels": [3, 1], "normalize": "hellinger"}))
-    assert trials._mined.keys() == {"none", "hellinger"}
-    trials.keep("hellinger")
-    assert trials._mined.keys() == {"hellinger"}
+    mirrored = configure(pyramid={"levels": [3, 1], "normalize": "hellinger"}, svm={"flips": True})
+    trials.detect(mirrored)
+    assert trials._mined.keys() == {("none", False), ("hellinger", False), ("hellinger", True)}
+    trials.keep(mirrored)
+    assert trials._mined.keys() == {("hellinger", True)}
+
+
+def test_mirrored_examples_are_in_the_fold_of_their_image(trials):
+    def by_fold(mined) -> list[int]:
+        signs = mined.positives[0.5].sum(axis=1)
+        return np.bincount(mined.pool.folds[: len(signs)], signs).tolist()
+
+    alone, both = (by_fold(trials._mine(configure(svm={"flips": flips}))) for flips in (False, True))
+    assert len(alone) > 1
+    assert both == [2 * count for count in alone]
