@@ -9,7 +9,9 @@ GB), which ``--environment`` keeps, and started on loopback with a fresh data fo
 3. these are corrected and submitted, and a new model is there;
 4. ``serve`` is killed (kill -9) right after an annotation was submitted, before it has learnt it; started
    again, it has all annotations and learns the last one, though nobody sends it again;
-5. an annotation is deleted, and its photo leaves the labels.
+5. an annotation is deleted, and its photo leaves the labels;
+6. with ``--page FILE.jpg``, a browser signs in, opens *Label All Tasks*, sees the proposed boxes (the picture
+   goes to the file) and submits them, and they are learnt. It needs Playwright and a Chromium.
 
 ``--at 50 385`` annotates on until one photo less, then three singly, each with its seconds from the
 submission to the first prediction by the new model. The photos are generated, or those of ``--data``, a
@@ -24,6 +26,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +40,8 @@ import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from playwright.sync_api import sync_playwright
 
 from spp_det.data.records import Dataset, Record
 from spp_det.data.synthetic import generate_voc
@@ -315,6 +320,31 @@ class Journey:
                 )
             done = photos
 
+    def page(self, picture: Path) -> None:
+        """What a person does: open the next photo, see the boxes, submit them."""
+        before, version = self.server.ids(), self.server.health()["model_version"]
+        with sync_playwright() as playwright:
+            options = {"executable_path": shutil.which("chromium"), "args": ["--no-sandbox"]}
+            browser = playwright.chromium.launch(**options)
+            page = browser.new_page(viewport={"width": 1280, "height": 800})
+            page.goto(f"{self.studio.url}/user/login/")
+            for field, text in WHO.items():
+                page.fill(f"input[name={field}]", text)
+            page.click("button[type=submit]")
+            page.wait_for_load_state("networkidle")
+            page.goto(f"{self.studio.url}/projects/{self.project}/data?labeling=1")
+            submit = page.get_by_label("Submit current annotation")
+            submit.wait_for(timeout=60_000)
+            page.wait_for_load_state("networkidle")
+            regions = page.locator("[role=treeitem]")
+            self.check("the page shows proposed boxes", regions.count() > 0)
+            page.screenshot(path=picture, type="jpeg", quality=80)
+            submit.click()
+            page.wait_for_load_state("networkidle")
+            browser.close()
+        wait_for("a new model", lambda: self.server.health()["model_version"] != version)
+        self.check("what was submitted in the page is learnt", len(self.server.ids()) == len(before) + 1)
+
     def _killed(self, index: int) -> None:
         """Submit a photo and kill serve at once; it must know the photo when it is started again."""
         before = self.server.ids()
@@ -345,6 +375,7 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=40)
     parser.add_argument("--first", type=int, default=12)
     parser.add_argument("--at", type=int, nargs="*", default=[], help="numbers of photos to time learning at")
+    parser.add_argument("--page", type=Path, help="go through the page in a browser; a picture of it, JPEG")
     parser.add_argument("serve", nargs="*", default=["squeezenet_svm"], help="recipe and settings; after --")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="label-studio-") as name:
@@ -365,6 +396,8 @@ def main() -> None:
             server = Server(chosen.serve, photos, folder / "labels", studio, folder / "serve.log")
             journey = Journey(studio, server, dataset)
             journey.run(chosen.first, chosen.at)
+            if chosen.page:
+                journey.page(chosen.page)
             server.process.send_signal(signal.SIGINT)
             journey.check("Ctrl-C ends serve", server.process.wait(30) == 128 + signal.SIGINT)
         finally:
