@@ -10,7 +10,9 @@ GB), which ``--environment`` keeps, and started on loopback with a fresh data fo
 4. ``serve`` is killed (kill -9) right after an annotation was submitted, before it has learnt it; started
    again, it has all annotations and learns the last one, though nobody sends it again;
 5. an annotation is deleted, and its photo leaves the labels;
-6. with ``--page FILE.jpg``, a browser signs in, opens *Label All Tasks*, sees the proposed boxes (the picture
+6. what ``detect --format label-studio`` writes by the last model is imported into a project of its own, and
+   Label Studio gives back the same boxes;
+7. with ``--page FILE.jpg``, a browser signs in, opens *Label All Tasks*, sees the proposed boxes (the picture
    goes to the file) and submits them, and they are learnt. It needs Playwright and a Chromium.
 
 ``--at 50 385`` annotates on until one photo less, then three singly, each with its seconds from the
@@ -320,6 +322,25 @@ class Journey:
                 )
             done = photos
 
+    def prelabels(self, out: Path) -> None:
+        """The last model's detections in a project of their own, by way of files."""
+        photos, model = self.dataset.records[0].path.parent, self.server.labels / "model.safetensors"
+        command = [sys.executable, "-m", "spp_det", "detect", model, photos, "--out", out]
+        command += ["--format", "label-studio"]
+        subprocess.run(list(map(str, command)), check=True, capture_output=True)
+        config, tasks = ((out / f"label-studio.{kind}").read_text() for kind in ("xml", "json"))
+        made = self.studio.api("projects", {"title": "pre-labels", "label_config": config})
+        self.studio.api(f"projects/{made['id']}/import", json.loads(tasks))
+        wanted = {each["data"]["image"]: _values(each["predictions"]) for each in json.loads(tasks)}
+        found: dict[str, list[Any]] = {}
+        for page in range(1, 2 + len(wanted) // 100):
+            query = f"project={made['id']}&page={page}&page_size=100&fields=all"
+            if len(found) < len(wanted):
+                for each in self.studio.api(f"tasks?{query}")["tasks"]:
+                    found[each["data"]["image"]] = _values(each["predictions"])
+        count = sum(map(len, wanted.values()))
+        self.check(f"{count} boxes of {len(wanted)} photos are there after an import", found == wanted)
+
     def page(self, picture: Path) -> None:
         """What a person does: open the next photo, see the boxes, submit them."""
         before, version = self.server.ids(), self.server.health()["model_version"]
@@ -364,6 +385,11 @@ class Journey:
         return max(shown, key=lambda each: each["id"])["model_version"] if shown else None
 
 
+def _values(predictions: Sequence[dict[str, Any]]) -> list[Any]:
+    """The boxes of a task's one prediction, in per cent, with their classes."""
+    return [region["value"] for region in predictions[0]["result"]] if predictions else []
+
+
 def main() -> None:
     """Parse, run, and say what did not come true."""
     parser = argparse.ArgumentParser(
@@ -396,6 +422,7 @@ def main() -> None:
             server = Server(chosen.serve, photos, folder / "labels", studio, folder / "serve.log")
             journey = Journey(studio, server, dataset)
             journey.run(chosen.first, chosen.at)
+            journey.prelabels(folder / "found")
             if chosen.page:
                 journey.page(chosen.page)
             server.process.send_signal(signal.SIGINT)
