@@ -18,7 +18,7 @@ from spp_det.commands.terminal import say, say_skipped, show
 from spp_det.errors import UserError
 
 if TYPE_CHECKING:
-    from spp_det.boxes import Doubles, Floats
+    from spp_det.boxes import Doubles, Floats, Ints
     from spp_det.images import Skipped, UnreadableImageError
     from spp_det.model.detector import Detector
     from spp_det.proposals.source import WindowSource
@@ -36,7 +36,8 @@ class Suggestion(NamedTuple):
     Attributes:
         rank: from 1.
         file: the photo.
-        doubt: corrections that its detections would need, by the detector's own account.
+        doubt: corrections that its detections would need, by the detector's own account; those of a class
+            with few labels count more.
         novelty: how far its look is from every photo that has labels or comes earlier: 0 to 1.
         found: detections that are more likely right than wrong. All three are None in random order.
     """
@@ -115,7 +116,7 @@ def suggestions(
 
     Args:
         paths: the photos to choose from.
-        labelled: photos that have labels already. They are read for their looks alone.
+        labelled: photos that have labels already, of which the detector says how many objects of each class.
         workers: images at a time; 0 is one a core.
         source: gives the windows; None: the search of the model's training.
         cache: where windows are looked up and kept; None keeps nothing.
@@ -125,7 +126,7 @@ def suggestions(
     import numpy as np
 
     from spp_det.images import UnreadableImageError, skipped
-    from spp_det.model.informative import SHOWN, choose, doubt
+    from spp_det.model.informative import SHOWN, choose, doubt, expected_objects
     from spp_det.runtime.progress import track
     from spp_det.runtime.threads import ahead, cores
 
@@ -133,10 +134,10 @@ def suggestions(
     source.check((path, None) for path in paths)
     threads = (workers or cores()) if detector.device.type == "cpu" else 1
     every = [*((path, True) for path in paths), *((path, False) for path in labelled)]
-    looked = ahead(lambda item: _look(detector, source, cache, *item), every, threads)
+    looked = ahead(lambda item: _look(detector, source, cache, item[0]), every, threads)
     readable: list[tuple[Path, Looked]] = []
     unreadable: list[Skipped] = []
-    looks_of_labelled = []
+    of_labelled: list[Looked] = []
     for (path, wanted), result in zip(every, track(looked, "photos", len(every)), strict=True):
         if isinstance(result, UnreadableImageError):
             logger.warning("skipped: %s", result)
@@ -144,12 +145,15 @@ def suggestions(
         elif wanted:
             readable.append((path, result))
         else:
-            looks_of_labelled.append(result.look)
+            of_labelled.append(result)
     if not readable:
         raise UserError(f"no photo could be read, the first was {paths[0]}: {unreadable[0]['reason']}")
-    doubts = np.array([doubt(each.p) for _, each in readable])
+    objects = np.zeros(len(detector.classes))
+    for each in of_labelled:
+        objects += expected_objects(each.p, each.labels, len(objects))
+    doubts = np.array([doubt(each.p, each.labels, objects) for _, each in readable])
     looks = np.stack([each.look for _, each in readable])
-    known = np.stack(looks_of_labelled) if looks_of_labelled else None
+    known = np.stack([each.look for each in of_labelled]) if of_labelled else None
     order, novelty = choose(doubts, looks, count, known)
     found = []
     for rank, (index, new) in enumerate(zip(order.tolist(), novelty.tolist(), strict=True), 1):
@@ -179,25 +183,22 @@ def _content(path: Path) -> str:
 
 
 class Looked(NamedTuple):
-    """What is known of a photo: the probability ``[n]`` of each detection, and its look ``[C]``."""
+    """What is known of a photo: the probability and the class of each detection ``[n]``, its look ``[C]``."""
 
     p: Doubles
+    labels: Ints
     look: Floats
 
 
 def _look(
-    detector: Detector, source: WindowSource, cache: Cache | None, path: Path, detect: bool
+    detector: Detector, source: WindowSource, cache: Cache | None, path: Path
 ) -> Looked | UnreadableImageError:
-    import numpy as np
-
     from spp_det.images import UnreadableImageError, read_image
     from spp_det.model.informative import describe, probabilities_of
 
     try:
         image = read_image(path)
         maps = detector.features.maps(image)
-        if not detect:
-            return Looked(np.zeros(0), describe(maps[0]))
         if cache is None:
             windows = source.windows(image, path, threads=1)
         else:
@@ -205,7 +206,7 @@ def _look(
     except UnreadableImageError as error:
         return error
     found = detector.detect_on(maps, windows, image.shape[1], image.shape[0])
-    return Looked(probabilities_of(found, detector.probability), describe(maps[0]))
+    return Looked(probabilities_of(found, detector.probability), found["labels"], describe(maps[0]))
 
 
 def as_text(found: Sequence[Suggestion], suffix: str) -> str:

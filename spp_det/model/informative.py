@@ -24,16 +24,31 @@ def probabilities_of(found: Detections, curves: Probabilities | None) -> Doubles
     return np.exp(-np.logaddexp(0.0, -found["scores"].astype(np.float64)))
 
 
-def doubt(p: Doubles) -> float:
+def doubt(p: Doubles, labels: Ints | None = None, objects: Doubles | None = None) -> float:
     """How many corrections a labeller would have to make, by the detector's own account of ``p [n]``.
 
     Of the detections that are shown, from `SHOWN` on, each is wrong with probability ``1 - p``; each of the
-    others is an object that is not shown with probability ``p``.
+    others is an object that is not shown with probability ``p``. A correction counts as ``1 / (1 + objects)``
+    by the number of objects of its class that have labels: a class of few learns most from one more.
+
+    Args:
+        p: ``[n]``, the probability of each detection.
+        labels: int64 ``[n]``, its class; may be left out together with ``objects``.
+        objects: ``[K]``, of each class those with labels; see `expected_objects`.
 
     >>> round(doubt(np.array([0.9, 0.5, 0.2])), 3)
     0.8
     """
-    return float(np.minimum(p, 1 - p).sum())
+    expected = np.minimum(p, 1 - p)
+    if labels is not None and objects is not None:
+        expected = expected / (1 + objects[labels])
+    return float(expected.sum())
+
+
+def expected_objects(p: Doubles, labels: Ints, classes: int) -> Doubles:
+    """How many objects of each class ``[K]`` there are where the detections ``[n]`` have probabilities ``p``
+    and classes ``labels``."""
+    return np.bincount(labels, p, minlength=classes).astype(np.float64)
 
 
 @torch.inference_mode()

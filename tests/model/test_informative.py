@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spp_det.model.features import ConvMap
-from spp_det.model.informative import choose, describe, doubt, probabilities_of
+from spp_det.model.informative import choose, describe, doubt, expected_objects, probabilities_of
 from spp_det.model.probability import Probabilities
 
 
@@ -17,6 +17,14 @@ def test_doubt_is_the_number_of_corrections_to_expect():
     assert doubt(np.array([1.0, 0.0])) == 0
     assert doubt(np.array([0.75, 0.5, 0.1])) == pytest.approx(0.85)
     assert doubt(np.zeros(0)) == 0
+
+
+def test_a_correction_counts_more_where_its_class_has_few_labels():
+    p, labels = np.array([0.75, 0.5, 0.1]), np.array([1, 0, 1])
+    assert doubt(p, labels, np.array([0.0, 0.0])) == pytest.approx(doubt(p))
+    assert doubt(p, labels, np.array([1.0, 4.0])) == pytest.approx(0.5 / 2 + (0.25 + 0.1) / 5)
+    np.testing.assert_allclose(expected_objects(p, labels, 3), [0.5, 0.85, 0])
+    assert expected_objects(np.zeros(0), np.zeros(0, np.int64), 2).tolist() == [0, 0]
 
 
 def test_probabilities_are_those_of_the_curves_or_of_the_logistic_function():
