@@ -37,7 +37,7 @@ class Suggestion(NamedTuple):
         rank: from 1.
         file: the photo.
         doubt: corrections that its detections would need, by the detector's own account; those of a class
-            with few labels count more.
+            count less, the more objects of it the photos with labels show.
         novelty: how far its look is from every photo that has labels or comes earlier: 0 to 1.
         found: detections that are more likely right than wrong. All three are None in random order.
     """
@@ -116,7 +116,8 @@ def suggestions(
 
     Args:
         paths: the photos to choose from.
-        labelled: photos that have labels already, of which the detector says how many objects of each class.
+        labelled: photos that have labels already. They are searched too: the detector counts the objects of
+            each class in them. Where ``source`` has no windows for them, nothing is counted.
         workers: images at a time; 0 is one a core.
         source: gives the windows; None: the search of the model's training.
         cache: where windows are looked up and kept; None keeps nothing.
@@ -132,9 +133,14 @@ def suggestions(
 
     source = source or windows_for(detector.searches)
     source.check((path, None) for path in paths)
+    try:
+        source.check((path, None) for path in labelled)
+        counted = True
+    except UserError:  # a file of windows that has none of these photos: their objects are not counted
+        counted = False
     threads = (workers or cores()) if detector.device.type == "cpu" else 1
     every = [*((path, True) for path in paths), *((path, False) for path in labelled)]
-    looked = ahead(lambda item: _look(detector, source, cache, item[0]), every, threads)
+    looked = ahead(lambda item: _look(detector, source, cache, item[0], item[1] or counted), every, threads)
     readable: list[tuple[Path, Looked]] = []
     unreadable: list[Skipped] = []
     of_labelled: list[Looked] = []
@@ -191,14 +197,18 @@ class Looked(NamedTuple):
 
 
 def _look(
-    detector: Detector, source: WindowSource, cache: Cache | None, path: Path
+    detector: Detector, source: WindowSource, cache: Cache | None, path: Path, detect: bool
 ) -> Looked | UnreadableImageError:
+    import numpy as np
+
     from spp_det.images import UnreadableImageError, read_image
     from spp_det.model.informative import describe, probabilities_of
 
     try:
         image = read_image(path)
         maps = detector.features.maps(image)
+        if not detect:
+            return Looked(np.zeros(0), np.zeros(0, np.int64), describe(maps[0]))
         if cache is None:
             windows = source.windows(image, path, threads=1)
         else:

@@ -233,7 +233,9 @@ def _prepared(config: Config, grid: Mapping[str, tuple[object, ...]], folds: int
     normalize = str(grid["pyramid.normalize"][0])
     first = _with(config, {"pyramid.normalize": normalize})
     features = features_of(ready(inputs.network, config), model_settings(first))
-    images, draws = training_images(inputs.splits.train, features, config)
+    svm = config.svm.model_copy(update={"flips": True in grid["svm.flips"]})  # maps that any trial needs
+    every = config.model_copy(update={"svm": svm})
+    images, draws = training_images(inputs.splits.train, features, every)
     if not draws.folds.count:
         raise UserError("tune needs two training photos at least, to learn from one and try on the other")
     head = scored_layers(inputs.head, config, features)

@@ -25,16 +25,17 @@ def probabilities_of(found: Detections, curves: Probabilities | None) -> Doubles
 
 
 def doubt(p: Doubles, labels: Ints | None = None, objects: Doubles | None = None) -> float:
-    """How many corrections a labeller would have to make, by the detector's own account of ``p [n]``.
+    """How many corrections a labeller would have to make, by the detector's own account of ``p [n]``, each
+    weighted by what its class would learn from it.
 
     Of the detections that are shown, from `SHOWN` on, each is wrong with probability ``1 - p``; each of the
     others is an object that is not shown with probability ``p``. A correction counts as ``1 / (1 + objects)``
-    by the number of objects of its class that have labels: a class of few learns most from one more.
+    by the number of objects of its class in the photos with labels: a class of few learns most from one more.
 
     Args:
         p: ``[n]``, the probability of each detection.
         labels: int64 ``[n]``, its class; may be left out together with ``objects``.
-        objects: ``[K]``, of each class those with labels; see `expected_objects`.
+        objects: ``[K]``, of each class those in the photos with labels; see `expected_objects`.
 
     >>> round(doubt(np.array([0.9, 0.5, 0.2])), 3)
     0.8

@@ -160,7 +160,7 @@ class TrainingImages:
     def _make_missing(self, group: Sequence[int]) -> list[UnreadableImageError | None]:
         """Compute the maps of a group of `views` that are not in the cache, one scale after the other.
 
-        Returns, for each image, the error of an image that could not be read. Maps that the cache has are not
+        Returns, for each view, the error of an image that could not be read. Maps that the cache has are not
         read here: they may be many gigabytes, and a damaged map is computed again when it is used.
         """
         lacking: dict[int, list[str | None]] = {}  # for each view, the key of every map that is missing

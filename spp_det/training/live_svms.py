@@ -92,6 +92,7 @@ class LivePool(ExamplePool):
         for gap in gaps:
             self._vectors[gap] = self._vectors[order[gap]]
         self.signs, self.alpha, self.size = self.signs[order], self.alpha[order], len(used)
+        self.folds, self.origins = self.folds[order], self.origins[order]
         self.rows = [self.rows[index] for index in order]
         self.place = {row: index for index, row in enumerate(self.rows)}
 

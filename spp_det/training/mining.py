@@ -57,7 +57,7 @@ class Mining:
         svms: the SVMs of the last fit.
         new: int64 ``[K]`` negatives of each class since the last fit.
         fits: the number of fits.
-        images: the number of images that were mined.
+        images: the number of images that were mined; a mirrored image is another one.
         offered: of each mined image, the numbers ``[n]`` of the vectors that it offered to the pool.
     """
 
@@ -123,7 +123,9 @@ class Mining:
         fits = len(offers) == len(mined) and offers.sum() == len(arrays["offered"])
         fits = fits and (place < offers[np.searchsorted(mined, image)]).all()
         fits = fits and min(offers.min(initial=0), place.min(initial=0)) == 0
-        if not fits or mined.max(initial=-1) >= state.images:
+        negative = state.pool.origins[:, 0] >= 0
+        fits = fits and bool((np.diff(negative.astype(np.int8)) >= 0).all())  # positives are first
+        if not fits or mined.max(initial=-1) >= state.images or state.pool.origins.min(initial=0) < -1:
             raise ValueError("offers and offered do not fit to origins")
         rows = np.split(arrays["offered"], np.cumsum(offers)[:-1])
         state.offered = dict(zip(mined.tolist(), rows, strict=False))
@@ -147,6 +149,7 @@ class Mining:
         for made, _ in positives:
             vectors[done : done + len(made)] = made
             done += len(made)
+        assert done == (origins[:, 0] < 0).sum()  # the key is that of the same positives
         mined = self.mined().tolist()
         offers = share([self.offered[image] for image in mined], images.owners)
         pairs = Shared(zip(images.own, offers.own, strict=True), images.owners)

@@ -143,9 +143,8 @@ def training_images(
     workers = config.runtime.workers or cores()
     images = TrainingImages(dataset, features, config.proposals, cache, workers, config.strict)
     draws = Draws.of(config, len(images))
-    while not images.make_maps(
-        draws.order, config.svm.flips
-    ):  # images have vanished: choose again among the others
+    flips = config.svm.flips and config.scorer == "svm"
+    while not images.make_maps(draws.order, flips):  # images have vanished: choose again among the others
         draws = Draws.of(config, len(images))
     check_positives(dataset.classes, [image.record for image in images.images])
     give_back_memory()
@@ -187,9 +186,8 @@ class _Stages:
         sample = self.draws.sample
 
         def make() -> Arrays:
-            return {
-                "norm": np.array(mean_vector_norm(sampled_vectors(self.images, sample, NORM_WINDOWS, head)))
-            }
+            sampled = sampled_vectors(self.images, sample, NORM_WINDOWS, head)
+            return {"norm": np.array(mean_vector_norm(sampled))}
 
         def check(arrays: Arrays) -> None:
             check_form(arrays, norm=np.array(0.0))

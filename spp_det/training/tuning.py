@@ -1,7 +1,8 @@
 """Many settings tried on held-out folds of the training images, at little more than the cost of one training.
 
 What settings have in common is computed once. Windows and maps are the training's own. For each normalisation
-hard negatives are mined once, by all images; SVMs of any C and overlap are then fitted to these examples
+and with or without mirrored images, hard
+negatives are mined once, by all images; SVMs of any C and overlap are then fitted to these examples
 without the images of a fold. Regressors learn from fewer windows than in a training.
 """
 

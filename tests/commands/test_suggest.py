@@ -61,6 +61,23 @@ def test_copies_of_labelled_photos_are_known_by_their_bytes(model, photos, tmp_p
     assert len(out.read_text().splitlines()) == 8
 
 
+def test_a_file_of_windows_needs_none_of_the_labelled_photos(model, split, photos, tmp_path):
+    """Their objects are then not counted; with windows of theirs they are, and the order may change."""
+    doubts = []
+    for with_labelled in (False, True):
+        names = [path.stem for path in sorted(photos.iterdir())]
+        rest = [name for name in names if with_labelled or name.startswith("trainval")]
+        windows = {name: [[5, 5, 60, 50], [20, 10, 90, 80]] for name in rest}
+        (tmp_path / "windows.json").write_text(json.dumps(windows))
+        out = tmp_path / "next.json"
+        command = ("suggest", model, photos, "--labelled", split, "--proposals", tmp_path / "windows.json")
+        ended = spp_det(*command, "--out", out)
+        assert ended.code == 0, ended.err
+        doubts.append({row["file"]: row["doubt"] for row in json.loads(out.read_text())})
+    assert doubts[0].keys() == doubts[1].keys()
+    assert all(doubts[1][file] <= doubt + 1e-4 for file, doubt in doubts[0].items())
+
+
 def test_random_order_is_the_seed_s(model, photos, tmp_path):
     found = []
     for seed in (1, 1, 2):

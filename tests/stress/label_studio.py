@@ -43,8 +43,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import sync_playwright
-
 from spp_det.data.records import Dataset, Record
 from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
@@ -343,6 +341,8 @@ class Journey:
 
     def page(self, picture: Path) -> None:
         """What a person does: open the next photo, see the boxes, submit them."""
+        from playwright.sync_api import sync_playwright  # needed for this alone
+
         before, version = self.server.ids(), self.server.health()["model_version"]
         with sync_playwright() as playwright:
             options = {"executable_path": shutil.which("chromium"), "args": ["--no-sandbox"]}

@@ -45,6 +45,7 @@ def test_a_photos_examples_are_forgotten_and_the_others_keep_what_is_theirs(imag
     before = {row: (v.tolist(), s, a) for row, v, s, a in zip(
         ROWS, pool.vectors, SIGNS, pool.alpha.tolist(), strict=True)}  # fmt: skip
     left = pool.forget(images)
+    assert len(pool.folds) == len(pool.origins) == pool.size
     assert set(left) == {row for row in ROWS if row[0] in images}
     assert set(pool.rows) == {row for row in ROWS if row[0] not in images}
     assert {row: pool.place[row] for row in pool.rows} == pool.place

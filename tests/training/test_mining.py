@@ -373,6 +373,7 @@ def test_several_processes_end_with_one_process_s_svms(monkeypatch, in_ranks, ca
         ("signs", None),
         ("origins", np.zeros((3, 2))),
         ("origins", np.array([[-1, 0], [-1, 1], [0, 0]])),
+        ("origins", np.array([[-2, 0], [-1, 1], [-1, 0]])),
         ("offers", np.array([2])),
         ("offered", np.zeros((2, 2), np.int64)),
         ("weight", np.zeros(60, np.float32)),
