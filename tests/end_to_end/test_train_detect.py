@@ -135,8 +135,9 @@ def test_a_shifted_box_convention_would_be_noticed(detections, test_set):
 
 
 def test_the_loaded_model_detects_what_the_one_in_memory_detects(trained, detections, test_set):
-    for record, found in list(zip(test_set.records, detections, strict=True))[:4]:
-        mine = trained.detector(record.path)
+    for mine, found in zip(
+        trained.detector([record.path for record in test_set.records[:4]]), detections[:4], strict=True
+    ):
         assert len(found["scores"]) > 0
         for key in ("boxes", "labels", "scores"):
             assert np.array_equal(mine[key], found[key])

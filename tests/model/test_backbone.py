@@ -334,8 +334,10 @@ def test_an_image_too_small_is_padded_with_the_mean_colour(name, height, width):
 def test_images_of_a_batch_do_not_mix(image):
     backbone = shared(NAME)
     together = backbone(torch.cat([image, 255 - image]))
-    torch.testing.assert_close(together[:1], backbone(image))
-    torch.testing.assert_close(together[1:], backbone(255 - image))
+    # Two images may be summed in another order than one (docs/numbers.md); mixed, they differ by a spread.
+    rounding = 1e-4 * float(together.std())
+    torch.testing.assert_close(together[:1], backbone(image), rtol=0, atol=rounding)
+    torch.testing.assert_close(together[1:], backbone(255 - image), rtol=0, atol=rounding)
     assert together.is_contiguous(memory_format=torch.channels_last)
 
 
