@@ -9,17 +9,16 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from llvmlite import ir
 from torch import Tensor
 from torch.nn import functional as F
 
 from spp_det.boxes import Floats, Ints
 from spp_det.kernels import numba
+from spp_det.model import half_precision
 from spp_det.model.own_class import of_classes
 
 
@@ -157,16 +156,18 @@ def _coordinate_ascent(bits, rows, signs, C, bias, alpha, weight, tolerance, see
     square = np.empty(m)
     bias_weight = 0.0
     for i in range(m):
-        square[i] = _squared_norm_of_halves(bits[rows[i]]) + bias * bias
+        square[i] = half_precision.squared_norm(bits[rows[i]]) + bias * bias
         if alpha[i] > 0:
-            _add(weight, np.float32(alpha[i] * signs[i]), bits[rows[i]])
+            half_precision.add(weight, np.float32(alpha[i] * signs[i]), bits[rows[i]])
             bias_weight += bias * alpha[i] * signs[i]
     active = np.empty(m, np.int64)
     primal, gap = 0.0, 0.0
     for _ in range(_ROUNDS):
         count, loss, gap = 0, 0.0, 0.0
         for i in range(m):
-            slack = 1 - signs[i] * (_product(bits[rows[i]], weight) + bias * bias_weight)
+            following = bits[rows[min(i + 1, m - 1)]]
+            score = half_precision.product(bits[rows[i]], weight, following) + bias * bias_weight
+            slack = 1 - signs[i] * score
             loss += C[i] * max(slack, 0.0)
             gap += C[i] * max(slack, 0.0) - alpha[i] * slack
             if not ((alpha[i] == 0 and slack < -_NEAR) or (alpha[i] == C[i] and slack > _NEAR)):
@@ -178,60 +179,20 @@ def _coordinate_ascent(bits, rows, signs, C, bias, alpha, weight, tolerance, see
         for _ in range(_SWEEPS):
             np.random.shuffle(active[:count])  # noqa: NPY002
             passing_gap = 0.0
-            for i in active[:count]:
-                slack = 1 - signs[i] * (_product(bits[rows[i]], weight) + bias * bias_weight)
+            for place in range(count):
+                i, following = active[place], bits[rows[active[min(place + 1, count - 1)]]]
+                score = half_precision.product(bits[rows[i]], weight, following) + bias * bias_weight
+                slack = 1 - signs[i] * score
                 passing_gap += C[i] * max(slack, 0.0) - alpha[i] * slack
                 new = min(max(alpha[i] + slack / square[i], 0.0), C[i])
                 signed = (new - alpha[i]) * signs[i]
                 if signed != 0:
                     alpha[i] = new
-                    _add(weight, np.float32(signed), bits[rows[i]])
+                    half_precision.add(weight, np.float32(signed), bits[rows[i]])
                     bias_weight += bias * signed
             if passing_gap < tolerance * primal / 2:
                 break
     return bias_weight, primal, gap / max(primal, 1e-300)
-
-
-def _reinterpret(_context, _word):  # type: ignore[no-untyped-def]
-    """The float32 that has the bits of a uint32."""
-
-    def same_bits(_context, builder, _signature, arguments):  # type: ignore[no-untyped-def]
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return numba.types.float32(numba.types.uint32), same_bits
-
-
-_float_of: Any = numba.extending.intrinsic(_reinterpret)
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _value(half):  # type: ignore[no-untyped-def]
-    """Half-precision bits as float32. A factor instead of the sum would be moved to other places by the
-    functions below, where it overflows."""
-    sign, rest = np.uint32(half) & np.uint32(0x8000), np.uint32(half) & np.uint32(0x7FFF)
-    value = _float_of(np.uint32((rest << np.uint32(13)) + np.uint32(112 << 23)))  # the exponents' biases
-    if rest < np.uint32(0x400):  # subnormal, or zero
-        value = np.float32(rest) * np.float32(2.0**-24)
-    return -value if sign else value
-
-
-# The vectors are read as they are stored: memory is what the ascent waits for.
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _product(halves, weight):  # type: ignore[no-untyped-def]
-    total = np.float32(0)
-    for j in range(len(weight)):
-        total += _value(halves[j]) * weight[j]
-    return np.float64(total)
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _squared_norm_of_halves(halves):  # type: ignore[no-untyped-def]
-    total = np.float32(0)
-    for j in range(len(halves)):
-        total += _value(halves[j]) * _value(halves[j])
-    return np.float64(total)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
@@ -240,9 +201,3 @@ def _squared_norm(weight):  # type: ignore[no-untyped-def]
     for j in range(len(weight)):
         total += weight[j] * weight[j]
     return np.float64(total)
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-def _add(weight, factor, halves):  # type: ignore[no-untyped-def]
-    for j in range(len(weight)):
-        weight[j] += factor * _value(halves[j])
