@@ -70,6 +70,7 @@ def fit_ridge(
     group_of: Ints | None = None,
     fold_of: Ints | None = None,
     folds: int = 0,
+    gram: Tensor | None = None,
 ) -> Ridge:
     """Ridge regression of whitened, centred targets: ``[m, D], [n, 4] -> weight [4, D], bias [4]``.
 
@@ -89,37 +90,64 @@ def fit_ridge(
     those of all examples.
 
     With the fold of each vector, ``fold_of [m]`` below ``folds``, the regression without each fold is solved
-    from the same products.
+    from the same products. ``gram``, which is left as it is: see `centred_products`; None makes it.
     """
     vector_of = np.arange(len(vectors)) if vector_of is None else vector_of
     row_of = torch.from_numpy(vector_of).to(vectors.device)
     y = torch.from_numpy(targets).to(vectors.device, torch.float64)
-    number = torch.bincount(row_of, minlength=len(vectors)).double()  # examples of each vector
-    root = number.sqrt()[:, None]
-    share = (number / len(y)).float()
-    blocks = [slice(start, start + _BLOCK) for start in range(0, len(vectors), _BLOCK)]
-    means = on_all_cores(lambda rows: share[rows] @ vectors[rows].float(), blocks)
-    vector_mean = _total(means)
-
-    def centred(rows: slice) -> Tensor:  # in place and in one dtype: else it takes longer than the product
-        block = vectors[rows].to(torch.float32, copy=True)
-        return block.sub_(vector_mean).mul_(root[rows].float())  # [block, D]
-
-    gram = torch.empty(len(vectors), len(vectors), dtype=torch.float64, device=vectors.device)
-    for index, rows in enumerate(blocks):
-        left = centred(rows)
-
-        def fill(columns: slice, rows: slice = rows, left: Tensor = left) -> None:
-            product = left @ (left if columns == rows else centred(columns)).T
-            gram[rows, columns], gram[columns, rows] = product, product.T
-
-        on_all_cores(fill, blocks[: index + 1])  # the rest is symmetric
+    rows = _CentredRows(vectors, row_of)
+    gram = rows.products() if gram is None else gram.clone()
     duals, target_mean, left_out = solve_dual(gram, y, row_of, ridge, group_of, fold_of, folds)
     every = duals.transpose(0, 1).flatten(1)  # [m, 4 (1 + F)]
-    weight = _total(on_all_cores(lambda rows: every[rows].float().T @ centred(rows), blocks))
-    bias = target_mean.float().repeat(1 + folds) - on_one_core(lambda: weight @ vector_mean)
+    weight = _total(on_all_cores(lambda block: every[block].float().T @ rows(block), rows.blocks))
+    bias = target_mean.float().repeat(1 + folds) - on_one_core(lambda: weight @ rows.mean)
     weights, biases = weight.reshape(1 + folds, 4, -1), bias.reshape(1 + folds, 4)
     return Ridge(weights[0], biases[0], left_out, weights[1:], biases[1:])
+
+
+def centred_products(vectors: Tensor, vector_of: Ints) -> Tensor:
+    """The ``gram [m, m]`` of `fit_ridge` for ``vectors [m, D]``, which regressions of any ridge share.
+
+    It has the products of the centred vectors, each times the root of the number of its examples.
+    """
+    return _CentredRows(vectors, torch.from_numpy(vector_of).to(vectors.device)).products()
+
+
+class _CentredRows:
+    """The vectors ``[m, D]`` of a regression, made float32 a block of rows at a time.
+
+    Each is less the mean of all, times the root of the number of examples (by ``row_of [n]``) it stands for.
+
+    Attributes:
+        blocks: the rows that are made at a time.
+        mean: float32 ``[D]``, of the vectors of all examples.
+    """
+
+    def __init__(self, vectors: Tensor, row_of: Tensor) -> None:
+        number = torch.bincount(row_of, minlength=len(vectors)).double()  # examples of each vector
+        share = (number / len(row_of)).float()
+        self.blocks = [slice(start, start + _BLOCK) for start in range(0, len(vectors), _BLOCK)]
+        self.mean = _total(on_all_cores(lambda rows: share[rows] @ vectors[rows].float(), self.blocks))
+        self._vectors, self._root = vectors, number.sqrt()[:, None].float()
+
+    def __call__(self, block: slice) -> Tensor:
+        """``[block, D]``, made in place and in one dtype: else it takes longer than the products."""
+        rows = self._vectors[block].to(torch.float32, copy=True)
+        return rows.sub_(self.mean).mul_(self._root[block])
+
+    def products(self) -> Tensor:
+        """Of all pairs of rows: float64 ``[m, m]``."""
+        size = len(self._vectors)
+        gram = torch.empty(size, size, dtype=torch.float64, device=self._vectors.device)
+        for index, rows in enumerate(self.blocks):
+            left = self(rows)
+
+            def fill(columns: slice, rows: slice = rows, left: Tensor = left) -> None:
+                product = left @ (left if columns == rows else self(columns)).T
+                gram[rows, columns], gram[columns, rows] = product, product.T
+
+            on_all_cores(fill, self.blocks[: index + 1])  # the rest is symmetric
+        return gram
 
 
 def solve_dual(

@@ -67,5 +67,4 @@ def sampled_vectors(
         return vectors if head is None else head(vectors)
 
     shared = images.share(seeds)
-    at_once = images.workers if images.features.backbone.mean.device.type == "cpu" else 1
-    return Shared(ahead(sample, shared.own, at_once, waiting=at_once), shared.owners)
+    return Shared(ahead(sample, shared.own, images.at_once, waiting=images.at_once), shared.owners)

@@ -104,6 +104,11 @@ class TrainingImages:
         """The number of readable images."""
         return len(self.images)
 
+    @property
+    def at_once(self) -> int:
+        """Images whose vectors are made side by side, one thread each: a GPU takes one at a time."""
+        return self.workers if self.features.backbone.mean.device.type == "cpu" else 1
+
     def _skip(self, record: Record, error: UnreadableImageError) -> None:
         if self.strict:
             raise error
@@ -289,8 +294,10 @@ class TrainingImages:
             rows, signs = signs_of(vectors.of, *offer, self.classes)
             return {"vectors": vectors.through(head).of_rows(rows).half().cpu().numpy(), "signs": signs}
 
-        arriving = self.share(self.views(self.teaching(), flips))
-        for arrays in track(arriving.map(found), "positives", len(arriving)):
+        shared = self.share(self.views(self.teaching(), flips))
+        made = ahead(found, shared.own, self.at_once, waiting=self.at_once)
+        arriving = Shared(made, shared.owners).in_order()
+        for arrays in track(arriving, "positives", len(shared)):
             yield torch.from_numpy(arrays["vectors"]), arrays["signs"]
 
     def sample(self, index: int, most: int, generator: np.random.Generator) -> Tensor:
@@ -309,5 +316,6 @@ class TrainingImages:
             return {"vectors": made.numpy(), "of": vectors.of}
 
         owners = self._owners[[index for index, _ in chosen]].tolist()
-        for arrays in shared_map(found, chosen, owners):
+        at_once = partial(ahead, workers=self.at_once, waiting=self.at_once)
+        for arrays in shared_map(found, chosen, owners, run=at_once):
             yield torch.from_numpy(arrays["vectors"]), arrays["of"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from spp_det.boxes import Boxes, Floats, Ints, decode_deltas, encode_deltas, iou
 from spp_det.config.settings import BoxRegression
 from spp_det.errors import UserError
-from spp_det.model.bbox import BoxRegressor, fit_ridge
+from spp_det.model.bbox import BoxRegressor, centred_products, fit_ridge
 from spp_det.runtime.cache import Arrays, check_form, digest
 from spp_det.runtime.devices import has_room
 from spp_det.runtime.progress import track
@@ -70,6 +70,23 @@ class Examples:
     objects: Boxes
 
 
+@dataclass(frozen=True, eq=False)
+class Pooled:
+    """What a class's examples are pooled to, for regressions of any ridge.
+
+    Attributes:
+        vectors: float16 ``[m, D]``.
+        vector_of: int64 ``[n]``, the vector of each example.
+        image_of: int64 ``[m]``, the image of each vector.
+        gram: float64 ``[m, m]``; see `centred_products`. None: to be made for a single regression.
+    """
+
+    vectors: Tensor
+    vector_of: Ints
+    image_of: Ints
+    gram: Tensor | None = None
+
+
 VectorsOf = Callable[[Sequence[tuple[int, Boxes]]], Iterable[tuple[Tensor, Ints]]]
 
 
@@ -84,6 +101,7 @@ def train_regressors(
     kept: dict[Which, Fitted] | CachedRegressors | None = None,
     folds: Folds | None = None,
     device: torch.device = CPU,
+    first: dict[int, Pooled | None] | None = None,
 ) -> list[tuple[BoxRegressor, ...]]:
     """Fit each class's regressor on windows that overlap one of its objects by ``settings.min_iou``.
 
@@ -103,6 +121,8 @@ def train_regressors(
         kept: holds regressors by (label, pass): missing ones are fitted and added. None keeps nothing.
         folds: of the images; None: there are none.
         device: where a class is fitted, if its memory suffices, else on the CPU.
+        first: takes what the examples of each class are pooled to in the first pass. Given again with another
+            ridge and a generator in the same state, it spares this work. None keeps nothing.
 
     Returns one regressor for each pass; then, for each fold, those that have not learnt from its images.
     """
@@ -117,7 +137,8 @@ def train_regressors(
         for number in range(settings.passes):
             drawn = {label: examples for label, examples in drawn.items() if examples}
             last = number == settings.passes - 1
-            fits = _fitted(drawn, number, vectors_of, ridge, not last, kept, folds, device)
+            before = first if number == 0 else None
+            fits = _fitted(drawn, number, vectors_of, ridge, not last, kept, folds, device, before)
             for label, fitted in fits.items():
                 weights[0, number, label] = torch.from_numpy(fitted["weight"])
                 biases[0, number, label] = torch.from_numpy(fitted["bias"])
@@ -140,6 +161,7 @@ def _fitted(
     kept: dict[Which, Fitted] | CachedRegressors,
     folds: Folds,
     device: torch.device,
+    before: dict[int, Pooled | None] | None,
 ) -> dict[int, Fitted]:
     """The regressors of some classes in one pass: kept ones, and new ones, each fitted by one process."""
     found = {}
@@ -151,14 +173,24 @@ def _fitted(
     parts = {}
     own = set(share(missing).own)
     for label in missing:  # all vectors are collected before any fit, so that no process waits for a fit
+        if before is not None and label in before:
+            continue
         vectors = vectors_of([(each.image, each.boxes) for each in drawn[label]])
         if label in own:
             parts[label] = [(part.half(), of) for part, of in vectors]
         else:
             deque(vectors, maxlen=0)  # only to send the vectors of this process's images
+        if before is not None:
+            before[label] = None
 
     def fit(label: int) -> Fitted:
-        return _fit(drawn[label], parts.pop(label), ridge, leave_out, folds, device)
+        pooled = before[label] if before is not None else None
+        if pooled is None:
+            pooled = _pooled(drawn[label], parts.pop(label), leave_out, device)
+        if before is not None and pooled.gram is None:
+            pooled = replace(pooled, gram=centred_products(pooled.vectors, pooled.vector_of))
+            before[label] = pooled
+        return _fit(drawn[label], pooled, ridge, leave_out, folds)
 
     results = shared_map(fit, missing)
     for label, fitted in zip(missing, results, strict=True):
@@ -166,15 +198,13 @@ def _fitted(
     return found
 
 
-def _fit(
+def _pooled(
     examples: Sequence[Examples],
     parts: Sequence[tuple[Tensor, Ints]],
-    ridge: float,
     leave_out: bool,
-    folds: Folds,
     device: torch.device,
-) -> Fitted:
-    """The regression of one class on the vectors of each image's boxes; see `fit_ridge` for its names."""
+) -> Pooled:
+    """The vectors of each image's boxes put together, on the device if there is room for the regression."""
     vectors = torch.cat([part for part, _ in parts])
     squares = 5 if leave_out else 3  # m x m matrices in float64 at a time: the factors, an inverse, a copy
     if has_room(device, squares * 8 * len(vectors) ** 2 + 2 * vectors.numel()):
@@ -182,10 +212,16 @@ def _fit(
     counts = [len(part) for part, _ in parts]
     starts = np.cumsum(counts) - counts
     vector_of = np.concatenate([of + start for (_, of), start in zip(parts, starts, strict=True)])
-    image_of = np.repeat([each.image for each in examples], counts)
-    groups = image_of if leave_out else None
+    return Pooled(vectors, vector_of, np.repeat([each.image for each in examples], counts))
+
+
+def _fit(examples: Sequence[Examples], pooled: Pooled, ridge: float, leave_out: bool, folds: Folds) -> Fitted:
+    """The regression of one class; see `fit_ridge` for its names."""
+    groups = pooled.image_of if leave_out else None
     targets = np.concatenate([encode_deltas(each.boxes, each.objects) for each in examples])
-    fitted = fit_ridge(vectors, targets, ridge, vector_of, groups, folds.of[image_of], folds.count)
+    of_fold = folds.of[pooled.image_of]
+    about = (pooled.vectors, targets, ridge, pooled.vector_of, groups, of_fold, folds.count, pooled.gram)
+    fitted = fit_ridge(*about)
     names = ("weight", "bias", "fold_weight", "fold_bias")
     arrays = {name: getattr(fitted, name).cpu().numpy() for name in names}
     return arrays if fitted.left_out is None else arrays | {"left_out": fitted.left_out}

@@ -48,8 +48,7 @@ def judged(images: TrainingImages, sample: Ints, folds: Folds, detectors: Sequen
         }
 
     shared = images.share(sample)
-    on_cpu = images.features.backbone.mean.device.type == "cpu"
-    looks = ahead(look, shared.own, images.workers if on_cpu else 1)
+    looks = ahead(look, shared.own, images.at_once)
     parts = list(track(Shared(looks, shared.owners).in_order(), "held-out detections", len(sample)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

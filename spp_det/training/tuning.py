@@ -1,16 +1,16 @@
 """Many settings tried on held-out folds of the training images, at little more than the cost of one training.
 
-What settings have in common is computed once. Windows and maps are the training's own. For each normalisation
-and with or without mirrored images, hard
-negatives are mined once, by all images; SVMs of any C and overlap are then fitted to these examples
-without the images of a fold. Regressors learn from fewer windows than in a training.
+What settings have in common is computed once. Windows and maps are the training's own. For each
+normalisation, with or without mirrored images, hard negatives are mined once, by all images; SVMs of any C
+and overlap are then fitted to these examples without the images of a fold. Regressors learn from fewer
+windows than in a training; those of any ridge share the products of the first pass's vectors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +31,7 @@ from spp_det.training.images import TrainingImages
 from spp_det.training.inputs import model_settings
 from spp_det.training.mining import FoldsOf, train_svms
 from spp_det.training.pool import ExamplePool, memory_for
-from spp_det.training.regression import mean_vector_norm, train_regressors
+from spp_det.training.regression import Pooled, mean_vector_norm, train_regressors
 
 TOLERANCE = 1e-2  # of the duality gap, as while mining: a tenth of a point of mAP is not worth a sweep
 WINDOWS = 1500  # of a class at most that its regressors learn from
@@ -49,6 +49,7 @@ class _Mined:
         norm, pool5_norm: the mean norm of the vectors that are scored, and of those that move boxes.
         pool: all positives first, then hard negatives.
         positives: by overlap, the signs ``[P, K]`` of the positives.
+        first: what regressors of any ridge share; see `train_regressors`.
     """
 
     images: TrainingImages
@@ -56,6 +57,7 @@ class _Mined:
     pool5_norm: float
     pool: ExamplePool
     positives: Mapping[float, Signs]
+    first: dict[int, Pooled | None] = field(default_factory=dict)
 
 
 class Trials:
@@ -95,8 +97,7 @@ class Trials:
             return found
 
         judged = self.draws.judged.tolist()
-        on_cpu = features.backbone.mean.device.type == "cpu"
-        looks = ahead(look, judged, self.images.workers if on_cpu else 1)
+        looks = ahead(look, judged, self.images.at_once)
         return list(track(looks, "held-out detections", len(judged)))
 
     def keep(self, config: Config) -> None:
@@ -155,7 +156,7 @@ class Trials:
             made = vectors.through(self.head).of_rows(rows).half().cpu()
             return made, list(np.minimum(counts, 127).astype(np.int8))
 
-        every = ahead(found, teaching, workers=1, waiting=1)
+        every = ahead(found, teaching, images.at_once, waiting=images.at_once)
         for vectors, by_overlap in track(every, "positives", len(teaching)):
             for overlap, part in zip(self.overlaps, by_overlap, strict=True):
                 signs[overlap].append(part)
@@ -188,7 +189,8 @@ class Trials:
             images = mined.images
             about = (images.windows(), images.distinct_vectors, self.classes, images.features.dimension)
             generator = np.random.default_rng(config.seed)
-            fitted = train_regressors(*about, mined.pool5_norm, fewer, generator, folds=folds)
+            norm, first = mined.pool5_norm, mined.first
+            fitted = train_regressors(*about, norm, fewer, generator, folds=folds, first=first)
             self._regressors[key] = fitted[1:]
         return self._regressors[key]
 

@@ -322,3 +322,29 @@ def test_each_fold_has_regressors_of_its_own_and_the_whole_is_as_without_folds()
         first, second = (each[number].weight for each in without)
         assert first.shape == second.shape == whole[number].weight.shape
         assert (first != second).flatten(1).any(dim=1).all()  # of every class
+
+
+def test_another_ridge_takes_over_the_vectors_and_products_of_the_first_pass(in_ranks):
+    """To the bits of a regression that makes its own, by one process and by two."""
+    images = [image(seed, labels=(0, 1, 2)) for seed in range(6)]
+    folds = Folds(np.array([0, 1, 0, 1, 0, 1]), 2)
+
+    def fitted(ridge: float, first: dict | None = None, vectors: Vectors | None = None):
+        settings = BoxRegression(passes=2, ridge=ridge, max_windows=30)
+        learnt = (images, vectors or Vectors(images), CLASSES, DIMENSION, 20.0, settings)
+        return train_regressors(*learnt, np.random.default_rng(0), folds=folds, first=first)
+
+    expected = fitted(5.0)
+
+    def shared(_: int):
+        first: dict = {}
+        fitted(2000.0, first)
+        asked = Vectors(images)
+        return fitted(5.0, first, asked), asked
+
+    for found, asked in (shared(0), *in_ranks(2, shared)):
+        assert not asked.asked  # windows are asked for in the first pass alone; moved boxes are no windows
+        for ours, theirs in zip(found, expected, strict=True):
+            for one, other in zip(ours, theirs, strict=True):
+                assert torch.equal(one.weight, other.weight)
+                assert torch.equal(one.bias, other.bias)
