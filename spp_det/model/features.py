@@ -66,7 +66,8 @@ class WindowFeatures(ABC):
         backbone: the network.
         scales: the shorter side in pixels of what passes the network, for each map of an image.
         levels: of the pyramid, in the order of the vector's bins.
-        dimension: D, the length of a vector.
+        dimension: D, how many numbers a vector has.
+        length: the Euclidean length of every vector that is not zero; None where they differ.
         keys: for each map, the settings that it depends on beside the network; part of its key in the cache.
     """
 
@@ -74,6 +75,7 @@ class WindowFeatures(ABC):
     scales: tuple[int, ...]
     levels: tuple[int, ...]
     dimension: int
+    length: float | None = None
     keys: tuple[tuple[object, ...], ...]
 
     @abstractmethod

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from spp_det.boxes import Ints
 from spp_det.config.settings import Config
+from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
 from spp_det.runtime.sharing import Shared
 from spp_det.runtime.threads import ahead
@@ -17,6 +18,7 @@ from spp_det.training.folds import Folds
 from spp_det.training.images import TrainingImages
 
 NORM_IMAGES = 200  # at most, sampled for the mean norm
+SAME_NORM_IMAGES = 4  # of these, where all vectors have one length: enough to tell that they are not zero
 JUDGED = 6  # a stream of random numbers of its own, beside that of the folds
 
 
@@ -38,6 +40,11 @@ class Draws:
     folds: Folds
     judged: Ints
     generator: np.random.Generator
+
+    def norm_sample(self, features: WindowFeatures, head: FCHead | None) -> list[tuple[int, int]]:
+        """The part of ``sample`` that tells the mean norm of pool5 (None), or of the head's outputs."""
+        same = head is None and features.length is not None
+        return self.sample[:SAME_NORM_IMAGES] if same else self.sample
 
     @classmethod
     def of(cls, config: Config, images: int) -> Draws:

@@ -22,7 +22,6 @@ from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.bbox import BoxRegressor
 from spp_det.model.detector import Detector
-from spp_det.model.features import SPPFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.model_file import features_of
 from spp_det.runtime.cache import Cache
@@ -133,7 +132,7 @@ class LiveTraining:
         """The mean norm of pool5 and of the vectors that are scored, over windows of at most `NORM_IMAGES`
         photos. While it stays about the same, so do the scales that rest on it."""
         features = self.photos.features
-        if isinstance(features, SPPFeatures) and features.length is not None and self.head is None:
+        if features.length is not None and self.head is None:
             return features.length, features.length  # the root normalisations make all vectors as long
         norms = []
         for photo in list(self.photos.photos.values())[:NORM_IMAGES]:

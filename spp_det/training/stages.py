@@ -183,7 +183,7 @@ class _Stages:
 
         SVMs and regressors scale their vectors so that this norm becomes 20 (R), or what the settings say.
         """
-        sample = self.draws.sample
+        sample = self.draws.norm_sample(self.images.features, head)
 
         def make() -> Arrays:
             sampled = sampled_vectors(self.images, sample, NORM_WINDOWS, head)

@@ -111,9 +111,10 @@ class Trials:
             backbone = self.images.features.backbone
             images.features = SPPFeatures(backbone, config.backbone, config.pyramid)
             heads = dict.fromkeys((None, self.head))
+            samples = {head: self.draws.norm_sample(images.features, head) for head in heads}
             norms = {
-                head: mean_vector_norm(sampled_vectors(images, self.draws.sample, NORM_WINDOWS, head))
-                for head in heads
+                head: mean_vector_norm(sampled_vectors(images, sample, NORM_WINDOWS, head))
+                for head, sample in samples.items()
             }
             self._mined[name] = self._examples(config, images, norms)
         return self._mined[name]

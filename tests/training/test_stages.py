@@ -21,6 +21,7 @@ from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 from spp_det.runtime.cache import Cache
 from spp_det.training import stages
+from spp_det.training.draws import Draws
 from spp_det.training.images import TrainingImages
 from spp_det.training.stages import Trained, train
 
@@ -145,6 +146,16 @@ def test_the_mean_norm_is_that_of_all_windows_where_they_are_few(folder, monkeyp
     images = TrainingImages(records, detector.features, config.proposals, cache, workers=1)
     norms = [images.vectors(i).of_windows(np.arange(len(w.boxes))) for i, w in enumerate(images.windows())]
     assert trained.metrics["mean_norm"] == pytest.approx(float(torch.cat(norms).norm(dim=1).mean()), rel=1e-5)
+
+
+def test_where_all_vectors_have_one_length_a_few_images_tell_it(folder):
+    for normalize, images in (("hellinger", 4), ("none", 50)):
+        config = configure(folder, pyramid={"levels": [2, 1], "normalize": normalize})
+        trained = train(config)
+        features = trained.detector.features
+        assert len(Draws.of(config, 50).norm_sample(features, None)) == images
+        if features.length is not None:
+            assert trained.metrics["mean_norm"] == pytest.approx(features.length, rel=1e-5)
 
 
 def test_softmax_is_the_fc8_of_the_tuning_and_needs_no_svms(folder, stored):
