@@ -117,7 +117,8 @@ def suggestions(
     Args:
         paths: the photos to choose from.
         labelled: photos that have labels already. They are searched too: the detector counts the objects of
-            each class in them. Where ``source`` has no windows for them, nothing is counted.
+            each class in them. Where ``source`` lacks windows for any of them, nothing is counted,
+            with a warning.
         workers: images at a time; 0 is one a core.
         source: gives the windows; None: the search of the model's training.
         cache: where windows are looked up and kept; None keeps nothing.
@@ -136,7 +137,8 @@ def suggestions(
     try:
         source.check((path, None) for path in labelled)
         counted = True
-    except UserError:  # a file of windows that has none of these photos: their objects are not counted
+    except UserError as error:
+        logger.warning("the objects in the photos with labels are not counted: %s", error)
         counted = False
     threads = (workers or cores()) if detector.device.type == "cpu" else 1
     every = [*((path, True) for path in paths), *((path, False) for path in labelled)]

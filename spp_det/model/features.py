@@ -183,8 +183,8 @@ class SPPFeatures(WindowFeatures):
         """
         cells = cells.float()
         if self.normalize == "hellinger":
-            return _roots(cells)
-        return torch.copysign(_roots(cells.abs()), cells) if self.normalize == "signed_root" else cells
+            return roots_of(cells)
+        return torch.copysign(roots_of(cells.abs()), cells) if self.normalize == "signed_root" else cells
 
     def to_length(self, vectors: Tensor) -> Tensor:
         """Pooled vectors ``[n, D]``, scaled in place to their common length where the pyramid says so."""
@@ -194,7 +194,7 @@ class SPPFeatures(WindowFeatures):
         return vectors
 
 
-def _roots(cells: Tensor) -> Tensor:
+def roots_of(cells: Tensor) -> Tensor:
     """Square roots. On a CPU by numpy: torch asks MKL, which takes twenty times as long for them."""
     return torch.from_numpy(np.sqrt(cells.numpy())) if cells.device.type == "cpu" else cells.sqrt()
 

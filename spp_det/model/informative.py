@@ -7,7 +7,7 @@ import torch
 
 from spp_det.boxes import Doubles, Floats, Ints
 from spp_det.data.records import Detections
-from spp_det.model.features import ConvMap
+from spp_det.model.features import ConvMap, roots_of
 from spp_det.model.probability import Probabilities
 
 SHOWN = 0.5  # from this probability on a labeller would be shown a detection
@@ -25,8 +25,7 @@ def probabilities_of(found: Detections, curves: Probabilities | None) -> Doubles
 
 
 def doubt(p: Doubles, labels: Ints | None = None, objects: Doubles | None = None) -> float:
-    """How many corrections a labeller would have to make, by the detector's own account of ``p [n]``, each
-    weighted by what its class would learn from it.
+    """How many corrections a labeller would have to make, by the detector's own account of ``p [n]``.
 
     Of the detections that are shown, from `SHOWN` on, each is wrong with probability ``1 - p``; each of the
     others is an object that is not shown with probability ``p``. A correction counts as ``1 / (1 + objects)``
@@ -56,7 +55,7 @@ def expected_objects(p: Doubles, labels: Ints, classes: int) -> Doubles:
 def describe(conv_map: ConvMap) -> Floats:
     """What a photo looks like, as one vector ``[C]`` of length 1: the mean of its map, with signed roots."""
     cells = conv_map.cells.float()
-    roots = torch.copysign(cells.abs().sqrt(), cells).mean(dim=(1, 2)).cpu().numpy()
+    roots = torch.copysign(roots_of(cells.abs()), cells).mean(dim=(1, 2)).cpu().numpy()
     vector: Floats = (roots / max(float(np.linalg.norm(roots)), 1e-12)).astype(np.float32)
     return vector
 

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spp_det.boxes import Floats, Ints
-from spp_det.kernels import numba
-from spp_det.model import half_precision
+from spp_det.model.coordinate_ascent import ascend
 from spp_det.model.own_class import of_classes
 
 
@@ -96,7 +95,7 @@ def fit_svms(
     """Minimise the `Hinge` objective of every class by dual coordinate ascent (Hsieh et al., ICML 2008).
 
     This is liblinear's algorithm, on half-precision vectors that all classes share without copying them. A
-    class is done when its duality gap is below ``tolerance`` times its objective, or after `_ROUNDS` rounds;
+    class is done when its duality gap is below ``tolerance`` times its objective, or after 500 rounds;
     the gap in the result tells which. All cores solve classes.
 
     Args:
@@ -124,9 +123,7 @@ def fit_svms(
         solved = alpha[rows, k]
         weight = np.zeros(vectors.shape[1], np.float32)
         y = np.sign(signs[rows, k]).astype(np.float64)
-        bias_weight, primal, gap = _coordinate_ascent(
-            bits, rows, y, C[rows, k], bias, solved, weight, tolerance, seed
-        )
+        bias_weight, primal, gap = ascend(bits, rows, y, C[rows, k], bias, solved, weight, tolerance, seed)
         alpha[rows, k] = solved
         return weight, bias * bias_weight, primal / objective.scale**2, gap
 
@@ -136,68 +133,3 @@ def fit_svms(
     biases, primals, gaps = np.array([rest for _, *rest in solved], np.float64).reshape(classes, 3).T
     svms = LinearSVMs(torch.from_numpy(weights), torch.from_numpy(biases.astype(np.float32)))
     return Fit(svms, alpha, gaps, primals)
-
-
-_ROUNDS = 500
-_SWEEPS = 10  # over the active examples, between two looks at all of them
-_NEAR = 0.1  # an example at a bound of alpha stays active while it is so close to the margin
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy")
-def _coordinate_ascent(bits, rows, signs, C, bias, alpha, weight, tolerance, seed):  # type: ignore[no-untyped-def]
-    """Solve one class, in place in ``alpha [m]`` and ``weight [D]``.
-
-    Example i is row ``rows[i]`` of the half-precision ``bits [n, D]``. A step finds the best alpha of one
-    example. The gap is the sum, over the examples, of their violations of complementary slackness. Returns
-    the weight of the bias, the primal objective and the relative gap.
-    """
-    np.random.seed(seed)  # noqa: NPY002  (numba's own generator, one a thread)
-    m = len(rows)
-    square = np.empty(m)
-    bias_weight = 0.0
-    for i in range(m):
-        square[i] = half_precision.squared_norm(bits[rows[i]]) + bias * bias
-        if alpha[i] > 0:
-            half_precision.add(weight, np.float32(alpha[i] * signs[i]), bits[rows[i]])
-            bias_weight += bias * alpha[i] * signs[i]
-    active = np.empty(m, np.int64)
-    primal, gap = 0.0, 0.0
-    for _ in range(_ROUNDS):
-        count, loss, gap = 0, 0.0, 0.0
-        for i in range(m):
-            following = bits[rows[min(i + 1, m - 1)]]
-            score = half_precision.product(bits[rows[i]], weight, following) + bias * bias_weight
-            slack = 1 - signs[i] * score
-            loss += C[i] * max(slack, 0.0)
-            gap += C[i] * max(slack, 0.0) - alpha[i] * slack
-            if not ((alpha[i] == 0 and slack < -_NEAR) or (alpha[i] == C[i] and slack > _NEAR)):
-                active[count] = i
-                count += 1
-        primal = loss + (_squared_norm(weight) + bias_weight * bias_weight) / 2
-        if gap <= tolerance * primal:
-            break
-        for _ in range(_SWEEPS):
-            np.random.shuffle(active[:count])  # noqa: NPY002
-            passing_gap = 0.0
-            for place in range(count):
-                i, following = active[place], bits[rows[active[min(place + 1, count - 1)]]]
-                score = half_precision.product(bits[rows[i]], weight, following) + bias * bias_weight
-                slack = 1 - signs[i] * score
-                passing_gap += C[i] * max(slack, 0.0) - alpha[i] * slack
-                new = min(max(alpha[i] + slack / square[i], 0.0), C[i])
-                signed = (new - alpha[i]) * signs[i]
-                if signed != 0:
-                    alpha[i] = new
-                    half_precision.add(weight, np.float32(signed), bits[rows[i]])
-                    bias_weight += bias * signed
-            if passing_gap < tolerance * primal / 2:
-                break
-    return bias_weight, primal, gap / max(primal, 1e-300)
-
-
-@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def _squared_norm(weight):  # type: ignore[no-untyped-def]
-    total = np.float32(0)
-    for j in range(len(weight)):
-        total += weight[j] * weight[j]
-    return np.float64(total)

@@ -74,4 +74,6 @@ def sampled_vectors(
         return vectors if head is None else head(vectors)
 
     shared = images.share(seeds)
-    return Shared(ahead(sample, shared.own, images.at_once, waiting=images.at_once), shared.owners)
+    return Shared(
+        ahead(sample, shared.own, images.pooling_threads, waiting=images.pooling_threads), shared.owners
+    )

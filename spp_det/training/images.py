@@ -75,6 +75,7 @@ class TrainingImages:
         self.strict = strict
         self.classes = len(dataset.classes)
         self.workers = workers
+        self.pooling_threads = workers if features.backbone.mean.device.type == "cpu" else 1
         self.skipped: list[Skipped] = []
         self.images: list[_Prepared] = []
         source = WindowSource(search)
@@ -103,11 +104,6 @@ class TrainingImages:
     def __len__(self) -> int:
         """The number of readable images."""
         return len(self.images)
-
-    @property
-    def at_once(self) -> int:
-        """Images whose vectors are made side by side, one thread each: a GPU takes one at a time."""
-        return self.workers if self.features.backbone.mean.device.type == "cpu" else 1
 
     def _skip(self, record: Record, error: UnreadableImageError) -> None:
         if self.strict:
@@ -295,7 +291,7 @@ class TrainingImages:
             return {"vectors": vectors.through(head).of_rows(rows).half().cpu().numpy(), "signs": signs}
 
         shared = self.share(self.views(self.teaching(), flips))
-        made = ahead(found, shared.own, self.at_once, waiting=self.at_once)
+        made = ahead(found, shared.own, self.pooling_threads, waiting=self.pooling_threads)
         arriving = Shared(made, shared.owners).in_order()
         for arrays in track(arriving, "positives", len(shared)):
             yield torch.from_numpy(arrays["vectors"]), arrays["signs"]
@@ -316,6 +312,6 @@ class TrainingImages:
             return {"vectors": made.numpy(), "of": vectors.of}
 
         owners = self._owners[[index for index, _ in chosen]].tolist()
-        at_once = partial(ahead, workers=self.at_once, waiting=self.at_once)
-        for arrays in shared_map(found, chosen, owners, run=at_once):
+        run = partial(ahead, workers=self.pooling_threads, waiting=self.pooling_threads)
+        for arrays in shared_map(found, chosen, owners, run=run):
             yield torch.from_numpy(arrays["vectors"]), arrays["of"]

@@ -19,10 +19,10 @@ from spp_det.training.folds import Folds
 
 VERSIONS = {
     "maps": 2,  # conv5 of given pixels, weights and scale
-    "finetune": 1,  # the fc layers, of given vectors and settings
-    "norms": 3,  # the mean norm of given vectors
-    "svms": 6,  # the SVMs, of given windows, vectors and settings
-    "regressors": 6,  # the box regressors, of given examples
+    "finetune": 2,  # the fc layers, of given vectors and settings
+    "norms": 4,  # the mean norm of given vectors
+    "svms": 7,  # the SVMs, of given windows, vectors and settings
+    "regressors": 7,  # the box regressors, of given examples
     "probabilities": 1,  # the curves from scores to probabilities, of given detectors
 }
 

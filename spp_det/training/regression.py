@@ -27,6 +27,7 @@ from spp_det.training.folds import Folds
 from spp_det.training.windows import LabelledWindows
 
 CPU = torch.device("cpu")
+MOST_BYTES = 2**30  # of the vectors and products that regressions of several ridges share
 Which = tuple[int, int]  # a label, and a pass from 0
 Fitted = Mapping[str, npt.NDArray[Any]]  # one class's ``weight``, ``bias``, ``left_out`` ...: see `fit_ridge`
 
@@ -86,6 +87,11 @@ class Pooled:
     image_of: Ints
     gram: Tensor | None = None
 
+    @property
+    def bytes(self) -> int:
+        """The memory that vectors and products take."""
+        return 2 * self.vectors.numel() + (0 if self.gram is None else 8 * self.gram.numel())
+
 
 VectorsOf = Callable[[Sequence[tuple[int, Boxes]]], Iterable[tuple[Tensor, Ints]]]
 
@@ -101,7 +107,7 @@ def train_regressors(
     kept: dict[Which, Fitted] | CachedRegressors | None = None,
     folds: Folds | None = None,
     device: torch.device = CPU,
-    first: dict[int, Pooled | None] | None = None,
+    pooled_first: dict[int, Pooled] | None = None,
 ) -> list[tuple[BoxRegressor, ...]]:
     """Fit each class's regressor on windows that overlap one of its objects by ``settings.min_iou``.
 
@@ -121,8 +127,9 @@ def train_regressors(
         kept: holds regressors by (label, pass): missing ones are fitted and added. None keeps nothing.
         folds: of the images; None: there are none.
         device: where a class is fitted, if its memory suffices, else on the CPU.
-        first: takes what the examples of each class are pooled to in the first pass. Given again with another
-            ridge and a generator in the same state, it spares this work. None keeps nothing.
+        pooled_first: filled with the vectors and products of each class's first pass, as far as `MOST_BYTES`
+            hold them. A later call with another ridge, but a generator in the same state, reads them instead
+            of making them. For a single process, and without ``kept``.
 
     Returns one regressor for each pass; then, for each fold, those that have not learnt from its images.
     """
@@ -137,8 +144,8 @@ def train_regressors(
         for number in range(settings.passes):
             drawn = {label: examples for label, examples in drawn.items() if examples}
             last = number == settings.passes - 1
-            before = first if number == 0 else None
-            fits = _fitted(drawn, number, vectors_of, ridge, not last, kept, folds, device, before)
+            pooled = pooled_first if number == 0 else None
+            fits = _fitted(drawn, number, vectors_of, ridge, not last, kept, folds, device, pooled)
             for label, fitted in fits.items():
                 weights[0, number, label] = torch.from_numpy(fitted["weight"])
                 biases[0, number, label] = torch.from_numpy(fitted["bias"])
@@ -161,7 +168,7 @@ def _fitted(
     kept: dict[Which, Fitted] | CachedRegressors,
     folds: Folds,
     device: torch.device,
-    before: dict[int, Pooled | None] | None,
+    pooled_before: dict[int, Pooled] | None,
 ) -> dict[int, Fitted]:
     """The regressors of some classes in one pass: kept ones, and new ones, each fitted by one process."""
     found = {}
@@ -173,23 +180,22 @@ def _fitted(
     parts = {}
     own = set(share(missing).own)
     for label in missing:  # all vectors are collected before any fit, so that no process waits for a fit
-        if before is not None and label in before:
+        if pooled_before is not None and label in pooled_before:
             continue
         vectors = vectors_of([(each.image, each.boxes) for each in drawn[label]])
         if label in own:
             parts[label] = [(part.half(), of) for part, of in vectors]
         else:
             deque(vectors, maxlen=0)  # only to send the vectors of this process's images
-        if before is not None:
-            before[label] = None
 
     def fit(label: int) -> Fitted:
-        pooled = before[label] if before is not None else None
-        if pooled is None:
-            pooled = _pooled(drawn[label], parts.pop(label), leave_out, device)
-        if before is not None and pooled.gram is None:
+        if pooled_before is not None and label in pooled_before:
+            return _fit(drawn[label], pooled_before[label], ridge, leave_out, folds)
+        pooled = _pooled(drawn[label], parts.pop(label), leave_out, device)
+        if pooled_before is not None:
             pooled = replace(pooled, gram=centred_products(pooled.vectors, pooled.vector_of))
-            before[label] = pooled
+            if sum(each.bytes for each in (pooled, *pooled_before.values())) <= MOST_BYTES:
+                pooled_before[label] = pooled
         return _fit(drawn[label], pooled, ridge, leave_out, folds)
 
     results = shared_map(fit, missing)
@@ -219,9 +225,16 @@ def _fit(examples: Sequence[Examples], pooled: Pooled, ridge: float, leave_out: 
     """The regression of one class; see `fit_ridge` for its names."""
     groups = pooled.image_of if leave_out else None
     targets = np.concatenate([encode_deltas(each.boxes, each.objects) for each in examples])
-    of_fold = folds.of[pooled.image_of]
-    about = (pooled.vectors, targets, ridge, pooled.vector_of, groups, of_fold, folds.count, pooled.gram)
-    fitted = fit_ridge(*about)
+    fitted = fit_ridge(
+        pooled.vectors,
+        targets,
+        ridge,
+        pooled.vector_of,
+        groups,
+        folds.of[pooled.image_of],
+        folds.count,
+        pooled.gram,
+    )
     names = ("weight", "bias", "fold_weight", "fold_bias")
     arrays = {name: getattr(fitted, name).cpu().numpy() for name in names}
     return arrays if fitted.left_out is None else arrays | {"left_out": fitted.left_out}

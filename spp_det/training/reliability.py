@@ -48,7 +48,7 @@ def judged(images: TrainingImages, sample: Ints, folds: Folds, detectors: Sequen
         }
 
     shared = images.share(sample)
-    looks = ahead(look, shared.own, images.at_once)
+    looks = ahead(look, shared.own, images.pooling_threads)
     parts = list(track(Shared(looks, shared.owners).in_order(), "held-out detections", len(sample)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

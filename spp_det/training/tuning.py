@@ -49,7 +49,7 @@ class _Mined:
         norm, pool5_norm: the mean norm of the vectors that are scored, and of those that move boxes.
         pool: all positives first, then hard negatives.
         positives: by overlap, the signs ``[P, K]`` of the positives.
-        first: what regressors of any ridge share; see `train_regressors`.
+        pooled: what regressors of any ridge share; see `train_regressors`.
     """
 
     images: TrainingImages
@@ -57,7 +57,7 @@ class _Mined:
     pool5_norm: float
     pool: ExamplePool
     positives: Mapping[float, Signs]
-    first: dict[int, Pooled | None] = field(default_factory=dict)
+    pooled: dict[int, Pooled] = field(default_factory=dict)
 
 
 class Trials:
@@ -97,7 +97,7 @@ class Trials:
             return found
 
         judged = self.draws.judged.tolist()
-        looks = ahead(look, judged, self.images.at_once)
+        looks = ahead(look, judged, self.images.pooling_threads)
         return list(track(looks, "held-out detections", len(judged)))
 
     def keep(self, config: Config) -> None:
@@ -157,7 +157,7 @@ class Trials:
             made = vectors.through(self.head).of_rows(rows).half().cpu()
             return made, list(np.minimum(counts, 127).astype(np.int8))
 
-        every = ahead(found, teaching, images.at_once, waiting=images.at_once)
+        every = ahead(found, teaching, images.pooling_threads, waiting=images.pooling_threads)
         for vectors, by_overlap in track(every, "positives", len(teaching)):
             for overlap, part in zip(self.overlaps, by_overlap, strict=True):
                 signs[overlap].append(part)
@@ -190,8 +190,8 @@ class Trials:
             images = mined.images
             about = (images.windows(), images.distinct_vectors, self.classes, images.features.dimension)
             generator = np.random.default_rng(config.seed)
-            norm, first = mined.pool5_norm, mined.first
-            fitted = train_regressors(*about, norm, fewer, generator, folds=folds, first=first)
+            norm, pooled = mined.pool5_norm, mined.pooled
+            fitted = train_regressors(*about, norm, fewer, generator, folds=folds, pooled_first=pooled)
             self._regressors[key] = fitted[1:]
         return self._regressors[key]
 

@@ -14,6 +14,7 @@ from spp_det.data.records import Record
 from spp_det.errors import UserError
 from spp_det.model.bbox import BoxRegressor, fit_ridge
 from spp_det.runtime.sharing import share
+from spp_det.training import regression
 from spp_det.training.folds import Folds
 from spp_det.training.regression import mean_vector_norm, train_regressors
 from spp_det.training.windows import LabelledWindows
@@ -324,27 +325,28 @@ def test_each_fold_has_regressors_of_its_own_and_the_whole_is_as_without_folds()
         assert (first != second).flatten(1).any(dim=1).all()  # of every class
 
 
-def test_another_ridge_takes_over_the_vectors_and_products_of_the_first_pass(in_ranks):
-    """To the bits of a regression that makes its own, by one process and by two."""
+@pytest.mark.parametrize("most", [2**30, 5000, 0])
+def test_another_ridge_reads_the_vectors_and_products_of_the_first_pass(most, monkeypatch):
+    """To the bits of a regression that makes its own; of as many classes as the memory holds."""
+    monkeypatch.setattr(regression, "MOST_BYTES", most)
     images = [image(seed, labels=(0, 1, 2)) for seed in range(6)]
     folds = Folds(np.array([0, 1, 0, 1, 0, 1]), 2)
 
-    def fitted(ridge: float, first: dict | None = None, vectors: Vectors | None = None):
-        settings = BoxRegression(passes=2, ridge=ridge, max_windows=30)
+    def fitted(ridge: float, pooled: dict | None = None, vectors: Vectors | None = None):
+        settings = BoxRegression(passes=2, ridge=ridge, max_windows=15)
         learnt = (images, vectors or Vectors(images), CLASSES, DIMENSION, 20.0, settings)
-        return train_regressors(*learnt, np.random.default_rng(0), folds=folds, first=first)
+        return train_regressors(*learnt, np.random.default_rng(0), folds=folds, pooled_first=pooled)
 
-    expected = fitted(5.0)
-
-    def shared(_: int):
-        first: dict = {}
-        fitted(2000.0, first)
-        asked = Vectors(images)
-        return fitted(5.0, first, asked), asked
-
-    for found, asked in (shared(0), *in_ranks(2, shared)):
-        assert not asked.asked  # windows are asked for in the first pass alone; moved boxes are no windows
-        for ours, theirs in zip(found, expected, strict=True):
-            for one, other in zip(ours, theirs, strict=True):
-                assert torch.equal(one.weight, other.weight)
-                assert torch.equal(one.bias, other.bias)
+    pooled: dict = {}
+    fitted(2000.0, pooled)
+    size = sum(each.bytes for each in pooled.values())
+    assert size <= most
+    assert len(pooled) == {2**30: 3, 5000: 1, 0: 0}[most]
+    asked = Vectors(images)
+    found = fitted(5.0, pooled, asked)
+    # Windows are asked for in the first pass alone; moved boxes are no windows.
+    assert len(asked.asked) == 15 * (3 - len(pooled))
+    for ours, theirs in zip(found, fitted(5.0), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.equal(one.weight, other.weight)
+            assert torch.equal(one.bias, other.bias)

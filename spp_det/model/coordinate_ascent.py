@@ -1,12 +1,12 @@
-"""Products with half-precision vectors, read as they are stored: the innermost loops of the SVMs' learning.
+"""Dual coordinate ascent for one SVM, by compiled loops over half-precision vectors as they are stored.
 
 A vector of SqueezeNet's pool5 takes 51 KB, and thousands of them do not fit a processor's caches. The loops
-wait for memory: half the bytes are faster to fetch, and `product` names the next vector early.
+wait for memory: half the bytes are faster to fetch, and `_product` names the next vector early. All loops are
+in this file, because numba's cache of a compiled function does not notice changes in another file.
 """
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -17,8 +17,63 @@ from spp_det.kernels import numba
 
 cgutils: Any = numba.core.cgutils
 
+_ROUNDS = 500
+_SWEEPS = 10  # over the active examples, between two looks at all of them
+_NEAR = 0.1  # an example at a bound of alpha stays active while it is so close to the margin
 _BLOCK = 1024  # numbers between two looks ahead
 _LINE = 32  # numbers that a cache fetches at once: 64 bytes
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def ascend(bits, rows, signs, C, bias, alpha, weight, tolerance, seed):  # type: ignore[no-untyped-def]
+    """Solve one class, in place in ``alpha [m]`` and ``weight [D]``.
+
+    Example i is row ``rows[i]`` of the half-precision ``bits [n, D]``. A step finds the best alpha of one
+    example. The gap is the sum, over the examples, of their violations of complementary slackness. Returns
+    the weight of the bias, the primal objective and the relative gap.
+    """
+    np.random.seed(seed)  # noqa: NPY002  (numba's own generator, one a thread)
+    m = len(rows)
+    square = np.empty(m)
+    bias_weight = 0.0
+    for i in range(m):
+        square[i] = _squared_norm_of_halves(bits[rows[i]]) + bias * bias
+        if alpha[i] > 0:
+            _add(weight, np.float32(alpha[i] * signs[i]), bits[rows[i]])
+            bias_weight += bias * alpha[i] * signs[i]
+    active = np.empty(m, np.int64)
+    primal, gap = 0.0, 0.0
+    for _ in range(_ROUNDS):
+        count, loss, gap = 0, 0.0, 0.0
+        for i in range(m):
+            following = bits[rows[min(i + 1, m - 1)]]
+            score = _product(bits[rows[i]], weight, following) + bias * bias_weight
+            slack = 1 - signs[i] * score
+            loss += C[i] * max(slack, 0.0)
+            gap += C[i] * max(slack, 0.0) - alpha[i] * slack
+            if not ((alpha[i] == 0 and slack < -_NEAR) or (alpha[i] == C[i] and slack > _NEAR)):
+                active[count] = i
+                count += 1
+        primal = loss + (_squared_norm(weight) + bias_weight * bias_weight) / 2
+        if gap <= tolerance * primal:
+            break
+        for _ in range(_SWEEPS):
+            np.random.shuffle(active[:count])  # noqa: NPY002
+            passing_gap = 0.0
+            for place in range(count):
+                i, following = active[place], bits[rows[active[min(place + 1, count - 1)]]]
+                score = _product(bits[rows[i]], weight, following) + bias * bias_weight
+                slack = 1 - signs[i] * score
+                passing_gap += C[i] * max(slack, 0.0) - alpha[i] * slack
+                new = min(max(alpha[i] + slack / square[i], 0.0), C[i])
+                signed = (new - alpha[i]) * signs[i]
+                if signed != 0:
+                    alpha[i] = new
+                    _add(weight, np.float32(signed), bits[rows[i]])
+                    bias_weight += bias * signed
+            if passing_gap < tolerance * primal / 2:
+                break
+    return bias_weight, primal, gap / max(primal, 1e-300)
 
 
 def converts_in_hardware() -> bool:
@@ -26,11 +81,10 @@ def converts_in_hardware() -> bool:
 
     Elsewhere LLVM calls a function for it, which not every system has.
     """
-    if platform.machine().lower() in ("arm64", "aarch64"):
+    if llvm.get_process_triple().startswith(("arm64", "aarch64")):
         return True
-    chosen: str | None = vars(numba.config)[
-        "CPU_FEATURES"
-    ]  # NUMBA_CPU_FEATURES; empty where NUMBA_CPU_NAME is "generic"
+    # By NUMBA_CPU_FEATURES; empty where NUMBA_CPU_NAME is "generic".
+    chosen: str | None = vars(numba.config)["CPU_FEATURES"]
     features = llvm.get_host_cpu_features().flatten() if chosen is None else chosen
     return "+f16c" in features.split(",")
 
@@ -91,7 +145,7 @@ _fetch: Any = numba.extending.intrinsic(_fetched)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")
-def product(halves, weight, following):  # type: ignore[no-untyped-def]
+def _product(halves, weight, following):  # type: ignore[no-untyped-def]
     """The product of the half-precision bits ``[D]`` with ``weight [D]``, as a float64.
 
     Meanwhile the caches fetch ``following [D]``, the bits that will be asked for next.
@@ -114,7 +168,7 @@ def _sum_of_products(halves, weight):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
-def squared_norm(halves):  # type: ignore[no-untyped-def]
+def _squared_norm_of_halves(halves):  # type: ignore[no-untyped-def]
     """The squared length of the vector with the half-precision bits ``[D]``, as a float64."""
     total = np.float32(0)
     for j in range(len(halves)):
@@ -123,7 +177,15 @@ def squared_norm(halves):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract"})
-def add(weight, factor, halves):  # type: ignore[no-untyped-def]
+def _add(weight, factor, halves):  # type: ignore[no-untyped-def]
     """Add the vector with the half-precision bits ``[D]``, times a factor, to ``weight [D]``."""
     for j in range(len(weight)):
         weight[j] += factor * _value(halves[j])
+
+
+@numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+def _squared_norm(weight):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for j in range(len(weight)):
+        total += weight[j] * weight[j]
+    return np.float64(total)
