@@ -53,7 +53,7 @@ def test_a_recipe_that_is_unknown_is_answered_in_one_line_with_cdpath_too():
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    assert done.stderr.endswith("voc07_squeezenet.yaml voc07_vgg16.yaml voc07_zf5.yaml\n")
+    assert done.stderr.endswith("voc07_squeezenet_finetuned.yaml voc07_vgg16.yaml voc07_zf5.yaml\n")
 
 
 # ---------------------------------------------------------------- the locked versions
