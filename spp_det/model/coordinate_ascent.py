@@ -17,7 +17,7 @@ from spp_det.kernels import numba
 
 cgutils: Any = numba.core.cgutils
 
-_ROUNDS = 500
+ROUNDS = 500
 _SWEEPS = 10  # over the active examples, between two looks at all of them
 _NEAR = 0.1  # an example at a bound of alpha stays active while it is so close to the margin
 _BLOCK = 1024  # numbers between two looks ahead
@@ -28,9 +28,20 @@ _LINE = 32  # numbers that a cache fetches at once: 64 bytes
 def ascend(bits, rows, signs, C, bias, alpha, weight, tolerance, seed):  # type: ignore[no-untyped-def]
     """Solve one class, in place in ``alpha [m]`` and ``weight [D]``.
 
-    Example i is row ``rows[i]`` of the half-precision ``bits [n, D]``. A step finds the best alpha of one
-    example. The gap is the sum, over the examples, of their violations of complementary slackness. Returns
-    the weight of the bias, the primal objective and the relative gap.
+    A step finds the best alpha of one example. The gap is the sum, over the examples, of their violations of
+    complementary slackness. Nothing is checked: `spp_det.model.svm.fit_svms` does.
+
+    Args:
+        bits: uint16 ``[n, D]``, half-precision numbers.
+        rows: int64 ``[m]``, the row of each example.
+        signs, C: float64 ``[m]``, +1 or -1, and the bound of each alpha.
+        bias: the number behind each vector whose weight is the bias.
+        alpha: float64 ``[m]``, where to start, between 0 and ``C``.
+        weight: float32 ``[D]``, zeros.
+        tolerance: of the gap, as a part of the primal objective; at most `ROUNDS` rounds go by.
+        seed: of the order of the steps.
+
+    Returns the weight of the bias, the primal objective and the relative gap.
     """
     np.random.seed(seed)  # noqa: NPY002  (numba's own generator, one a thread)
     m = len(rows)
@@ -43,7 +54,7 @@ def ascend(bits, rows, signs, C, bias, alpha, weight, tolerance, seed):  # type:
             bias_weight += bias * alpha[i] * signs[i]
     active = np.empty(m, np.int64)
     primal, gap = 0.0, 0.0
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         count, loss, gap = 0, 0.0, 0.0
         for i in range(m):
             following = bits[rows[min(i + 1, m - 1)]]

@@ -195,7 +195,10 @@ class SPPFeatures(WindowFeatures):
 
 
 def roots_of(cells: Tensor) -> Tensor:
-    """Square roots. On a CPU by numpy: torch asks MKL, which takes twenty times as long for them."""
+    """Square roots of numbers of any shape.
+
+    On a CPU by numpy: for a map of SqueezeNet at 480 it takes 0.2 ms of an Intel's core, and torch takes 4.
+    """
     return torch.from_numpy(np.sqrt(cells.numpy())) if cells.device.type == "cpu" else cells.sqrt()
 
 

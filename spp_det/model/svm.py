@@ -95,8 +95,8 @@ def fit_svms(
     """Minimise the `Hinge` objective of every class by dual coordinate ascent (Hsieh et al., ICML 2008).
 
     This is liblinear's algorithm, on half-precision vectors that all classes share without copying them. A
-    class is done when its duality gap is below ``tolerance`` times its objective, or after 500 rounds;
-    the gap in the result tells which. All cores solve classes.
+    class is done when its duality gap is below ``tolerance`` times its objective, or after
+    `coordinate_ascent.ROUNDS` rounds; the gap in the result tells which. All cores solve classes.
 
     Args:
         vectors: float16 ``[n, D]``, finite, on the CPU.

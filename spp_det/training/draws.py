@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,11 +12,11 @@ from spp_det.config.settings import Config
 from spp_det.model.features import WindowFeatures
 from spp_det.model.head import FCHead
 from spp_det.runtime.sharing import Shared
-from spp_det.runtime.threads import ahead
 from spp_det.training.folds import Folds
 from spp_det.training.images import TrainingImages
 
 NORM_IMAGES = 200  # at most, sampled for the mean norm
+NORM_WINDOWS = 200  # of each at most
 SAME_NORM_IMAGES = 4  # of these, where all vectors have one length: enough to tell that they are not zero
 JUDGED = 6  # a stream of random numbers of its own, beside that of the folds
 
@@ -46,6 +45,17 @@ class Draws:
         same = head is None and features.length is not None
         return self.sample[:SAME_NORM_IMAGES] if same else self.sample
 
+    def norm_vectors(self, images: TrainingImages, head: FCHead | None) -> Shared[Tensor]:
+        """Vectors ``[n, D]`` of windows of each image of `norm_sample`: pool5, or the head's outputs."""
+        seeds = dict(self.norm_sample(images.features, head))
+
+        def sample(index: int) -> Tensor:
+            vectors = images.sample(index, NORM_WINDOWS, np.random.default_rng(seeds[index]))
+            return vectors if head is None else head(vectors)
+
+        shared = images.share(seeds)
+        return Shared(images.on_threads(sample, shared.own), shared.owners)
+
     @classmethod
     def of(cls, config: Config, images: int) -> Draws:
         """The choices of a training on so many images."""
@@ -58,22 +68,3 @@ class Draws:
         seeds = generator.integers(2**32, size=len(drawn)).tolist()
         sample = list(zip(drawn, seeds, strict=True))
         return cls(sample, generator.permutation(images), folds, np.sort(judged), generator)
-
-
-def sampled_vectors(
-    images: TrainingImages, drawn: Sequence[tuple[int, int]], most: int, head: FCHead | None = None
-) -> Shared[Tensor]:
-    """Vectors ``[n, D]`` of windows drawn from some images, ``(index, seed)`` each, by image.
-
-    At most ``most`` windows of an image are drawn. With a head: the vectors that it makes of pool5.
-    """
-    seeds = dict(drawn)
-
-    def sample(index: int) -> Tensor:
-        vectors = images.sample(index, most, np.random.default_rng(seeds[index]))
-        return vectors if head is None else head(vectors)
-
-    shared = images.share(seeds)
-    return Shared(
-        ahead(sample, shared.own, images.pooling_threads, waiting=images.pooling_threads), shared.owners
-    )

@@ -7,7 +7,7 @@ of its own images alone: the processes may use one cache folder or a folder each
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
@@ -32,7 +32,7 @@ from spp_det.runtime import sharing
 from spp_det.runtime.cache import Arrays, Cache, check_form, digest
 from spp_det.runtime.progress import track
 from spp_det.runtime.sharing import Shared, owned, shared_map, turns
-from spp_det.runtime.threads import ahead, on_one_core
+from spp_det.runtime.threads import S, T, ahead, on_one_core
 from spp_det.training.keys import VERSIONS, maps_key
 from spp_det.training.mining import Example
 from spp_det.training.windows import LabelledWindows, signs_of
@@ -75,7 +75,6 @@ class TrainingImages:
         self.strict = strict
         self.classes = len(dataset.classes)
         self.workers = workers
-        self.pooling_threads = workers if features.backbone.mean.device.type == "cpu" else 1
         self.skipped: list[Skipped] = []
         self.images: list[_Prepared] = []
         source = WindowSource(search)
@@ -148,6 +147,11 @@ class TrainingImages:
         self.images = [image for index, image in enumerate(self.images) if index not in vanished]
         self._check_any()
         return not vanished
+
+    def on_threads(self, function: Callable[[S], T], items: Iterable[S]) -> Iterator[T]:
+        """``map(function, items)``: each image is one thread's; a GPU takes one after the other."""
+        threads = self.workers if self.features.backbone.mean.device.type == "cpu" else 1
+        return ahead(function, items, threads, waiting=threads)
 
     def share(self, views: Iterable[int]) -> Shared[int]:
         """Images or `views` shared out: each process has those of the images whose maps it makes."""
@@ -291,8 +295,7 @@ class TrainingImages:
             return {"vectors": vectors.through(head).of_rows(rows).half().cpu().numpy(), "signs": signs}
 
         shared = self.share(self.views(self.teaching(), flips))
-        made = ahead(found, shared.own, self.pooling_threads, waiting=self.pooling_threads)
-        arriving = Shared(made, shared.owners).in_order()
+        arriving = Shared(self.on_threads(found, shared.own), shared.owners).in_order()
         for arrays in track(arriving, "positives", len(shared)):
             yield torch.from_numpy(arrays["vectors"]), arrays["signs"]
 
@@ -312,6 +315,5 @@ class TrainingImages:
             return {"vectors": made.numpy(), "of": vectors.of}
 
         owners = self._owners[[index for index, _ in chosen]].tolist()
-        run = partial(ahead, workers=self.pooling_threads, waiting=self.pooling_threads)
-        for arrays in shared_map(found, chosen, owners, run=run):
+        for arrays in shared_map(found, chosen, owners, run=self.on_threads):
             yield torch.from_numpy(arrays["vectors"]), arrays["of"]

@@ -26,14 +26,14 @@ from spp_det.model.head import FCHead
 from spp_det.model.model_file import features_of
 from spp_det.runtime.cache import Cache
 from spp_det.runtime.threads import cores
-from spp_det.training.draws import NORM_IMAGES
+from spp_det.training.draws import NORM_IMAGES, NORM_WINDOWS
 from spp_det.training.inputs import model_settings, pretrained_fc
 from spp_det.training.live_photos import LivePhotos
 from spp_det.training.live_probability import LiveProbability
 from spp_det.training.live_regression import LiveRegressors
 from spp_det.training.live_svms import LiveSVMs
 from spp_det.training.network import ready
-from spp_det.training.stages import NORM_WINDOWS, scored_layers
+from spp_det.training.stages import scored_layers
 
 logger = logging.getLogger(__name__)
 

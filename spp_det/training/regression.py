@@ -170,17 +170,20 @@ def _fitted(
     device: torch.device,
     pooled_before: dict[int, Pooled] | None,
 ) -> dict[int, Fitted]:
-    """The regressors of some classes in one pass: kept ones, and new ones, each fitted by one process."""
+    """The regressors of some classes in one pass: kept ones, and new ones, each fitted by one process.
+
+    ``pooled_before`` is read and filled as ``pooled_first`` of `train_regressors`; None keeps nothing.
+    """
     found = {}
     for label, examples in drawn.items():
         fitted, count = kept.get((label, number)), sum(len(each.boxes) for each in examples)
         if fitted is not None and (not leave_out or len(fitted["left_out"]) == count):
             found[label] = fitted
     missing = [label for label in drawn if label not in found]
-    parts = {}
+    parts, known = {}, pooled_before or {}
     own = set(share(missing).own)
     for label in missing:  # all vectors are collected before any fit, so that no process waits for a fit
-        if pooled_before is not None and label in pooled_before:
+        if label in known:
             continue
         vectors = vectors_of([(each.image, each.boxes) for each in drawn[label]])
         if label in own:
@@ -189,10 +192,8 @@ def _fitted(
             deque(vectors, maxlen=0)  # only to send the vectors of this process's images
 
     def fit(label: int) -> Fitted:
-        if pooled_before is not None and label in pooled_before:
-            return _fit(drawn[label], pooled_before[label], ridge, leave_out, folds)
-        pooled = _pooled(drawn[label], parts.pop(label), leave_out, device)
-        if pooled_before is not None:
+        pooled = known.get(label) or _pooled(drawn[label], parts.pop(label), leave_out, device)
+        if pooled_before is not None and label not in known:
             pooled = replace(pooled, gram=centred_products(pooled.vectors, pooled.vector_of))
             if sum(each.bytes for each in (pooled, *pooled_before.values())) <= MOST_BYTES:
                 pooled_before[label] = pooled

@@ -20,7 +20,6 @@ from spp_det.model.probability import Probabilities, fit_probabilities, reliabil
 from spp_det.runtime.cache import Arrays
 from spp_det.runtime.progress import track
 from spp_det.runtime.sharing import Shared
-from spp_det.runtime.threads import ahead
 from spp_det.training.checkpoint import as_json
 from spp_det.training.folds import Folds
 from spp_det.training.images import TrainingImages
@@ -48,7 +47,7 @@ def judged(images: TrainingImages, sample: Ints, folds: Folds, detectors: Sequen
         }
 
     shared = images.share(sample)
-    looks = ahead(look, shared.own, images.pooling_threads)
+    looks = images.on_threads(look, shared.own)
     parts = list(track(Shared(looks, shared.owners).in_order(), "held-out detections", len(sample)))
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 

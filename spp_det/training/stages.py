@@ -36,7 +36,7 @@ from spp_det.runtime.files import unlinked
 from spp_det.runtime.threads import cores
 from spp_det.training import keys
 from spp_det.training.checkpoint import Checkpoint, CommonCache, as_json, from_json
-from spp_det.training.draws import Draws, sampled_vectors
+from spp_det.training.draws import NORM_WINDOWS, Draws
 from spp_det.training.finetune import finetune
 from spp_det.training.images import TrainingImages
 from spp_det.training.inputs import Inputs, check_positives, model_settings, read_inputs
@@ -49,7 +49,6 @@ from spp_det.training.reliability import judged, learn_probabilities
 logger = logging.getLogger(__name__)
 
 FOLD_TOLERANCE = 1e-2  # of the duality gap of SVMs that only tell what scores mean
-NORM_WINDOWS = 200  # of an image at most, sampled for the mean norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,8 +185,7 @@ class _Stages:
         sample = self.draws.norm_sample(self.images.features, head)
 
         def make() -> Arrays:
-            sampled = sampled_vectors(self.images, sample, NORM_WINDOWS, head)
-            return {"norm": np.array(mean_vector_norm(sampled))}
+            return {"norm": np.array(mean_vector_norm(self.draws.norm_vectors(self.images, head)))}
 
         def check(arrays: Arrays) -> None:
             check_form(arrays, norm=np.array(0.0))

@@ -25,8 +25,7 @@ from spp_det.model.features import SPPFeatures
 from spp_det.model.head import FCHead
 from spp_det.model.svm import Hinge, LinearSVMs
 from spp_det.runtime.progress import track
-from spp_det.runtime.threads import ahead
-from spp_det.training.draws import Draws, sampled_vectors
+from spp_det.training.draws import Draws
 from spp_det.training.images import TrainingImages
 from spp_det.training.inputs import model_settings
 from spp_det.training.mining import FoldsOf, train_svms
@@ -35,7 +34,6 @@ from spp_det.training.regression import Pooled, mean_vector_norm, train_regresso
 
 TOLERANCE = 1e-2  # of the duality gap, as while mining: a tenth of a point of mAP is not worth a sweep
 WINDOWS = 1500  # of a class at most that its regressors learn from
-NORM_WINDOWS = 200  # of an image, as in a training
 
 Signs = npt.NDArray[np.int8]
 
@@ -97,7 +95,7 @@ class Trials:
             return found
 
         judged = self.draws.judged.tolist()
-        looks = ahead(look, judged, self.images.pooling_threads)
+        looks = self.images.on_threads(look, judged)
         return list(track(looks, "held-out detections", len(judged)))
 
     def keep(self, config: Config) -> None:
@@ -111,11 +109,7 @@ class Trials:
             backbone = self.images.features.backbone
             images.features = SPPFeatures(backbone, config.backbone, config.pyramid)
             heads = dict.fromkeys((None, self.head))
-            samples = {head: self.draws.norm_sample(images.features, head) for head in heads}
-            norms = {
-                head: mean_vector_norm(sampled_vectors(images, sample, NORM_WINDOWS, head))
-                for head, sample in samples.items()
-            }
+            norms = {head: mean_vector_norm(self.draws.norm_vectors(images, head)) for head in heads}
             self._mined[name] = self._examples(config, images, norms)
         return self._mined[name]
 
@@ -157,7 +151,7 @@ class Trials:
             made = vectors.through(self.head).of_rows(rows).half().cpu()
             return made, list(np.minimum(counts, 127).astype(np.int8))
 
-        every = ahead(found, teaching, images.pooling_threads, waiting=images.pooling_threads)
+        every = images.on_threads(found, teaching)
         for vectors, by_overlap in track(every, "positives", len(teaching)):
             for overlap, part in zip(self.overlaps, by_overlap, strict=True):
                 signs[overlap].append(part)

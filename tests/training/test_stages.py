@@ -20,7 +20,7 @@ from spp_det.images import read_image
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 from spp_det.runtime.cache import Cache
-from spp_det.training import stages
+from spp_det.training import draws, stages
 from spp_det.training.draws import Draws
 from spp_det.training.images import TrainingImages
 from spp_det.training.stages import Trained, train
@@ -138,7 +138,7 @@ def test_the_probabilities_are_read_from_the_cache(folder, stored):
 
 def test_the_mean_norm_is_that_of_all_windows_where_they_are_few(folder, monkeypatch):
     """By hand, of images that have fewer windows than are sampled."""
-    monkeypatch.setattr(stages, "NORM_WINDOWS", 10**6)
+    monkeypatch.setattr(draws, "NORM_WINDOWS", 10**6)
     config = configure(folder)
     trained = train(config)
     detector = trained.detector
