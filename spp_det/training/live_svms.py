@@ -4,6 +4,10 @@ In the paper's pass over the images (section 4.1) each image is met once, by the
 that is annotated later is the next image of that pass: its positives join the examples, its windows are mined
 by the SVMs as they are, and the SVMs are fitted again from their last dual variables. With each new photo, a
 few that were mined long ago are mined again: the SVMs have changed since.
+
+Few photos are all mined anew each time, by SVMs that know nothing at first, as `stages.train` does.
+Experienced SVMs find fewer hard negatives, and detectors of 24 photos were a point of mAP worse for it
+(docs/figures.md).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ from spp_det.training.windows import signs_of
 
 Row = tuple[str, bool, bytes]  # an image's id, whether mirrored, and the first window `[4]` with the vector
 Signs = npt.NDArray[np.int8]
+FEW = 24  # photos, up to which all are mined anew
 AGAIN = 8  # photos that are mined again each time, the longest-ago mined first
 TOLERANCE = 1e-3  # of a fit, where the settings ask for less: the next photo moves the SVMs by more
 
@@ -124,24 +129,29 @@ class LiveSVMs:
         if needed > now:  # more than a photo's share at a time, since all examples are copied
             self.pool.grow(needed if settings is self.settings else max(needed, now * 5 // 4))
         objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
-        duals = self.pool.forget(changes.gone)
+        gone, changed = changes.gone, changes.changed
+        if few := len(live.photos) <= FEW:
+            gone = self.mined
+            changed = sorted(live.photos, key=lambda image: live.photos[image].content)  # a random order
+        duals = self.pool.forget(gone)
         self.pool.relabel(changes.columns)
         duals = {row: _at(signed, changes.columns) for row, signed in duals.items()}
-        self.svms = _at_svms(self.svms, changes.columns)
-        away = set(changes.gone)
+        self.svms = _at_svms(self.svms, [-1] * len(live.classes) if few else changes.columns)
+        away = set(gone)
         again = [image for image in self.mined if image not in away]
         views = (False, True) if settings.flips else (False,)
-        for image, mirrored in product(changes.changed, views):
+        for mirrored, image in product(views, changed):
             self._add_positives(live, image, mirrored, settings)
         self.pool.recall(duals)
-        new, fits = 0, 0
-        for image, mirrored in product([*changes.changed, *again[:AGAIN]], views):
+        new, fits = np.zeros(len(live.classes), np.int64), 0
+        for mirrored, image in product(views, [*changed, *again[:AGAIN]]):
             new += self._mine(live, image, mirrored)
             full = self.pool.size == self.pool.capacity
-            if new >= settings.retrain_after or (full and new):
+            if new.max() >= settings.retrain_after or (full and new.any()):
                 self._fit(objective, max(settings.tolerance, 1e-2))
-                new, fits = 0, fits + 1
-        self.mined = [*again[AGAIN:], *again[:AGAIN], *changes.changed]
+                new[:] = 0
+                fits += 1
+        self.mined = [*again[AGAIN:], *again[:AGAIN], *changed]
         if not fits:
             self.pool.recall(duals)
         self._fit(objective, max(settings.tolerance, TOLERANCE))
@@ -163,19 +173,19 @@ class LiveSVMs:
         made = vectors.through(live.head).of_rows(numbers).half().cpu()
         self.pool.put(_rows(image, mirrored, photo.windows.boxes, vectors.of, numbers), made, signs)
 
-    def _mine(self, live: LivePhotos, image: str, mirrored: bool) -> int:
-        """Add the hard negatives of a photo. Returns the largest number of them for one class."""
+    def _mine(self, live: LivePhotos, image: str, mirrored: bool) -> Ints:
+        """Add the hard negatives of a photo. Returns the number ``[K]`` of new ones of each class."""
         photo = live.photos[image]
         vectors = photo.vectors(mirrored).through(live.head)
         numbers, signs = hard_negatives(self.svms, Example(photo.windows, vectors), self.settings)
         rows = _rows(image, mirrored, photo.windows.boxes, vectors.of, numbers)
+        if self.pool.size + len(rows) > self.pool.capacity:
+            self.pool.make_room(self.svms, max(len(rows), self.pool.capacity // 10))
         fresh = np.array([row not in self.pool.place for row in rows], np.bool_)
-        if self.pool.size + fresh.sum() > self.pool.capacity:
-            self.pool.make_room(self.svms, max(int(fresh.sum()), self.pool.capacity // 10))
         made = torch.zeros(len(rows), self.pool.vectors.shape[1], dtype=torch.float16)
         made[torch.from_numpy(np.flatnonzero(fresh))] = vectors.of_rows(numbers[fresh]).half().cpu()
         self.pool.put(rows, made, signs)
-        return int((signs[fresh] < 0).sum(axis=0).max(initial=0))
+        return np.asarray((signs[fresh] < 0).sum(axis=0), np.int64)
 
 
 def _rows(image: str, mirrored: bool, boxes: Boxes, vector_of: Ints, numbers: Ints) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from spp_det.errors import UserError
 from spp_det.images import read_image
 from spp_det.model.features import SPPFeatures
 from spp_det.runtime.cache import Cache
+from spp_det.training import live_svms
 from spp_det.training.live import LiveTraining
 from spp_det.training.stages import train
 
@@ -59,7 +61,27 @@ def test_regressors_that_grew_are_those_of_a_training(config, ten_photos, whole)
 
 
 @pytest.mark.parametrize("flips", [False, True])
-def test_its_svms_agree_with_those_of_a_training_on_what_is_an_object(config, ten_photos, whole, flips):
+def test_its_svms_after_few_photos_are_those_of_a_training(config, ten_photos, whole, flips, monkeypatch):
+    monkeypatch.setattr(live_svms, "TOLERANCE", 0.0)
+    svm = config.svm.model_copy(update={"flips": flips, "tolerance": 1e-7})
+    config = config.model_copy(update={"svm": svm})
+    live = learner(config, ten_photos)
+    for indices in ([0, 1], [0, 1, 2, 5], list(range(10))):
+        grown = live.learn(part(whole, indices))
+    result = train(config)
+    assert result.metrics["svm"]["fits"] == 1  # no negatives were forgotten: both have the same examples
+    assert grown is not None
+    order = [grown.classes.index(name) for name in result.detector.classes]
+    found, expected = grown.scorer, result.detector.scorer
+    torch.testing.assert_close(found.weight[order], expected.weight, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(found.bias[order], expected.bias, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_svms_that_go_on_agree_with_those_of_a_training_on_what_is_an_object(
+    config, ten_photos, whole, flips, monkeypatch
+):
+    monkeypatch.setattr(live_svms, "FEW", 0)
     config = config.model_copy(update={"svm": config.svm.model_copy(update={"flips": flips})})
     live = learner(config, ten_photos)
     for count in range(1, 11):
@@ -77,7 +99,23 @@ def test_its_svms_agree_with_those_of_a_training_on_what_is_an_object(config, te
     assert agree >= 0.9 * count
 
 
-def test_a_class_counts_from_its_first_box_and_goes_with_its_last(config, ten_photos, whole):
+def test_where_memory_is_full_every_example_still_has_its_vector(config, ten_photos, whole, monkeypatch):
+    monkeypatch.setattr(live_svms, "FEW", 0)
+    svm = config.svm.model_copy(update={"memory_mb": 3, "evict_score": -3.0})
+    live = learner(config.model_copy(update={"svm": svm}), ten_photos)
+    made_room = Mock(wraps=live.svms.pool.make_room)
+    monkeypatch.setattr(live.svms.pool, "make_room", made_room)
+    for count in range(1, 11):
+        live.learn(part(whole, list(range(count))))
+    made_room.assert_called()
+    assert bool(live.svms.pool.vectors.any(dim=1).all())
+
+
+@pytest.mark.parametrize("few", [0, live_svms.FEW])
+def test_a_class_counts_from_its_first_box_and_goes_with_its_last(
+    config, ten_photos, whole, few, monkeypatch
+):
+    monkeypatch.setattr(live_svms, "FEW", few)
     names = {index: {whole.classes[label] for label in r.labels} for index, r in enumerate(whole.records)}
     first = next(i for i in names if names[i] != set(whole.classes))
     other = next(i for i in names if names[i] - names[first])
@@ -96,7 +134,9 @@ def test_a_class_counts_from_its_first_box_and_goes_with_its_last(config, ten_ph
     assert rows == {whole.records[first].image_id}
 
 
-def test_a_corrected_photo_teaches_what_it_says_now(config, ten_photos, whole):
+@pytest.mark.parametrize("few", [0, live_svms.FEW])
+def test_a_corrected_photo_teaches_what_it_says_now(config, ten_photos, whole, few, monkeypatch):
+    monkeypatch.setattr(live_svms, "FEW", few)
     live = learner(config, ten_photos)
     live.learn(part(whole, list(range(5))))
     record = whole.records[2]
