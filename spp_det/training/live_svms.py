@@ -1,13 +1,12 @@
-"""SVMs that learn on: from their last solution, when photos come, change or go.
+"""SVMs that learn on when photos come, change or go.
 
 In the paper's pass over the images (section 4.1) each image is met once, by the SVMs of the moment. A photo
 that is annotated later is the next image of that pass: its positives join the examples, its windows are mined
 by the SVMs as they are, and the SVMs are fitted again from their last dual variables. With each new photo, a
 few that were mined long ago are mined again: the SVMs have changed since.
 
-Few photos are all mined anew each time, by SVMs that know nothing at first, as `stages.train` does.
-Experienced SVMs find fewer hard negatives, and detectors of 24 photos were a point of mAP worse for it
-(docs/figures.md).
+While photos are few, all of them are mined anew each time, by SVMs that know nothing at first, as
+`stages.train` does: mined one by one, detectors of 24 photos had a point of mAP less (docs/figures.md).
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from spp_det.training.windows import signs_of
 
 Row = tuple[str, bool, bytes]  # an image's id, whether mirrored, and the first window `[4]` with the vector
 Signs = npt.NDArray[np.int8]
-FEW = 24  # photos, up to which all are mined anew
+FEW = 24  # with up to so many photos, all are mined anew each time
 AGAIN = 8  # photos that are mined again each time, the longest-ago mined first
 TOLERANCE = 1e-3  # of a fit, where the settings ask for less: the next photo moves the SVMs by more
 
@@ -51,15 +50,23 @@ class LivePool(ExamplePool):
     def put(self, rows: Sequence[Row], vectors: Tensor, signs: Signs) -> None:
         """Add ``[n, D]`` vectors with ``[n, K]`` signs. Where a window is an example already, only its signs
         for classes for which it was none are taken."""
-        known = np.array([row in self.place for row in rows], np.bool_)
-        for index in np.flatnonzero(known).tolist():
+        unknown = self.unknown(rows)
+        for index in np.flatnonzero(~unknown).tolist():
             old = self.signs[self.place[rows[index]]]
             old[old == 0] = signs[index][old == 0]
-        new = np.flatnonzero(~known)[: self.capacity - self.size]
+        new = np.flatnonzero(unknown)[: self.capacity - self.size]
         taken = [rows[index] for index in new.tolist()]
         self.rows += taken
         self.place |= {row: self.size + place for place, row in enumerate(taken)}
         self.add(vectors[torch.from_numpy(new)], signs[new])
+
+    def unknown(self, rows: Sequence[Row]) -> npt.NDArray[np.bool_]:
+        """Which windows ``[n]`` are no examples yet."""
+        return np.array([row not in self.place for row in rows], np.bool_)
+
+    def negatives(self) -> Ints:
+        """The number ``[K]`` of negatives of each class."""
+        return np.asarray((self.signs < 0).sum(axis=0), np.int64)
 
     def forget(self, images: Iterable[str]) -> dict[Row, npt.NDArray[np.float64]]:
         """Remove the examples of photos. Returns the dual variables ``[K]`` of each, signed."""
@@ -107,6 +114,7 @@ class LiveSVMs:
 
     Attributes:
         svms: the last fit.
+        fitted: whether the SVMs have learnt from any example that is still there.
         mined: image ids, the longest-ago mined first.
     """
 
@@ -114,6 +122,7 @@ class LiveSVMs:
         self.settings = settings
         self.pool = LivePool(dimension, 0, 0)
         self.svms = LinearSVMs(torch.zeros(0, dimension), torch.zeros(0))
+        self.fitted = False
         self.mined: list[str] = []
 
     def learn(self, live: LivePhotos, changes: Changes, mean_norm: float) -> LinearSVMs:
@@ -129,20 +138,22 @@ class LiveSVMs:
         if needed > now:  # more than a photo's share at a time, since all examples are copied
             self.pool.grow(needed if settings is self.settings else max(needed, now * 5 // 4))
         objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
-        gone, changed = changes.gone, changes.changed
-        if few := len(live.photos) <= FEW:
-            gone = self.mined
-            changed = sorted(live.photos, key=lambda image: live.photos[image].content)  # a random order
+        few = len(live.photos) <= FEW
+        gone = {row[0] for row in self.pool.rows} if few else set(changes.gone)
         duals = self.pool.forget(gone)
         self.pool.relabel(changes.columns)
         duals = {row: _at(signed, changes.columns) for row, signed in duals.items()}
         self.svms = _at_svms(self.svms, [-1] * len(live.classes) if few else changes.columns)
-        away = set(gone)
-        again = [image for image in self.mined if image not in away]
+        self.fitted = self.fitted and not few
+        again = [] if few else [image for image in self.mined if image not in gone]
+        self.mined = again
+        known = set(again)
+        changed = [image for image in live.photos if image not in known]
+        if few:
+            changed.sort(key=lambda image: live.photos[image].content)  # neighbours in a list look alike
         views = (False, True) if settings.flips else (False,)
         for mirrored, image in product(views, changed):
             self._add_positives(live, image, mirrored, settings)
-        self.pool.recall(duals)
         new, fits = np.zeros(len(live.classes), np.int64), 0
         for mirrored, image in product(views, [*changed, *again[:AGAIN]]):
             new += self._mine(live, image, mirrored)
@@ -152,13 +163,14 @@ class LiveSVMs:
                 new[:] = 0
                 fits += 1
         self.mined = [*again[AGAIN:], *again[:AGAIN], *changed]
-        if not fits:
+        if not fits or few:
             self.pool.recall(duals)
         self._fit(objective, max(settings.tolerance, TOLERANCE))
         return self.svms
 
     def _fit(self, objective: Hinge, tolerance: float) -> None:
         self.svms = self.pool.fit(objective, tolerance).svms
+        self.fitted = True
         self.pool.evict(self.svms, self.settings.evict_score)
 
     def _add_positives(self, live: LivePhotos, image: str, mirrored: bool, settings: SVM) -> None:
@@ -179,13 +191,15 @@ class LiveSVMs:
         vectors = photo.vectors(mirrored).through(live.head)
         numbers, signs = hard_negatives(self.svms, Example(photo.windows, vectors), self.settings)
         rows = _rows(image, mirrored, photo.windows.boxes, vectors.of, numbers)
-        if self.pool.size + len(rows) > self.pool.capacity:
-            self.pool.make_room(self.svms, max(len(rows), self.pool.capacity // 10))
-        fresh = np.array([row not in self.pool.place for row in rows], np.bool_)
+        new = self.pool.unknown(rows)
+        if self.pool.size + new.sum() > self.pool.capacity and self.fitted:
+            self.pool.make_room(self.svms, max(int(new.sum()), self.pool.capacity // 10))
+            new = self.pool.unknown(rows)  # some that were known may have gone
+        before = self.pool.negatives()
         made = torch.zeros(len(rows), self.pool.vectors.shape[1], dtype=torch.float16)
-        made[torch.from_numpy(np.flatnonzero(fresh))] = vectors.of_rows(numbers[fresh]).half().cpu()
+        made[torch.from_numpy(np.flatnonzero(new))] = vectors.of_rows(numbers[new]).half().cpu()
         self.pool.put(rows, made, signs)
-        return np.asarray((signs[fresh] < 0).sum(axis=0), np.int64)
+        return self.pool.negatives() - before
 
 
 def _rows(image: str, mirrored: bool, boxes: Boxes, vector_of: Ints, numbers: Ints) -> list[Row]:

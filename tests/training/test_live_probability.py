@@ -54,7 +54,9 @@ def test_its_curves_are_those_of_what_each_photo_met_when_it_was_new(live, whole
     assert 0 < hits.sum() < len(hits)
     expected = fit_probabilities(np.concatenate(scores), labels, hits, len(detector.classes))[0]
     np.testing.assert_allclose(detector.probability.slope, expected.slope, rtol=1e-3)
-    np.testing.assert_allclose(detector.probability.intercept, expected.intercept, rtol=1e-3, atol=5e-3)
+    np.testing.assert_allclose(
+        detector.probability.intercept, expected.intercept, rtol=1e-3, atol=5e-3
+    )  # about 0
 
 
 def test_a_photo_that_was_learnt_before_is_not_judged_and_one_that_is_gone_is_forgotten(live, whole):
