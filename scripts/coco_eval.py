@@ -14,7 +14,7 @@ from pathlib import Path
 from spp_det.commands.terminal import show_figures
 from spp_det.errors import UserError
 from spp_det.evaluation.results import evaluate_files
-from spp_det.runtime.cache import write_json
+from spp_det.runtime.whole_files import write_json
 
 
 def main(arguments: list[str] | None = None) -> int:

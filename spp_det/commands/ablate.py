@@ -186,7 +186,7 @@ def _is_result(row: Row, result: Result) -> bool:
 
 def _write(config: Config, rows: Sequence[Row], results: dict[str, Result]) -> dict[str, Any]:
     from spp_det.report.tables import ablation_markdown
-    from spp_det.runtime.cache import write_json, write_whole
+    from spp_det.runtime.whole_files import write_json, write_whole
 
     figures = {
         "backbone": config.backbone.name,
@@ -202,9 +202,9 @@ def _write(config: Config, rows: Sequence[Row], results: dict[str, Result]) -> d
 def _results(group: Sequence[Row], test: Split, source: WindowSource) -> Iterator[tuple[Row, Result]]:
     """Train one model and score each of its rows: without its regressor, with it, or both."""
     from spp_det.config.file import dump_config
-    from spp_det.runtime.cache import write_whole
     from spp_det.runtime.files import unlinked
     from spp_det.runtime.run_folder import alone_in
+    from spp_det.runtime.whole_files import write_whole
     from spp_det.training import stages
     from spp_det.training.network import settled
 

@@ -47,8 +47,8 @@ def benchmark(
     Each topic is written when it is done, so that an interrupted run leaves what it has.
     """
     from spp_det.report.tables import benchmark_table
-    from spp_det.runtime.cache import write_json
     from spp_det.runtime.devices import choose_device
+    from spp_det.runtime.whole_files import write_json
 
     chosen = None if topics is None else _chosen(topics)
     figures: dict[str, Any] = {}

@@ -60,9 +60,9 @@ def run_demo(folder: Path, seed: int = 0, begun: Callable[[], object] = lambda: 
     from spp_det.pretraining.crops import pretrain_on_crops
     from spp_det.pretraining.pretrain import save_backbone
     from spp_det.report.page import write_page
-    from spp_det.runtime.cache import write_json
     from spp_det.runtime.files import unlinked
     from spp_det.runtime.run_folder import claimed
+    from spp_det.runtime.whole_files import write_json
 
     data, found = unlinked(folder, "data"), unlinked(folder, "found")
     weights, model = folder / "backbone.safetensors", folder / "model.safetensors"

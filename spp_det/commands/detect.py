@@ -177,10 +177,10 @@ def detect_to_folder(
     from spp_det.inference import detect_files
     from spp_det.model.detector import label_of
     from spp_det.runtime import distributed
-    from spp_det.runtime.cache import naming
     from spp_det.runtime.progress import track
     from spp_det.runtime.run_folder import alone_in
     from spp_det.runtime.threads import cores
+    from spp_det.runtime.whole_files import naming
 
     meaning = meaning_of(detector, score_kind)
     output = replace(

@@ -44,7 +44,7 @@ def evaluate(
     are at it; the files also say which classes are taken for which.
     """
     from spp_det.report.figures import curves_csv, figures_csv, figures_markdown
-    from spp_det.runtime.cache import write_json, write_whole
+    from spp_det.runtime.whole_files import write_json, write_whole
 
     truth = Truth(voc, split, coco, images, follow_links, yolo)
     evaluation = score(detections, truth, ious=iou or (), max_dets=max_dets)

@@ -131,7 +131,7 @@ def inspect_image(
     from spp_det.model.detector import label_of
     from spp_det.proposals.source import WindowSource
     from spp_det.report.conv5_sheets import contributions_sheet, field_panel, filters_sheet, window_sheet
-    from spp_det.runtime.cache import write_json, write_whole
+    from spp_det.runtime.whole_files import write_json, write_whole
 
     features = explain.spp_features(detector)
     label = None if class_name is None else label_of(detector.classes, class_name)

@@ -36,7 +36,7 @@ def inspect_data(
     from spp_det.config.file import load_config
     from spp_det.report.data_page import write_data_page
     from spp_det.report.tables import data_tables
-    from spp_det.runtime.cache import write_json
+    from spp_det.runtime.whole_files import write_json
 
     inspection = look_into(load_config(config, overrides or []), sample, workers)
     figures = inspection.figures()

@@ -71,9 +71,9 @@ def run_pretraining(config: PretrainConfig, begun: Callable[[], object] = lambda
     """
     from spp_det.data.class_folder import read_class_folder
     from spp_det.runtime import distributed
-    from spp_det.runtime.cache import write_json
     from spp_det.runtime.devices import choose_device
     from spp_det.runtime.run_folder import claimed
+    from spp_det.runtime.whole_files import write_json
 
     started = time.perf_counter()
     device = choose_device(config.runtime.device)

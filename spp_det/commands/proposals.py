@@ -54,7 +54,8 @@ def proposals(
     """Write the windows of a data set to a file, or report how many of its objects they cover."""
     from spp_det.data.voc import read_voc
     from spp_det.report.tables import recall_table
-    from spp_det.runtime.cache import Cache, write_json
+    from spp_det.runtime.cache import Cache
+    from spp_det.runtime.whole_files import write_json
 
     searches = chosen(mode or (), max_side, file, edge_model)
     kept = None if cache is None else Cache(cache)

@@ -75,8 +75,8 @@ def suggest(
     from spp_det.data.folder import find_images
     from spp_det.model.detector import Detector
     from spp_det.report.tables import suggestion_table
-    from spp_det.runtime.cache import write_json, write_whole
     from spp_det.runtime.devices import choose_device
+    from spp_det.runtime.whole_files import write_json, write_whole
 
     if out is not None and out.suffix.lower() not in WRITTEN:
         raise UserError(f"--out {out}: must end in {', '.join(WRITTEN)}")

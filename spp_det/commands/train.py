@@ -32,7 +32,15 @@ logger = logging.getLogger(__name__)
 
 # Settings that may change when a run goes on, because nothing that is computed depends on them.
 IDLE = frozenset(
-    {"output", "strict", "data.follow_links", "runtime.device", "runtime.workers", "runtime.cache"}
+    {
+        "output",
+        "strict",
+        "data.follow_links",
+        "runtime.device",
+        "runtime.workers",
+        "runtime.cache",
+        "runtime.maps_gb",
+    }
 )
 
 
@@ -122,7 +130,7 @@ def train_and_score(config: Config, inputs: Inputs) -> dict[str, Any]:
     from spp_det.data.dataset import HELD_OUT
     from spp_det.proposals.source import WindowSource
     from spp_det.runtime import distributed
-    from spp_det.runtime.cache import write_whole
+    from spp_det.runtime.whole_files import write_whole
     from spp_det.training import stages
 
     if (config.output / "model.safetensors").exists():
@@ -146,7 +154,7 @@ def finish_training(
     Writes all files of `run_training` but ``config.yaml``, and returns the same metrics.
     """
     from spp_det.runtime import distributed
-    from spp_det.runtime.cache import write_json
+    from spp_det.runtime.whole_files import write_json
 
     metrics = dict(trained.metrics)
     if distributed.is_first():

@@ -117,9 +117,9 @@ def run_tuning(
     Raises UserError for recipes whose scores are not those of SVMs on frozen layers, and where another run is
     at work in the output folder.
     """
-    from spp_det.runtime.cache import write_json, write_whole
     from spp_det.runtime.devices import choose_device
     from spp_det.runtime.run_folder import alone_in
+    from spp_det.runtime.whole_files import write_json, write_whole
 
     if config.finetune.enabled or config.features != "spp" or config.scorer != "svm":
         raise UserError(

@@ -237,6 +237,9 @@ class Runtime(Section):
     faster and hardly changes conv5, else float32. A run keeps its first precision."""
     cache: values.UserPath | None = None
     """The folder for proposals, maps and other results; runs may share it. None means OUTPUT/cache."""
+    maps_gb: values.Positive | None = None
+    """The most gigabytes that conv5 maps may take in that folder; None is no bound. What exceeds them is
+    computed whenever it is needed, a few times in a training."""
 
 
 class Config(Run):

@@ -15,8 +15,8 @@ from spp_det.data.names import leads_out
 from spp_det.data.records import Dataset
 from spp_det.errors import UserError
 from spp_det.images import encode_jpeg, read_image
-from spp_det.runtime.cache import write_whole
 from spp_det.runtime.threads import ahead, cores
+from spp_det.runtime.whole_files import write_whole
 
 
 @dataclass(frozen=True, eq=False)

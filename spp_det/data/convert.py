@@ -22,7 +22,7 @@ from spp_det.data.voc_xml import writable
 from spp_det.data.yolo import photo_name, write_yolo
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, image_size
-from spp_det.runtime.cache import write_whole
+from spp_det.runtime.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 

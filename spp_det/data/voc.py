@@ -22,8 +22,8 @@ from spp_det.data.voc_layout import Photos, annotations_below, choose_photo, war
 from spp_det.data.voc_xml import Annotation, annotation_xml, read_annotation
 from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES, image_size
-from spp_det.runtime.cache import write_whole
 from spp_det.runtime.files import read_text, unlinked
+from spp_det.runtime.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from spp_det.data.records import Dataset, Record
 from spp_det.data.yolo_layout import Layout, label_file, photos_of, read_layout
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, image_size
-from spp_det.runtime.cache import write_whole
 from spp_det.runtime.files import read_text, unlinked
+from spp_det.runtime.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from spp_det.data.names import can_be_a_file, leads_out
 from spp_det.errors import CannotResumeError
-from spp_det.runtime.cache import PARTIAL, sweep, write_whole
 from spp_det.runtime.files import NO_LINK, open_regular, unlinked
+from spp_det.runtime.whole_files import PARTIAL, sweep, write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from spp_det.detections.output import PLAIN, Output
 from spp_det.detections.text import whole_text
 from spp_det.detections.types import Found
 from spp_det.images import Skipped
-from spp_det.runtime.cache import write_whole
 from spp_det.runtime.files import unlinked
+from spp_det.runtime.whole_files import write_whole
 from spp_det.version import __version__
 
 CSV, CVAT = "detections.csv", "cvat.xml"

@@ -10,8 +10,8 @@ from typing import TextIO
 
 import numpy as np
 
-from spp_det.runtime.cache import whole_file
 from spp_det.runtime.files import read_text
+from spp_det.runtime.whole_files import whole_file
 
 
 def shortest(value: np.floating) -> float:

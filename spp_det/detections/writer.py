@@ -23,7 +23,8 @@ from spp_det.detections.yolo import yolo_text
 from spp_det.drawing.draw import draw_detections, visible_pixels
 from spp_det.errors import CannotResumeError, UserError
 from spp_det.images import RGB, Skipped, UnreadableImageError, encode_jpeg, skipped
-from spp_det.runtime.cache import digest, write_whole
+from spp_det.runtime.cache import digest
+from spp_det.runtime.whole_files import write_whole
 from spp_det.version import __version__
 
 

@@ -33,9 +33,10 @@ from spp_det.model.rcnn import RCNNFeatures
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 from spp_det.model.weights import is_plain
-from spp_det.runtime.cache import checksum, write_whole
+from spp_det.runtime.cache import checksum
 from spp_det.runtime.devices import choose_device
 from spp_det.runtime.files import check_regular
+from spp_det.runtime.whole_files import write_whole
 
 FORMAT = "spp_det 2"
 T = TypeVar("T")

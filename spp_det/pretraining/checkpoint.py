@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from spp_det.config.file import differences
 from spp_det.errors import UserError, is_out_of_memory
 from spp_det.pretraining.learning import Epoch, Progress
-from spp_det.runtime.cache import digest, write_whole
+from spp_det.runtime.cache import digest
 from spp_det.runtime.files import open_regular
+from spp_det.runtime.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 

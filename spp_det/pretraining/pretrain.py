@@ -26,8 +26,9 @@ from spp_det.pretraining.class_images import ClassBatches, readable
 from spp_det.pretraining.classifier import PyramidClassifier
 from spp_det.pretraining.learning import Progress, learn
 from spp_det.runtime import distributed
-from spp_det.runtime.cache import digest, write_whole
+from spp_det.runtime.cache import digest
 from spp_det.runtime.threads import cores
+from spp_det.runtime.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ import numpy as np
 from spp_det.boxes import Boxes, as_boxes
 from spp_det.errors import UserError, one_line
 from spp_det.proposals.mat import read_cells
-from spp_det.runtime.cache import write_whole
 from spp_det.runtime.files import check_unpacked, open_regular, read_bytes, read_text
+from spp_det.runtime.whole_files import write_whole
 
 ByImage = dict[str, Boxes]  # image id -> float32 [N, 4]
 

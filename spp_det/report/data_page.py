@@ -15,10 +15,10 @@ from spp_det.errors import printable
 from spp_det.images import RGB, UnreadableImageError, read_image
 from spp_det.report.html import jpeg_text, rendered
 from spp_det.report.tables import data_rows
-from spp_det.runtime.cache import write_whole
 from spp_det.runtime.opencv import cv2
 from spp_det.runtime.progress import track
 from spp_det.runtime.threads import ahead, cores
+from spp_det.runtime.whole_files import write_whole
 
 MOST = 12  # photos shown of a finding
 LONGEST_SIDE = 360  # of a picture, pixels

@@ -25,9 +25,9 @@ from spp_det.evaluation.errors import ImageErrors, Kind
 from spp_det.evaluation.results import Evaluation
 from spp_det.images import UnreadableImageError, read_image, resize_shorter_side
 from spp_det.report.html import TEMPLATES, jpeg_text, rendered
-from spp_det.runtime.cache import write_whole
 from spp_det.runtime.progress import track
 from spp_det.runtime.threads import ahead, cores
+from spp_det.runtime.whole_files import write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -14,22 +14,24 @@ import logging
 import math
 import os
 import re
-import secrets
 import stat
+import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from spp_det.errors import UserError
+from spp_det.runtime.distributed import world_size
 from spp_det.runtime.files import NO_LINK, open_regular, unlinked
+from spp_det.runtime.whole_files import sweep, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -68,75 +70,6 @@ def check_form(arrays: Mapping[str, npt.NDArray[Any]], **forms: npt.NDArray[Any]
             raise ValueError(f"{name} holds a number that is not finite")
 
 
-PARTIAL = re.compile(r"\.[0-9a-f]{16}\.partial")  # the name of a file while `write_whole` writes it
-ABANDONED = 3600.0  # seconds without a new byte, after which a file counts as abandoned
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Add the file's name to an error of the system that names none, such as ``write`` on a full disk."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None:  # without a number it is not the system's, and has a message of its own
-            error.filename = error.filename or str(path)
-        raise
-
-
-@contextmanager
-def whole_file(path: Path, partial: Path) -> Iterator[BinaryIO]:
-    """A file that is called ``partial`` while the block writes it, and ``path`` once the block ended well:
-    whenever the machine stops, the old file or the new one is there, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial.parent.mkdir(exist_ok=True)
-    partial.unlink(missing_ok=True)
-    try:
-        with naming(path), partial.open("xb") as file:  # closing writes too, and may fail
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def write_whole(
-    path: Path, data: bytes | str | Iterable[bytes | memoryview], partials: Path | None = None
-) -> None:
-    """Write a file as `whole_file` does; several buffers are written one after the other, without a copy. The
-    unfinished file lies in the folder ``partials``, on the same disk; None is the folder of ``path``."""
-    data = data.encode() if isinstance(data, str) else data
-    partial = (partials or path.parent) / f".{secrets.token_hex(8)}.partial"
-    with whole_file(path, partial) as file:
-        file.writelines([data] if isinstance(data, bytes) else data)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new name last: a file's own sync does not include it."""
-    if os.name == "posix":  # elsewhere folders cannot be opened
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def sweep(folder: Path) -> None:
-    """Remove the half-written files of killed processes from a folder: those older than `ABANDONED`."""
-    for path in folder.glob(".*.partial"):
-        if PARTIAL.fullmatch(path.name):
-            with suppress(OSError):  # another sweeper was faster
-                if time.time() - path.stat().st_mtime > ABANDONED:
-                    path.unlink()
-
-
-def write_json(path: Path, tree: object) -> None:
-    """Write figures, whole or not at all, for people and programs to read."""
-    write_whole(path, json.dumps(tree, indent=2) + "\n")
-
-
 @dataclass(frozen=True)
 class Usage:
     """A number of artefacts, and their size in bytes together."""
@@ -151,10 +84,17 @@ _DAY = 86_400.0
 
 
 class Cache:
-    """Artefacts in ``FOLDER/STAGE/ab/abcdef....safetensors``. Several runs may share a folder at once."""
+    """Artefacts in ``FOLDER/STAGE/ab/abcdef....safetensors``. Several runs may share a folder at once.
 
-    def __init__(self, folder: Path) -> None:
+    Attributes:
+        most: the bytes that all artefacts of a stage may take together. Stages not named here have no bound.
+    """
+
+    def __init__(self, folder: Path, most: Mapping[str, float] | None = None) -> None:
         self.folder = folder
+        self.most = most or {}
+        self._room: dict[str, float] = {}  # what is left of each bound, below 0 once something did not fit
+        self._lock = threading.Lock()
 
     def path(self, stage: str, key: str) -> Path:
         """Where the artefact lies, present or not."""
@@ -193,9 +133,11 @@ class Cache:
     def store(self, stage: str, key: str, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Keep the arrays under that key, without a copy: some fill a good part of the memory.
 
-        Where a damaged artefact of another user may not be replaced, a warning names it, and the arrays are
-        not kept.
+        Once a stage's bound is reached, nothing more is kept. Where a damaged artefact of another user may
+        not be replaced, a warning names it, and the arrays are not kept.
         """
+        if not self._has_room(stage, sum(array.nbytes for array in arrays.values())):
+            return
         whole = {n: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for n, a in arrays.items()}
         buffers = _safetensors(whole, {"key": key, "crc32": _crc32(whole)})
         path = self.path(stage, key)
@@ -206,6 +148,24 @@ class Cache:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not os.path.lexists(path):
                 raise
             logger.warning("cache: %s cannot be replaced (%s)", path, error.strerror)
+
+    def full(self, stage: str) -> bool:
+        """Whether the stage's bound is reached, so that nothing more of it is kept."""
+        return self._room.get(stage, 0) < 0
+
+    def _has_room(self, stage: str, size: int) -> bool:
+        """Count an artefact. Processes that share the folder share out the room that they find."""
+        if stage not in self.most:
+            return True
+        with self._lock:
+            if stage not in self._room:
+                self._room[stage] = (self.most[stage] - self.usage(stage).bytes) / world_size()
+            before = self._room[stage]
+            self._room[stage] = left = before - size
+        if before >= 0 > left:
+            most = self.most[stage] / 1e9
+            logger.warning("cache: %s take %.3g GB; further ones are computed whenever needed", stage, most)
+        return left >= 0
 
     def remove(self, stage: str, key: str) -> None:
         """Forget an artefact, if it is there."""

@@ -12,8 +12,8 @@ from spp_det.config.file import differences, dotted, dump_config, load_config
 from spp_det.config.values import Section
 from spp_det.errors import UserError
 from spp_det.runtime import distributed
-from spp_det.runtime.cache import sweep, write_whole
 from spp_det.runtime.files import unlinked
+from spp_det.runtime.whole_files import sweep, write_whole
 
 try:
     import fcntl

@@ -18,8 +18,9 @@ from spp_det.config.settings import Config
 from spp_det.data.records import select
 from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES, image_size
-from spp_det.runtime.cache import Cache, digest, write_whole
+from spp_det.runtime.cache import Cache, digest
 from spp_det.runtime.files import unlinked
+from spp_det.runtime.whole_files import write_whole
 from spp_det.serving.fetch import LabelStudio
 from spp_det.serving.labelling import Labelling, drawn_boxes, read_labelling, regions
 from spp_det.serving.labels import Labels

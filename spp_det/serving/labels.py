@@ -27,8 +27,9 @@ from spp_det.data.voc import find_image, read_split
 from spp_det.data.voc_xml import annotation_xml
 from spp_det.errors import UserError
 from spp_det.images import image_size
-from spp_det.runtime.cache import PARTIAL, digest, sweep, write_json, write_whole
+from spp_det.runtime.cache import digest
 from spp_det.runtime.files import read_bytes, unlinked
+from spp_det.runtime.whole_files import PARTIAL, sweep, write_json, write_whole
 from spp_det.serving.labelling import Drawn, in_pixels
 
 logger = logging.getLogger(__name__)

@@ -113,14 +113,14 @@ class _Learner:
             return {"failed": str(error) or "not enough memory"}
 
     def _begun(self) -> LiveTraining:
-        from spp_det.runtime.cache import Cache
         from spp_det.training.live import LiveTraining
+        from spp_det.training.stages import bounded
 
-        return LiveTraining(self.config, Cache(self.cache))
+        return LiveTraining(self.config, bounded(self.cache, self.config))
 
     def _learn(self) -> dict[str, Any]:
         from spp_det.data.voc import read_voc
-        from spp_det.runtime.cache import write_json
+        from spp_det.runtime.whole_files import write_json
         from spp_det.serving.labels import SPLIT, state_of, taught_state
 
         start = time.perf_counter()

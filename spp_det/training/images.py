@@ -112,14 +112,11 @@ class TrainingImages:
 
     def _check_any(self) -> None:
         if not self.images:
-            first = self.skipped[0] if self.skipped else None
-            where = (
-                f"; the first of {len(self.skipped)} is {first['file']}: {first['reason']}" if first else ""
-            )
-            raise UserError(f"there is no readable training image{where}")
+            each = [f"; the first of {len(self.skipped)} is {s['file']}: {s['reason']}" for s in self.skipped]
+            raise UserError(f"there is no readable training image{''.join(each[:1])}")
 
     def make_maps(self, order: Ints, flips: bool = False) -> bool:
-        """Compute the maps that are not in the cache yet; the processes share this work.
+        """Compute the maps that are not in the cache yet, until it is full; the processes share this work.
 
         An image that has vanished since its windows were found is left out.
         Returns whether all images were there. If not, the other images have new indices: call this again.
@@ -169,7 +166,7 @@ class TrainingImages:
         read here: they may be many gigabytes, and a damaged map is computed again when it is used.
         """
         lacking: dict[int, list[str | None]] = {}  # for each view, the key of every map that is missing
-        for view in group:
+        for view in () if self.cache.full("maps") else group:
             keys = [None if self.cache.has("maps", key) else key for key in self._map_keys(view)]
             if any(keys):
                 lacking[view] = keys
@@ -273,7 +270,8 @@ class TrainingImages:
             return Example(self._of(view).windows, self.vectors(view).through(head))
 
         shared = self.share(views)
-        return Shared(ahead(example, shared.own, workers=1, waiting=1), shared.owners)
+        workers = self.workers if self.cache.full("maps") else 1
+        return Shared(ahead(example, shared.own, workers, waiting=workers), shared.owners)
 
     def teaching(self) -> Ints:
         """The images ``[n]`` that have an object to learn from."""

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,13 @@ def train(
 
 def cache_of(config: Config) -> Cache:
     """The cache of a run: ``runtime.cache``, or the folder ``cache`` in its output."""
-    return Cache(config.runtime.cache or unlinked(config.output, "cache"))
+    return bounded(config.runtime.cache or unlinked(config.output, "cache"), config)
+
+
+def bounded(folder: Path, config: Config) -> Cache:
+    """The cache in a folder, whose maps take no more than ``runtime.maps_gb``."""
+    most = config.runtime.maps_gb
+    return Cache(folder, {} if most is None else {"maps": most * 1e9})
 
 
 def scored_layers(head: FCHead | None, config: Config, features: WindowFeatures) -> FCHead | None:

@@ -21,8 +21,9 @@ from spp_det.detections.output import FORMATS, Output
 from spp_det.detections.types import DetectedImage
 from spp_det.detections.writer import DetectionWriter
 from spp_det.errors import UserError
-from spp_det.runtime.cache import Cache, write_json
+from spp_det.runtime.cache import Cache
 from spp_det.runtime.files import open_regular, unlinked
+from spp_det.runtime.whole_files import write_json
 from spp_det.training.stages import cache_of
 from tests.stress.guard import watched
 

@@ -22,15 +22,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file
 
-from spp_det.runtime.cache import (
-    ABANDONED,
-    Arrays,
-    Cache,
-    Usage,
-    check_form,
-    digest,
-    sweep,
-)
+from spp_det.runtime.cache import Arrays, Cache, Usage, check_form, digest
+from spp_det.runtime.whole_files import ABANDONED, sweep
 
 KEY = digest("an artefact")
 ARRAYS: Arrays = {
@@ -395,3 +388,52 @@ def test_an_artefact_of_another_form_is_said_and_computed_again(tmp_path, caplog
     assert re.search(said, record.getMessage())
     assert "computing it again" in record.getMessage()
     assert equal(cache.load_or_make("norms", KEY, dict, check), made)
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def kilobyte() -> Arrays:
+    return {"numbers": np.zeros(250, np.float32)}
+
+
+def test_a_stage_keeps_no_more_than_its_bound_and_the_others_all(tmp_path, caplog):
+    cache = Cache(tmp_path, {"maps": 3500})
+    for number in range(5):
+        assert cache.full("maps") == (number > 3)
+        cache.store("maps", digest(number), kilobyte())
+        cache.store("svms", digest(number), kilobyte())
+    assert [cache.has("maps", digest(number)) for number in range(5)] == [True, True, True, False, False]
+    assert cache.usage("svms").artefacts == 5
+    assert not cache.full("svms")
+    assert caplog.text.count("cache: maps take") == 1
+
+
+def test_what_does_not_fit_is_made_whenever_it_is_asked_for(tmp_path):
+    cache, made = Cache(tmp_path, {"maps": 100}), []
+
+    def make() -> Arrays:
+        made.append(1)
+        return kilobyte()
+
+    for _ in range(3):
+        assert equal(cache.load_or_make("maps", KEY, make), kilobyte())
+    assert len(made) == 3
+
+
+def test_what_earlier_runs_have_kept_counts_and_is_still_there(tmp_path):
+    for number in range(3):
+        Cache(tmp_path).store("maps", digest(number), kilobyte())
+    cache = Cache(tmp_path, {"maps": 4500})
+    cache.store("maps", digest(3), kilobyte())
+    cache.store("maps", digest(4), kilobyte())
+    assert [cache.has("maps", digest(number)) for number in range(5)] == [True, True, True, True, False]
+
+
+def test_processes_share_out_the_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("spp_det.runtime.cache.world_size", lambda: 2)
+    two = [Cache(tmp_path, {"maps": 4500}) for _ in range(2)]
+    for number in range(6):
+        two[number % 2].store("maps", digest(number), kilobyte())
+    assert Cache(tmp_path).usage("maps").artefacts in (3, 4)
+    assert all(cache.full("maps") for cache in two)

@@ -19,8 +19,9 @@ from spp_det.detections.writer import DetectionWriter
 from spp_det.errors import UserError
 from spp_det.images import UnreadableImageError, image_size, read_image
 from spp_det.proposals.source import WindowSource, proposals_of
-from spp_det.runtime.cache import Cache, write_json
+from spp_det.runtime.cache import Cache
 from spp_det.runtime.run_folder import alone_in
+from spp_det.runtime.whole_files import write_json
 from tests.stress.corrupt import Rng
 from tests.stress.data_sets import Reader
 

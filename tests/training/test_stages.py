@@ -136,6 +136,20 @@ def test_the_probabilities_are_read_from_the_cache(folder, stored):
     assert same(first, again, folder)
 
 
+@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize("bound", [1e-9, 1.2e-5])
+def test_maps_beyond_their_bound_are_computed_when_needed_to_the_same_bytes(folder, tmp_path, bound, flips):
+    svm = {"flips": flips}
+    whole = train(configure(folder, svm=svm))
+    runtime = {"device": "cpu", "workers": 2, "cache": str(tmp_path), "maps_gb": bound}
+    bounded = train(configure(folder, svm=svm, runtime=runtime))
+    kept = Cache(tmp_path).usage("maps")
+    assert kept.bytes <= bound * 1e9 + 300 * kept.artefacts  # and the files' headers
+    assert (kept.artefacts == 0) == (bound == 1e-9)
+    assert kept.artefacts < (10 if flips else 5)
+    assert same(whole, bounded, tmp_path)
+
+
 def test_the_mean_norm_is_that_of_all_windows_where_they_are_few(folder, monkeypatch):
     """By hand, of images that have fewer windows than are sampled."""
     monkeypatch.setattr(draws, "NORM_WINDOWS", 10**6)

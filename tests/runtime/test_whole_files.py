@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spp_det.runtime.cache import digest, file_digest, write_whole
+from spp_det.runtime.cache import digest, file_digest
+from spp_det.runtime.whole_files import write_whole
 
 # ---------------------------------------------------------------- writing whole
 
@@ -83,7 +84,7 @@ def test_a_process_killed_while_it_writes_leaves_the_old_file(tmp_path):
     program = """
         import os, signal, sys
         from pathlib import Path
-        from spp_det.runtime.cache import write_whole
+        from spp_det.runtime.whole_files import write_whole
         os.fsync = lambda handle: os.kill(os.getpid(), signal.SIGKILL)
         write_whole(Path(sys.argv[1]), "new" * 10_000)
     """
