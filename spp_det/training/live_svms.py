@@ -131,42 +131,49 @@ class LiveSVMs:
         ``mean_norm`` is the mean Euclidean norm of the vectors; see `train_svms`. Raises UserError where the
         positives alone exceed ``svm.memory_mb``.
         """
+        settings = self._with_memory(live)
+        objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
+        duals = self._forget(live, changes)
+        mined = set(self.mined)
+        new = [image for image in live.photos if image not in mined]
+        new.sort(key=lambda image: live.photos[image].content)  # neighbours in a list look alike
+        again, self.mined = self.mined[:AGAIN], self.mined[AGAIN:]
+        views = (False, True) if settings.flips else (False,)
+        for mirrored, image in product(views, new):
+            self._add_positives(live, image, mirrored, settings)
+        counts = np.zeros(len(live.classes), np.int64)  # of new negatives since the last fit
+        for mirrored, image in product(views, [*new, *again]):
+            counts += self._mine(live, image, mirrored)
+            full = self.pool.size == self.pool.capacity
+            if counts.max() >= settings.retrain_after or (full and counts.any()):
+                self._fit(objective, max(settings.tolerance, 1e-2))
+                counts[:] = 0
+        self.mined += [*again, *new]
+        self.pool.recall(duals)
+        self._fit(objective, max(settings.tolerance, TOLERANCE))
+        return self.svms
+
+    def _with_memory(self, live: LivePhotos) -> SVM:
+        """The settings with the memory in numbers, after making the examples' memory as large."""
         dimension = self.pool.vectors.shape[1]
         records = [photo.windows.record for photo in live.photos.values()]
         settings = memory_for(self.settings, records, dimension)
         needed, now = capacity_of(settings, dimension), self.pool.capacity
         if needed > now:  # more than a photo's share at a time, since all examples are copied
             self.pool.grow(needed if settings is self.settings else max(needed, now * 5 // 4))
-        objective = Hinge(settings.C, settings.bias, settings.positive_weight, settings.norm / mean_norm)
+        return settings
+
+    def _forget(self, live: LivePhotos, changes: Changes) -> dict[Row, npt.NDArray[np.float64]]:
+        """Forget photos that are gone or have changed, and all of them while they are few; let the columns be
+        the classes of the moment. Returns the dual variables of the forgotten examples."""
         few = len(live.photos) <= FEW
         gone = {row[0] for row in self.pool.rows} if few else set(changes.gone)
         duals = self.pool.forget(gone)
         self.pool.relabel(changes.columns)
-        duals = {row: _at(signed, changes.columns) for row, signed in duals.items()}
         self.svms = _at_svms(self.svms, [-1] * len(live.classes) if few else changes.columns)
         self.fitted = self.fitted and not few
-        again = [] if few else [image for image in self.mined if image not in gone]
-        self.mined = again
-        known = set(again)
-        changed = [image for image in live.photos if image not in known]
-        if few:
-            changed.sort(key=lambda image: live.photos[image].content)  # neighbours in a list look alike
-        views = (False, True) if settings.flips else (False,)
-        for mirrored, image in product(views, changed):
-            self._add_positives(live, image, mirrored, settings)
-        new, fits = np.zeros(len(live.classes), np.int64), 0
-        for mirrored, image in product(views, [*changed, *again[:AGAIN]]):
-            new += self._mine(live, image, mirrored)
-            full = self.pool.size == self.pool.capacity
-            if new.max() >= settings.retrain_after or (full and new.any()):
-                self._fit(objective, max(settings.tolerance, 1e-2))
-                new[:] = 0
-                fits += 1
-        self.mined = [*again[AGAIN:], *again[:AGAIN], *changed]
-        if not fits or few:
-            self.pool.recall(duals)
-        self._fit(objective, max(settings.tolerance, TOLERANCE))
-        return self.svms
+        self.mined = [] if few else [image for image in self.mined if image not in gone]
+        return {row: _at(signed, changes.columns) for row, signed in duals.items()}
 
     def _fit(self, objective: Hinge, tolerance: float) -> None:
         self.svms = self.pool.fit(objective, tolerance).svms
