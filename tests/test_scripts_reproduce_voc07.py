@@ -59,6 +59,19 @@ def test_it_runs_from_the_data_to_the_figures_beside_the_published_ones(tmp_path
     for published in ("43.0", "44.9", "44.2", "55.2", "58.0", "59.2", "58.5", "63.1"):
         assert published in done.stdout.split("mAP by 11 points")[1]
 
+    journal = run / "found" / "detections.jsonl"
+    whole, figures = journal.read_bytes(), (run / "figures.json").read_text()
+    begun, first, *rest = whole.splitlines(keepends=True)
+    kept = first.replace(b": ", b":  ", 1)  # shows whether the photo was looked at again
+    other = begun.replace(b'"model": "', b'"model": "another ')
+    killed, of_another_model = begun + kept, b"".join([other, kept, *rest])
+    for left, expected in ((killed, b"".join([begun, kept, *rest])), (of_another_model, whole)):
+        journal.write_bytes(left)
+        again = reproduce(tmp_path, "voc0712_vgg16", *SMALL)
+        assert again.returncode == 0, again.stderr
+        assert journal.read_bytes() == expected
+        assert (run / "figures.json").read_text() == figures
+
 
 def test_without_data_and_network_it_ends_in_the_line_that_says_what_to_fetch(tmp_path):
     done = reproduce(tmp_path)
