@@ -88,6 +88,7 @@ class Cache:
 
     Attributes:
         most: the bytes that all artefacts of a stage may take together. Stages not named here have no bound.
+            What other runs add to the folder after the first artefact is not counted.
     """
 
     def __init__(self, folder: Path, most: Mapping[str, float] | None = None) -> None:

@@ -18,7 +18,7 @@ from spp_det.config.settings import Config
 from spp_det.data.records import select
 from spp_det.errors import UserError
 from spp_det.images import IMAGE_SUFFIXES, image_size
-from spp_det.runtime.cache import Cache, digest
+from spp_det.runtime.cache import digest
 from spp_det.runtime.files import unlinked
 from spp_det.runtime.whole_files import write_whole
 from spp_det.serving.fetch import LabelStudio
@@ -27,6 +27,7 @@ from spp_det.serving.labels import Labels
 from spp_det.serving.learner import Learner
 from spp_det.serving.photos import MOST_PATH, PhotoFolder, path_parts
 from spp_det.serving.predictor import Predictor, Seen
+from spp_det.training.stages import bounded
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class Desk:
     ) -> None:
         """``model`` proposes boxes until the labels have taught one. Boxes below ``score``, from 0 to 1, are
         not proposed. Raises UserError for whatever keeps it from working."""
-        cache = Cache(config.runtime.cache or unlinked(labels, CACHE))
+        cache = bounded(config.runtime.cache or unlinked(labels, CACHE), config)
         self.score = score
         self.predictor = Predictor(config, cache)
         self._photos = PhotoFolder(photos)
