@@ -155,7 +155,6 @@ def test_a_process_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_befo
     program = """
         import os, signal, sys
         from spp_det import cli
-        from spp_det.runtime import cache
         from spp_det.training import checkpoint, mining
         from tests.splitting import split_where_asked
         split_where_asked()

@@ -10,7 +10,7 @@ import pytest
 
 from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
-from spp_det.runtime import cache
+from spp_det.runtime import whole_files
 from spp_det.serving.labelling import Drawn, drawn_boxes
 from spp_det.serving.labels import Labels, state_of, taught_state
 
@@ -93,7 +93,7 @@ def test_whatever_was_written_last_before_a_kill_the_rest_follows(tmp_path, find
 
     play(tmp_path / "whole")
     left = last
-    write = cache.write_whole
+    write = whole_files.write_whole
 
     def writes(*arguments, **options):
         nonlocal left
@@ -103,7 +103,7 @@ def test_whatever_was_written_last_before_a_kill_the_rest_follows(tmp_path, find
         write(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cache, "write_whole", writes)
+        patch.setattr(whole_files, "write_whole", writes)
         patch.setattr("spp_det.serving.labels.write_whole", writes)
         with pytest.raises(KeyboardInterrupt):
             play(tmp_path / "killed")
