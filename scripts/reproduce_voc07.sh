@@ -41,17 +41,8 @@ spp_det() {
 
 "$python" scripts/voc07_report.py "$config" "${settings[@]}"
 spp_det download "$voc" "${splits[@]}"
-# Detection and evaluation are commands of their own below, so the training need not end in them.
-spp_det train "$config" "${settings[@]}" data.test=null
-detect() { spp_det detect "$output/model.safetensors" "$year/ImageSets/Main/test.txt" --out "$output/found" "$@"; }
-code=0
-detect --resume || code=$?
-if [ $code = 2 ]; then # what lies there is of another model
-    detect
-elif [ $code != 0 ]; then
-    exit $code
-fi
-spp_det evaluate "$output/found/detections.json" --voc "$year" --split test --json "$output/figures.json"
+spp_det train "$config" "${settings[@]}" # ends in the detections of the test photos
+spp_det evaluate "$output/test/detections.json" --voc "$year" --split test --json "$output/figures.json"
 if [ -z "${DRY_RUN:-}" ]; then
     "$python" scripts/voc07_report.py "$config" "${settings[@]}" --figures "$output/figures.json"
 fi

@@ -238,8 +238,8 @@ class Runtime(Section):
     cache: values.UserPath | None = None
     """The folder for proposals, maps and other results; runs may share it. None means OUTPUT/cache."""
     maps_gb: values.Positive | None = None
-    """The most gigabytes that conv5 maps may take in that folder; None is no bound. What exceeds them is
-    computed whenever it is needed, a few times in a training."""
+    """The most gigabytes that conv5 maps may take in that folder; None is no bound. Maps beyond it are
+    computed again at each use: a few times in a training, thousands of times in fine-tuning."""
 
 
 class Config(Run):

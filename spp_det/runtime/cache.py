@@ -29,7 +29,6 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from spp_det.errors import UserError
-from spp_det.runtime.distributed import world_size
 from spp_det.runtime.files import NO_LINK, open_regular, unlinked
 from spp_det.runtime.whole_files import sweep, write_whole
 
@@ -88,13 +87,16 @@ class Cache:
 
     Attributes:
         most: the bytes that all artefacts of a stage may take together. Stages not named here have no bound.
-            What other runs add to the folder after the first artefact is not counted.
+            What other runs add to the folder after this object's first `store` is not counted.
+        sharers: how many processes fill the folder at once. Each takes an equal part of the free room.
     """
 
-    def __init__(self, folder: Path, most: Mapping[str, float] | None = None) -> None:
+    def __init__(self, folder: Path, most: Mapping[str, float] | None = None, sharers: int = 1) -> None:
         self.folder = folder
         self.most = most or {}
-        self._room: dict[str, float] = {}  # what is left of each bound, below 0 once something did not fit
+        self.sharers = sharers
+        self._room: dict[str, float] = {}  # what is left of a stage's bound
+        self._full: set[str] = set()
         self._lock = threading.Lock()
 
     def path(self, stage: str, key: str) -> Path:
@@ -137,10 +139,12 @@ class Cache:
         Once a stage's bound is reached, nothing more is kept. Where a damaged artefact of another user may
         not be replaced, a warning names it, and the arrays are not kept.
         """
-        if not self._has_room(stage, sum(array.nbytes for array in arrays.values())):
+        if self.full(stage):
             return
         whole = {n: np.asarray(a, a.dtype.newbyteorder("<"), order="C") for n, a in arrays.items()}
-        buffers = _safetensors(whole, {"key": key, "crc32": _crc32(whole)})
+        buffers = list(_safetensors(whole, {"key": key, "crc32": _crc32(whole)}))
+        if not self._has_room(stage, sum(len(buffer) for buffer in buffers)):
+            return
         path = self.path(stage, key)
         unlinked(self.folder, path.parent.relative_to(self.folder))
         try:
@@ -152,21 +156,26 @@ class Cache:
 
     def full(self, stage: str) -> bool:
         """Whether the stage's bound is reached, so that nothing more of it is kept."""
-        return self._room.get(stage, 0) < 0
+        return stage in self._full
 
     def _has_room(self, stage: str, size: int) -> bool:
-        """Count an artefact. Processes that share the folder share out the room that they find."""
+        """Count an artefact of so many bytes, or find that the bound is reached."""
         if stage not in self.most:
             return True
         with self._lock:
             if stage not in self._room:
-                self._room[stage] = (self.most[stage] - self.usage(stage).bytes) / world_size()
-            before = self._room[stage]
-            self._room[stage] = left = before - size
-        if before >= 0 > left:
+                self._room[stage] = (self.most[stage] - self.usage(stage).bytes) / self.sharers
+            self._room[stage] -= size
+            fits = self._room[stage] >= 0
+            first = not fits and stage not in self._full
+            if not fits:
+                self._full.add(stage)
+        if first:
             most = self.most[stage] / 1e9
-            logger.warning("cache: %s take %.3g GB; further ones are computed whenever needed", stage, most)
-        return left >= 0
+            logger.warning(
+                "cache: %s have reached their bound of %.3g GB; others are computed at each use", stage, most
+            )
+        return fits
 
     def remove(self, stage: str, key: str) -> None:
         """Forget an artefact, if it is there."""

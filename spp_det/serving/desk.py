@@ -27,6 +27,7 @@ from spp_det.serving.labels import Labels
 from spp_det.serving.learner import Learner
 from spp_det.serving.photos import MOST_PATH, PhotoFolder, path_parts
 from spp_det.serving.predictor import Predictor, Seen
+from spp_det.serving.worker import SHARERS
 from spp_det.training.stages import bounded
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Desk:
     ) -> None:
         """``model`` proposes boxes until the labels have taught one. Boxes below ``score``, from 0 to 1, are
         not proposed. Raises UserError for whatever keeps it from working."""
-        cache = bounded(config.runtime.cache or unlinked(labels, CACHE), config)
+        cache = bounded(config.runtime.cache or unlinked(labels, CACHE), config, SHARERS)
         self.score = score
         self.predictor = Predictor(config, cache)
         self._photos = PhotoFolder(photos)

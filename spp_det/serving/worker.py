@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from spp_det.training.live import LiveTraining
 
 NICE = 5  # less urgent than predictions and the browser
+SHARERS = 2  # processes that fill the cache: this one, and the server with photos that have no labels
 
 
 def main() -> None:
@@ -116,7 +117,7 @@ class _Learner:
         from spp_det.training.live import LiveTraining
         from spp_det.training.stages import bounded
 
-        return LiveTraining(self.config, bounded(self.cache, self.config))
+        return LiveTraining(self.config, bounded(self.cache, self.config, SHARERS))
 
     def _learn(self) -> dict[str, Any]:
         from spp_det.data.voc import read_voc

@@ -112,11 +112,14 @@ class TrainingImages:
 
     def _check_any(self) -> None:
         if not self.images:
-            each = [f"; the first of {len(self.skipped)} is {s['file']}: {s['reason']}" for s in self.skipped]
-            raise UserError(f"there is no readable training image{''.join(each[:1])}")
+            first = self.skipped[0] if self.skipped else None
+            where = (
+                f"; the first of {len(self.skipped)} is {first['file']}: {first['reason']}" if first else ""
+            )
+            raise UserError(f"there is no readable training image{where}")
 
     def make_maps(self, order: Ints, flips: bool = False) -> bool:
-        """Compute the maps that are not in the cache yet, until it is full; the processes share this work.
+        """Compute the maps that the cache lacks, as long as it keeps them; the processes share this work.
 
         An image that has vanished since its windows were found is left out.
         Returns whether all images were there. If not, the other images have new indices: call this again.
@@ -166,7 +169,7 @@ class TrainingImages:
         read here: they may be many gigabytes, and a damaged map is computed again when it is used.
         """
         lacking: dict[int, list[str | None]] = {}  # for each view, the key of every map that is missing
-        for view in () if self.cache.full("maps") else group:
+        for view in group:
             keys = [None if self.cache.has("maps", key) else key for key in self._map_keys(view)]
             if any(keys):
                 lacking[view] = keys
@@ -177,7 +180,7 @@ class TrainingImages:
                 pixels[view] = self._pixels(view)
             except UnreadableImageError as error:
                 why[view] = error
-        for number in range(len(self.features.keys)):
+        for number in () if self.cache.full("maps") else range(len(self.features.keys)):
             wanted = {view: key for view in pixels if (key := lacking[view][number]) is not None}
             if not wanted:
                 continue
@@ -199,7 +202,7 @@ class TrainingImages:
         """The maps of an image, or of a mirrored one: see `views`. Each is an artefact of its own, so a run
         with one more scale adds one map.
 
-        A map that has vanished or is damaged is computed again on one core, to the bits of `make_maps`.
+        A map that the cache lacks, or has damaged, is computed again on one core, to the bits of `make_maps`.
         """
         pixels = cache(lambda: self._pixels(view))  # read once, if any map is missing
 
@@ -270,8 +273,8 @@ class TrainingImages:
             return Example(self._of(view).windows, self.vectors(view).through(head))
 
         shared = self.share(views)
-        workers = self.workers if self.cache.full("maps") else 1
-        return Shared(ahead(example, shared.own, workers, waiting=workers), shared.owners)
+        run = self.on_threads if self.cache.full("maps") else partial(ahead, workers=1, waiting=1)
+        return Shared(run(example, shared.own), shared.owners)
 
     def teaching(self) -> Ints:
         """The images ``[n]`` that have an object to learn from."""

@@ -33,6 +33,7 @@ from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import Hinge, LinearSVMs
 from spp_det.runtime.cache import Arrays, Cache, check_form
 from spp_det.runtime.devices import give_back_memory, peak_memory
+from spp_det.runtime.distributed import world_size
 from spp_det.runtime.files import unlinked
 from spp_det.runtime.threads import cores
 from spp_det.training import keys
@@ -125,10 +126,13 @@ def cache_of(config: Config) -> Cache:
     return bounded(config.runtime.cache or unlinked(config.output, "cache"), config)
 
 
-def bounded(folder: Path, config: Config) -> Cache:
-    """The cache in a folder, whose maps take no more than ``runtime.maps_gb``."""
+def bounded(folder: Path, config: Config, sharers: int | None = None) -> Cache:
+    """The cache in a folder, to which a run adds no map beyond ``runtime.maps_gb``.
+
+    ``sharers`` processes fill it at once; None means those of `distributed`.
+    """
     most = config.runtime.maps_gb
-    return Cache(folder, {} if most is None else {"maps": most * 1e9})
+    return Cache(folder, None if most is None else {"maps": most * 1e9}, sharers or world_size())
 
 
 def scored_layers(head: FCHead | None, config: Config, features: WindowFeatures) -> FCHead | None:

@@ -406,7 +406,7 @@ def test_a_stage_keeps_no_more_than_its_bound_and_the_others_all(tmp_path, caplo
     assert [cache.has("maps", digest(number)) for number in range(5)] == [True, True, True, False, False]
     assert cache.usage("svms").artefacts == 5
     assert not cache.full("svms")
-    assert caplog.text.count("cache: maps take") == 1
+    assert caplog.text.count("cache: maps have reached their bound") == 1
 
 
 def test_what_does_not_fit_is_made_whenever_it_is_asked_for(tmp_path):
@@ -424,16 +424,26 @@ def test_what_does_not_fit_is_made_whenever_it_is_asked_for(tmp_path):
 def test_what_earlier_runs_have_kept_counts_and_is_still_there(tmp_path):
     for number in range(3):
         Cache(tmp_path).store("maps", digest(number), kilobyte())
-    cache = Cache(tmp_path, {"maps": 4500})
+    cache = Cache(tmp_path, {"maps": 5500})
     cache.store("maps", digest(3), kilobyte())
     cache.store("maps", digest(4), kilobyte())
     assert [cache.has("maps", digest(number)) for number in range(5)] == [True, True, True, True, False]
 
 
-def test_processes_share_out_the_room(tmp_path, monkeypatch):
-    monkeypatch.setattr("spp_det.runtime.cache.world_size", lambda: 2)
-    two = [Cache(tmp_path, {"maps": 4500}) for _ in range(2)]
+def test_processes_share_out_the_room(tmp_path):
+    two = [Cache(tmp_path, {"maps": 4500}, sharers=2) for _ in range(2)]
     for number in range(6):
         two[number % 2].store("maps", digest(number), kilobyte())
-    assert Cache(tmp_path).usage("maps").artefacts in (3, 4)
+    usage = Cache(tmp_path).usage("maps")
+    assert usage.artefacts == 2  # one of each: two of them take more than half of the bound
+    assert usage.bytes <= 4500
     assert all(cache.full("maps") for cache in two)
+
+
+def test_a_folder_that_is_over_its_bound_already_keeps_nothing_and_that_is_said(tmp_path, caplog):
+    Cache(tmp_path).store("maps", digest(0), kilobyte())
+    cache = Cache(tmp_path, {"maps": 500})
+    for number in (1, 2):
+        cache.store("maps", digest(number), kilobyte())
+    assert Cache(tmp_path).usage("maps").artefacts == 1
+    assert caplog.text.count("reached their bound") == 1

@@ -17,12 +17,15 @@ from spp_det.data.synthetic import generate_voc
 from spp_det.data.voc import read_voc
 from spp_det.errors import UserError
 from spp_det.images import read_image
+from spp_det.model.model_file import features_of
 from spp_det.model.softmax import SoftmaxScorer
 from spp_det.model.svm import LinearSVMs
 from spp_det.runtime.cache import Cache
 from spp_det.training import draws, stages
 from spp_det.training.draws import Draws
 from spp_det.training.images import TrainingImages
+from spp_det.training.inputs import model_settings, read_inputs
+from spp_det.training.network import ready
 from spp_det.training.stages import Trained, train
 
 TUNED = {
@@ -136,18 +139,41 @@ def test_the_probabilities_are_read_from_the_cache(folder, stored):
     assert same(first, again, folder)
 
 
-@pytest.mark.parametrize("flips", [False, True])
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"svm": {"flips": False}},
+        {"svm": {"flips": True}},
+        {"backbone": {"name": "zf5_small", "weights": "random", "scales": [64, 96]}},
+        {**TUNED, "bbox": {"passes": 2}},
+    ],
+    ids=["svms", "flips", "scales", "fine-tuned"],
+)
 @pytest.mark.parametrize("bound", [1e-9, 1.2e-5])
-def test_maps_beyond_their_bound_are_computed_when_needed_to_the_same_bytes(folder, tmp_path, bound, flips):
-    svm = {"flips": flips}
-    whole = train(configure(folder, svm=svm))
+def test_maps_beyond_their_bound_are_computed_when_needed_to_the_same_bytes(
+    folder, tmp_path, bound, sections
+):
+    whole = train(configure(folder, **sections))
     runtime = {"device": "cpu", "workers": 2, "cache": str(tmp_path), "maps_gb": bound}
-    bounded = train(configure(folder, svm=svm, runtime=runtime))
+    bounded = train(configure(folder, **sections, runtime=runtime))
     kept = Cache(tmp_path).usage("maps")
-    assert kept.bytes <= bound * 1e9 + 300 * kept.artefacts  # and the files' headers
+    assert kept.bytes <= bound * 1e9
+    assert kept.artefacts < 5
     assert (kept.artefacts == 0) == (bound == 1e-9)
-    assert kept.artefacts < (10 if flips else 5)
     assert same(whole, bounded, tmp_path)
+
+
+def test_a_photo_that_vanishes_is_left_out_although_its_map_would_not_be_kept(tmp_path):
+    generate_voc(tmp_path / "voc", {"trainval": 5}, seed=1, sizes=((120, 100),))
+    runtime = {"device": "cpu", "workers": 1, "cache": str(tmp_path / "cache"), "maps_gb": 1e-9}
+    config = configure(tmp_path, runtime=runtime)
+    inputs = read_inputs(config)
+    lost = inputs.splits.train.records[1].path
+    features = features_of(ready(inputs.network, config), model_settings(config))
+    images = TrainingImages(inputs.splits.train, features, config.proposals, stages.cache_of(config), 1)
+    lost.unlink()
+    assert not images.make_maps(np.arange(5))
+    assert [each["file"] for each in images.skipped] == [str(lost)]
 
 
 def test_the_mean_norm_is_that_of_all_windows_where_they_are_few(folder, monkeypatch):
