@@ -144,7 +144,7 @@ def test_the_probabilities_are_read_from_the_cache(folder, stored):
     [
         {"svm": {"flips": False}},
         {"svm": {"flips": True}},
-        {"backbone": {"name": "zf5_small", "weights": "random", "scales": [64, 96]}},
+        {"backbone": {"name": "zf5_small", "weights": "random", "scales": [64, 72]}},
         {**TUNED, "bbox": {"passes": 2}},
     ],
     ids=["svms", "flips", "scales", "fine-tuned"],
