@@ -166,16 +166,16 @@ class Cache:
             if stage not in self._room:
                 self._room[stage] = (self.most[stage] - self.usage(stage).bytes) / self.sharers
             self._room[stage] -= size
-            fits = self._room[stage] >= 0
-            first = not fits and stage not in self._full
-            if not fits:
-                self._full.add(stage)
-        if first:
+            if self._room[stage] >= 0:
+                return True
+            said = stage in self._full
+            self._full.add(stage)
+        if not said:
             most = self.most[stage] / 1e9
             logger.warning(
                 "cache: %s have reached their bound of %.3g GB; others are computed at each use", stage, most
             )
-        return fits
+        return False
 
     def remove(self, stage: str, key: str) -> None:
         """Forget an artefact, if it is there."""

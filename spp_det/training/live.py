@@ -1,11 +1,11 @@
 """A training that never ends: photos are annotated, corrected and removed, and each time it learns in
 seconds.
 
-Windows, maps and vectors of a photo are computed once. The SVMs start from their last solution, once photos
-are more than a few (`spp_det.training.live_svms`), the box regressors from the products of vectors that they
-have (`spp_det.training.live_regression`). The result is close to that of `stages.train` on the same photos,
-not equal: few photos are mined in another order, and later ones in the order in which they were annotated, by
-the SVMs of that moment. docs/figures.md says how close.
+Windows, maps and vectors of a photo are computed once. The box regressors start from the products of vectors
+that they have (`spp_det.training.live_regression`), and the SVMs, where photos are not few, from their last
+solution (`spp_det.training.live_svms`). The result is close to that of `stages.train` on the same photos, not
+equal: photos are mined in another order, and beyond the first few by the SVMs of the moment at which they
+were annotated. docs/figures.md says how close.
 """
 
 from __future__ import annotations
