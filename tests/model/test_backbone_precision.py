@@ -43,8 +43,10 @@ def test_bfloat16_gives_nearly_the_same_map_in_float32_so_auto_settles_on_it(mon
     backbone = Backbone(name)
     exact = backbone(image)
     before = {key: tensor.clone() for key, tensor in backbone.layers.state_dict().items()}
-    # Random weights let Lite2's residual sums grow until ReLU6 cuts them off: .07. ImageNet's weights: .027.
-    most, precision = (0.15, "bfloat16") if name == "efficientnet_lite2" else (0.05, "auto")
+    # Random weights let the residual sums of a deep EfficientNet-Lite grow until ReLU6 cuts them off: .06 to
+    # .13. ImageNet's weights: .024 to .032.
+    grows = name in ("efficientnet_lite2", "efficientnet_lite0_dilated", "efficientnet_lite2_dilated")
+    most, precision = (0.15, "bfloat16") if grows else (0.05, "auto")
     assert backbone.at(precision) is backbone
     assert backbone.precision == torch.bfloat16
     found = backbone(image)

@@ -11,7 +11,7 @@ from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.efficientnet_lite import efficientnet_lite
 
-LITES = ("efficientnet_lite0", "efficientnet_lite2")
+LITES = ("efficientnet_lite0", "efficientnet_lite2")  # to the expansion before the last stride
 
 
 @pytest.fixture(params=LITES)
@@ -41,7 +41,7 @@ class SamePadding(nn.Conv2d):
 def padded_as_in_tensorflow(backbone: Backbone) -> nn.Module:
     """A network with the same weights."""
     number = int(backbone.name[-1])
-    layers = efficientnet_lite(*{0: (1.0, 1.0), 2: (1.1, 1.2)}[number])
+    layers = efficientnet_lite(*{0: (1.0, 1.0), 2: (1.1, 1.2)}[number], to_the_expansion=True)
     for name, layer in list(layers.named_modules()):
         if isinstance(layer, nn.Conv2d):
             own = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)

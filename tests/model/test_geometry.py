@@ -110,15 +110,21 @@ def test_the_geometry_of_every_backbone_is_that_of_its_gradient(name):
         # stage at the stride before it: 11 + 4*8 + (8 + 3*16) + (16 + 3*32) = 211, + 32 + 3*64 = 435.
         ("resnet18", 0, 211, 256, 16),
         ("resnet18_layer4", 0, 435, 512, 32),
+        ("resnet18_dilated", 0, 435, 512, 16),
         # ResNet-50: 3, 4, 6 and 3 filters of 3, one a block.
         ("resnet50", 0, 267, 1024, 16),
         ("resnet50_layer4", 0, 427, 2048, 32),
+        ("resnet50_dilated", 0, 427, 2048, 16),
         ("mobilenet_v3_large", 0, 275, 672, 16),
         # The stem sees 3. Then, a stage, its filters of size k, the first at the stride before the stage:
         # 3, 3 3, 5 5, 3 3 3 and 5 5 5 in Lite0: 3 + 4 + (4 + 8) + (16 + 32) + (16 + 2*32) + 3*64 = 339.
         ("efficientnet_lite0", 0, 339, 672, 16),
+        # Four filters of 5 more, the last three of which see every second cell: 339 + 4*16 + 3*4*32 = 787.
+        ("efficientnet_lite0_dilated", 0, 787, 192, 16),
         # One filter more in each stage but the first: 339 + 8 + 32 + 32 + 64 = 475.
         ("efficientnet_lite2", 0, 475, 720, 16),
+        # Five of them: 475 + 4*16 + 4*4*32.
+        ("efficientnet_lite2_dilated", 0, 1051, 208, 16),
     ],
 )
 def test_known_geometries(name, offset, receptive_field, channels, stride):
