@@ -114,10 +114,11 @@ def detections(model, test_set):
     return Detector.load(model)([record.path for record in test_set.records])
 
 
-def in_random_order(detections):
-    """The same boxes and labels, each image's scores exchanged at random: what chance reaches."""
+def by_chance(dataset, detections) -> float:
+    """The mean mAP of twenty random orders: the same boxes and labels, each image's scores exchanged."""
     rng = np.random.default_rng(0)
-    return [found | {"scores": rng.permutation(found["scores"])} for found in detections]
+    orders = [[d | {"scores": rng.permutation(d["scores"])} for d in detections] for _ in range(20)]
+    return float(np.mean([evaluate_voc(dataset, order).mAP_area for order in orders]))
 
 
 def test_objects_in_new_photographs_are_found(detections, test_set):
@@ -125,7 +126,7 @@ def test_objects_in_new_photographs_are_found(detections, test_set):
     result = evaluate_voc(test_set, detections)
     assert result.mAP_area > 0.6
     assert evaluate_voc(test_set, detections, iou_threshold=0.7).mAP_area > 0.4
-    assert evaluate_voc(test_set, in_random_order(detections)).mAP_area < 0.2
+    assert by_chance(test_set, detections) < 0.2
 
 
 def test_a_shifted_box_convention_would_be_noticed(detections, test_set):
@@ -236,7 +237,7 @@ def test_generated_scenes_that_were_trained_on_are_told_apart(tmp_path):
     dataset = read_voc(tmp_path / "voc", "trainval", trained.detector.classes)
     found = trained.detector([record.path for record in dataset.records])
     assert evaluate_voc(dataset, found).mAP_area > 0.5
-    assert evaluate_voc(dataset, in_random_order(found)).mAP_area < 0.2
+    assert by_chance(dataset, found) < 0.2
 
 
 def test_the_rcnn_baseline_trains_and_detects_by_the_same_calls(tmp_path):
@@ -249,7 +250,7 @@ def test_the_rcnn_baseline_trains_and_detects_by_the_same_calls(tmp_path):
     found = Detector.load(tmp_path / "model.safetensors")([record.path for record in dataset.records])
     # On what it was trained on: that the parts fit together, not how good it is.
     assert evaluate_voc(dataset, found).mAP_area > 0.5
-    assert evaluate_voc(dataset, in_random_order(found)).mAP_area < 0.4
+    assert by_chance(dataset, found) < 0.4
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_fc_layers_train_and_detect_by_the_same_calls(folder, test_set, trained,
         assert len(one["scores"]) > 0
         assert all(np.array_equal(one[key], mine[key]) for key in ("boxes", "labels", "scores"))
     assert evaluate_voc(test_set, found).mAP_area > 0.2
-    assert evaluate_voc(test_set, in_random_order(found)).mAP_area < 0.15
+    assert by_chance(test_set, found) < 0.15
 
 
 FINETUNE = {
@@ -320,7 +321,7 @@ def test_fine_tuning_learns_what_it_was_not_shown(finetuned):
 
 
 def test_a_softmax_detector_is_saved_loaded_and_detects(folder, finetuned, trained, test_set):
-    """Measured over two seeds: mAP .46 and .50; in random order .20."""
+    """Measured over two seeds: mAP .46 and .50, in one random order .20; by AMX .47 and, in twenty, .27."""
     finetuned.detector.save(folder / "softmax.safetensors")
     loaded = Detector.load(folder / "softmax.safetensors")
     assert loaded.settings.scorer == "softmax"
@@ -333,8 +334,9 @@ def test_a_softmax_detector_is_saved_loaded_and_detects(folder, finetuned, train
         mine = finetuned.detector(record.path)
         assert len(one["scores"]) > 0
         assert all(np.array_equal(one[key], mine[key]) for key in ("boxes", "labels", "scores"))
-    assert evaluate_voc(test_set, found).mAP_area > 0.35
-    assert evaluate_voc(test_set, in_random_order(found)).mAP_area < 0.3
+    result = evaluate_voc(test_set, found)
+    assert result.mAP_area > 0.35
+    assert by_chance(test_set, found) < result.mAP_area - 0.1
 
 
 def test_svms_on_fine_tuned_layers_use_the_fine_tuning_that_was_done(
