@@ -49,7 +49,7 @@ def test_every_recipe_loads_and_every_line_of_it_differs_from_the_defaults(path)
 
 def test_there_are_recipes():
     voc = {"voc07_alexnet", "voc07_zf5", "voc07_vgg16", "voc0712_vgg16"}
-    voc |= {"voc07_squeezenet", "voc07_squeezenet_finetuned", "voc07_efficientnet_lite"}
+    voc |= {f"voc07_{name}{fc}" for name in ("squeezenet", "efficientnet_lite") for fc in ("", "_finetuned")}
     assert {"squeezenet_svm", "few_photos", "pretrain_small", *voc} <= {path.stem for path in RECIPES}
 
 
