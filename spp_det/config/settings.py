@@ -157,7 +157,7 @@ class SVM(Section):
     positive_iou: values.Overlap = 1.0
     """A window whose IoU with an object is at least this is a positive; 1: only the objects' boxes (P)."""
     flips: bool = False
-    """Learn from the mirrored photos too: pays where there are few, and costs a second map of each."""
+    """Learn from the mirrored photos too: pays most where there are few, and costs a second map of each."""
     negative_iou: Annotated[values.Fraction, Field(validate_default=True)] = 0.3
     """A window is a negative of a class if its IoU with every object of the class is below this value."""
     duplicate_iou: values.Fraction = 0.7

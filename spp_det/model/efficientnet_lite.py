@@ -2,9 +2,9 @@
 
 The layers have the names that the published PyTorch weights use. TensorFlow, where the weights were learnt,
 pads a side of an even number of cells by one cell less at its start than at its end, for filters of stride 2.
-Here both ends get ``k // 2`` cells. Each of the four filters of stride 2 then looks one cell further to the
-left and up; together these are 1 + 2 + 4 + 8 = 15 pixels. So the network is the same, and its map is shifted;
-the shift is derived from the layers as they are.
+Here both ends get ``k // 2`` cells. Each filter of stride 2 then looks one cell further to the left and up:
+the four before the sixth stage by 1 + 2 + 4 + 8 = 15 pixels together, all five by 31. So the network is the
+same, and its map is shifted; the shift is derived from the layers as they are.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ class View:
     receptive_field: int = 1
 
     def through(self, layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) -> View:
-        kernel, stride, padding = _extent(layer)
+        kernel, stride, padding = extent(layer)
         return View(
             self.stride * stride,
             self.offset + ((kernel - 1) / 2 - padding) * self.stride,
@@ -46,12 +46,16 @@ class View:
         )
 
 
-_WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+# The layers whose cells look at windows of their input.
+WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 _LARGER = 512  # pixels, by which an image is enlarged to see which tensors grow with it
 
 
-def _extent(layer: nn.Module) -> tuple[int, int, int]:
-    """Kernel (dilated), stride and padding of a layer that treats both axes alike."""
+def extent(layer: nn.Module) -> tuple[int, int, int]:
+    """Kernel (dilated), stride and padding of a layer of `WINDOWED` that treats both axes alike.
+
+    Raises ValueError for a layer that does not, and for a padding by a word, such as "same".
+    """
     values = []
     for name in ("kernel_size", "stride", "padding", "dilation"):
         value = getattr(layer, name, 1)
@@ -59,6 +63,8 @@ def _extent(layer: nn.Module) -> tuple[int, int, int]:
             if len(set(value)) != 1:
                 raise ValueError(f"{layer} treats height and width differently")
             value = value[0]
+        if isinstance(value, str):
+            raise ValueError(f"{layer} has a padding without a number of cells")
         values.append(int(value))
     kernel, stride, padding, dilation = values
     return (kernel - 1) * dilation + 1, stride, padding
@@ -113,7 +119,7 @@ def walk(
             views[node] = View()
         elif not placed or (node in shapes and shapes[node] == larger.get(node)):
             views[node] = None
-        elif isinstance(module, _WINDOWED):
+        elif isinstance(module, WINDOWED):
             views[node] = placed[0].through(module)
         else:
             _refuse_hidden_window(node, module)
@@ -153,8 +159,8 @@ def _smallest_input(graph: fx.GraphModule) -> int:
     for node in reversed(list(graph.graph.nodes)):
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         need = needed.get(node, 1)
-        if isinstance(module, _WINDOWED):
-            kernel, stride, padding = _extent(module)
+        if isinstance(module, WINDOWED):
+            kernel, stride, padding = extent(module)
             need = max(1, (need - 1) * stride + kernel - 2 * padding)
         for source in node.all_input_nodes:
             needed[source] = max(needed.get(source, 1), need)

@@ -36,7 +36,7 @@ def test_every_second_cell_is_one_of_the_network_with_its_last_stride(name, side
     image = torch.randn(1, 3, *sides, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected, found = coarse(image), fine.layers(image)
-    assert found.shape[2] in (2 * expected.shape[2], 2 * expected.shape[2] - 1)
+    assert fine.geometry.stride == 16
     assert float(expected.std()) > 0
     exact = {"rtol": 1e-4, "atol": 1e-4 * float(expected.std())}
     torch.testing.assert_close(found[:, :, ::2, ::2], expected, **exact)
@@ -70,17 +70,40 @@ def test_any_stride_up_to_the_networks_own(stride):
 def test_a_network_of_no_larger_stride_stays_as_it_is():
     layers = network(nn.Conv2d(3, 4, 3, stride=2, dilation=2, padding=1), nn.MaxPool2d(2), nn.Conv2d(4, 4, 3))
     before = str(layers)
-    assert dilated(layers) is layers
+    assert dilated(layers, 4) is layers
     assert str(layers) == before
 
 
-@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(3, stride=2)])
-def test_a_pooling_layer_beyond_the_stride_is_refused(pool):
-    layers = network(nn.Conv2d(3, 4, 3, stride=4), pool)
-    with pytest.raises(ValueError, match=r"^1 pools beyond a stride of 4: it cannot be dilated$"):
+def test_a_filter_that_is_dilated_already_is_dilated_further():
+    coarse = network(nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.Conv2d(4, 4, 3, dilation=2, padding=2))
+    fine, image = dilated(copy.deepcopy(coarse), 2), torch.randn(1, 3, 32, 40)
+    with torch.no_grad():
+        torch.testing.assert_close(fine(image)[:, :, ::2, ::2], coarse(image), rtol=1e-4, atol=1e-5)
+
+
+_TWICE = nn.Conv2d(4, 4, 3, padding=1)
+
+
+@pytest.mark.parametrize(
+    ("beyond", "message"),
+    [
+        ([nn.MaxPool2d(2)], r"^the pooling layer 1 lies beyond a stride of 4 pixels$"),
+        ([nn.MaxPool2d(3, stride=1)], r"^the pooling layer 1 lies beyond a stride of 4 pixels$"),
+        ([nn.AvgPool2d(3, stride=2)], r"^the pooling layer 1 lies beyond a stride of 4 pixels$"),
+        ([_TWICE, nn.ReLU(), _TWICE], r"^the layer 1 is called more than once: it cannot be dilated$"),
+        ([nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")], r"pads with other values than zeros"),
+        ([nn.Conv2d(4, 4, 3, padding="same")], r"has a padding without a number of cells$"),
+        ([nn.Conv2d(4, 4, 3, stride=(2, 1))], r"treats height and width differently$"),
+    ],
+)
+def test_a_layer_that_cannot_be_dilated_is_refused(beyond, message):
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), *beyond)
+    with pytest.raises(ValueError, match=message):
         dilated(layers, 4)
 
 
-def test_a_padding_without_a_size_is_refused():
-    with pytest.raises(ValueError, match="has a padding without a size"):
-        dilated(network(nn.Conv2d(3, 4, 3, padding="same")))
+@pytest.mark.parametrize("steps", [(3, 3), (9,), (2, 3)])
+def test_a_stride_that_does_not_divide_the_networks_is_refused(steps):
+    layers = nn.Sequential(*(nn.Conv2d(3, 3, 3, stride=step) for step in steps))
+    with pytest.raises(ValueError, match=r"4 does not divide them$"):
+        dilated(layers, 4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,21 +12,27 @@ from torch.nn import functional as F
 from spp_det.errors import UserError
 from spp_det.model.backbone import Backbone
 from spp_det.model.efficientnet_lite import efficientnet_lite
+from spp_det.model.geometry import derive_geometry
+from spp_det.model.weights import randomise
 
 LITES = ("efficientnet_lite0", "efficientnet_lite2")  # to the expansion before the last stride
 
 
 @pytest.fixture(params=LITES)
 def lite(request) -> Backbone:
-    """With statistics of batch normalisation that are not all the same."""
     backbone = Backbone(request.param)
+    vary_norms(backbone.layers)
+    return backbone
+
+
+def vary_norms(layers: nn.Module) -> None:
+    """Give batch normalisation statistics that are not all the same."""
     generator = torch.Generator().manual_seed(3)
-    for layer in backbone.layers.modules():
+    for layer in layers.modules():
         if isinstance(layer, nn.BatchNorm2d):
             for tensor in (layer.running_mean, layer.running_var, layer.weight, layer.bias):
                 assert tensor is not None
                 tensor.data.uniform_(0.3, 1.0, generator=generator)
-    return backbone
 
 
 class SamePadding(nn.Conv2d):
@@ -38,32 +46,46 @@ class SamePadding(nn.Conv2d):
         return F.conv2d(F.pad(x, sides), self.weight, None, self.stride, 0, groups=self.groups)
 
 
-def padded_as_in_tensorflow(backbone: Backbone) -> nn.Module:
-    """A network with the same weights."""
-    number = int(backbone.name[-1])
-    layers = efficientnet_lite(*{0: (1.0, 1.0), 2: (1.1, 1.2)}[number], to_the_expansion=True)
+def padded_as_in_tensorflow(layers: nn.Module) -> nn.Module:
+    """A copy with the same weights."""
+    layers = copy.deepcopy(layers)
     for name, layer in list(layers.named_modules()):
         if isinstance(layer, nn.Conv2d):
             own = (layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride)
-            layers.set_submodule(name, SamePadding(*own, groups=layer.groups, bias=False))
-    layers.load_state_dict(backbone.layers.state_dict())
+            same = SamePadding(*own, groups=layer.groups, bias=False)
+            same.load_state_dict(layer.state_dict())
+            layers.set_submodule(name, same)
     return layers.eval()
 
 
-def test_the_map_is_that_of_tensorflows_padding_fifteen_pixels_further(lite):
-    """Far from the border, which the two pad differently. 15 = 1 + 2 + 4 + 8, the strides that are halved."""
-    side = 2 * 16 * (lite.geometry.receptive_field // 16 // 2 + 2)
+def check_the_shift(layers: nn.Module, pixels: int) -> None:
+    """The map is that of TensorFlow's padding, moved; far from the border, which the two pad differently."""
+    geometry, _ = derive_geometry(layers)
+    stride, seen = geometry.stride, geometry.receptive_field
+    side = 2 * stride * (seen // stride // 2 + 2)
     image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    # The pixel that was at 0 lies at 15.
-    moved = F.pad(image, (15, 0, 15, 0))[:, :, :side, :side]
+    moved = F.pad(image, (pixels, 0, pixels, 0))[:, :, :side, :side]
     with torch.no_grad():
-        ours, theirs = lite.layers(image), padded_as_in_tensorflow(lite)(moved)
+        ours, theirs = layers(image), padded_as_in_tensorflow(layers)(moved)
     assert ours.shape == theirs.shape
     middle = ours.shape[2] // 2
-    assert middle * 16 >= lite.geometry.receptive_field // 2
+    assert middle * stride >= seen // 2
     one = slice(middle, middle + 1)
     torch.testing.assert_close(ours[:, :, one, one], theirs[:, :, one, one], rtol=1e-4, atol=1e-5)
     assert ours[0, :, middle, middle].std() > 0.01
+
+
+def test_the_expansion_is_that_of_tensorflows_padding_fifteen_pixels_further(lite):
+    """15 = 1 + 2 + 4 + 8, the strides that are halved."""
+    check_the_shift(lite.layers, 15)
+
+
+def test_the_sixth_stage_is_that_of_tensorflows_padding_31_pixels_further():
+    """Its own stride of 2 adds 16."""
+    layers = efficientnet_lite(1.0, 1.0).eval()
+    randomise(layers, 0)
+    vary_norms(layers)
+    check_the_shift(layers, 31)
 
 
 def test_cells_lie_between_0_and_6(lite):
