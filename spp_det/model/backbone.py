@@ -85,14 +85,17 @@ class Backbone(nn.Module):
         """RGB ``[B, 3, H, W]``, uint8 or in [0, 255], ``-> [B, C, h, w]`` maps, channels-last.
 
         An image smaller than `Geometry.smallest_input` is padded to it at the right and bottom with
-        the mean colour.
+        the mean colour. An image whose map may have a single row or column is computed in float32 at every
+        precision: where the output of a strided filter is one column wide, oneDNN's kernels for AMX take
+        bfloat16 from memory that nothing was written to (torch 2.14).
         """
         x = images.to(self.mean.dtype, copy=True, memory_format=torch.channels_last)
         x.sub_(self.mean).div_(self.std)
         short = [max(0, self.geometry.smallest_input - side) for side in x.shape[2:]]
         if any(short):
             x = nn.functional.pad(x, (0, short[1], 0, short[0]))
-        whole = self.precision == torch.float32
+        two_cells = self.geometry.smallest_input + self.geometry.stride  # a side that is sure to have them
+        whole = self.precision == torch.float32 or min(x.shape[2:]) < two_cells
         with torch.autocast(x.device.type, None if whole else self.precision, enabled=not whole):
             maps: Tensor = self.layers(x)
         return maps.float()

@@ -18,7 +18,7 @@ from spp_det.runtime.cache import digest
 from spp_det.training.folds import Folds
 
 VERSIONS = {
-    "maps": 2,  # conv5 of given pixels, weights and scale
+    "maps": 3,  # conv5 of given pixels, weights and scale
     "finetune": 2,  # the fc layers, of given vectors and settings
     "norms": 4,  # the mean norm of given vectors
     "svms": 7,  # the SVMs, of given windows, vectors and settings

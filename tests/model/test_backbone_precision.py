@@ -9,6 +9,7 @@ from torch import Tensor
 from spp_det.model import backbone as backbone_module
 from spp_det.model.architectures import BACKBONES
 from spp_det.model.backbone import Backbone
+from tests.networks import shared
 
 NAME = "zf5_small"
 
@@ -60,6 +61,22 @@ def test_bfloat16_gives_nearly_the_same_map_in_float32_so_auto_settles_on_it(mon
         assert tensor.dtype == before[key].dtype
         assert torch.equal(tensor, before[key])
     assert torch.equal(backbone.at("float32")(image), exact)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("name", ["zf5_small", "squeezenet1_0", "efficientnet_lite0_dilated"])
+def test_a_map_of_a_single_column_has_the_values_of_float32(name, turned):
+    """AMX's bfloat16 took what lay in freed memory where a strided filter's output is one column wide."""
+    whole, short = shared(name), Backbone(name).at("bfloat16")
+    two_cells = whole.geometry.smallest_input + whole.geometry.stride
+    for width in sorted({1, 2, 7, two_cells - 1, two_cells}):
+        pixels = torch.randint(0, 256, (1, 3, 96, width), dtype=torch.uint8)
+        pixels = pixels.transpose(2, 3) if turned else pixels
+        for count in (1000, 20_000, 300_000):
+            torch.full((count,), torch.nan)  # and freed
+        found = short(pixels)
+        assert torch.equal(found, whole(pixels)) == (width < two_cells)
+        assert found.isfinite().all()
 
 
 def test_auto_is_bfloat16_where_it_pays_and_does_no_harm(monkeypatch, image):
