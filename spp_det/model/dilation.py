@@ -24,8 +24,8 @@ def dilated(layers: nn.Module, stride: int = 16) -> nn.Module:
         stride: pixels from one cell of the new map to the next.
 
     Raises ValueError for a network with a layer beyond the stride that cannot be dilated: a pooling layer, a
-    layer that is called twice, a padding by other values than zeros; and for a stride that does not divide
-    those beyond it.
+    layer that is called twice, a padding by other values than zeros. Also for a layer that treats height and
+    width differently, and for a stride that does not divide the strides beyond it.
     """
     graph = trace(layers)
     modules = dict(graph.named_modules())
