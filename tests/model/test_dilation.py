@@ -76,8 +76,9 @@ def test_a_network_of_no_larger_stride_stays_as_it_is():
 
 def test_a_filter_that_is_dilated_already_is_dilated_further():
     coarse = network(nn.Conv2d(3, 4, 3, stride=4, padding=1), nn.Conv2d(4, 4, 3, dilation=2, padding=2))
-    fine, image = dilated(copy.deepcopy(coarse), 2), torch.randn(
-        1, 3, 32, 40, generator=torch.Generator().manual_seed(0)
+    fine, image = (
+        dilated(copy.deepcopy(coarse), 2),
+        torch.randn(1, 3, 32, 40, generator=torch.Generator().manual_seed(0)),
     )
     with torch.no_grad():
         torch.testing.assert_close(fine(image)[:, :, ::2, ::2], coarse(image), rtol=1e-4, atol=1e-5)
